@@ -1,0 +1,405 @@
+"""Client: what submits and deletes tasks, sends commands, lists nodes, waits and watches.
+
+Everything is built on the primitives of `BrokerClient`, so it works with every coordinator. What is listed or
+watched comes from a live view, which may lag behind; what is said of one task (`get`, the results of
+`wait`) is read afresh.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import trio
+
+from ._coordinator import BrokerClient, Changes, Coordinator, TaskFacts
+from ._errors import NodeNotFound, TaskExists, TaskNotFound
+from ._order import Command, CommandName
+from ._service import open_service_nursery
+from ._state import StateName, TaskError, TaskState
+from ._task import Task, check_task_id
+from ._view import Claim, ClusterView, NodeInfo
+
+__all__ = ["Client", "NodeStatus", "NodesChanged", "TaskChanged", "TaskStatus", "Watch", "open_client"]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskStatus:
+    """What is known of a task.
+
+    Attributes:
+        id: the task's id.
+        state: in the cluster: `unclaimed`, `running` (a node owns it), `deleting` (a tombstone stands in it), or the
+            `StateName` that keeps it from running: `sleeping`, `paused`, `fault`. Ended: `completed`, `failed`,
+            `killed`; `deleted` where nothing is left.
+        queue: its claims, head first.
+        props: its properties; None in lists, and for a task that has ended.
+        record: its state record; None in lists, and where there is none.
+    """
+
+    id: str
+    state: str
+    queue: Sequence[Claim] = ()
+    props: Mapping[str, Any] | None = None
+    record: TaskState | None = None
+
+    @property
+    def owner(self) -> str | None:
+        """The identity of the node that owns it, or None."""
+        return self.queue[0].node if self.queue else None
+
+    @property
+    def token(self) -> int | None:
+        """The fencing token of its owner, or None."""
+        return self.queue[0].seq if self.queue else None
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is over: nothing will run it unless it is submitted again."""
+        return self.state in _ENDED
+
+    @property
+    def errors(self) -> Sequence[TaskError]:
+        """The failures so far, oldest first, each with its traceback."""
+        return self.record.errors if self.record else ()
+
+
+_ENDED = frozenset({"deleted", *(state for state in StateName if state.terminal)})
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatus:
+    """A live node.
+
+    Attributes:
+        node: what it tells of itself.
+        owned: how many tasks it owns.
+        bids: how many more it has asked for.
+    """
+
+    node: NodeInfo
+    owned: int
+    bids: int
+
+
+@dataclass(frozen=True, slots=True)
+class TaskChanged:
+    """Something about a task is new.
+
+    Attributes:
+        id: the task's id.
+        status: as in `Client.tasks`; None when the task has left the cluster (`Client.get` says how it ended).
+    """
+
+    id: str
+    status: TaskStatus | None
+
+
+@dataclass(frozen=True, slots=True)
+class NodesChanged:
+    """Nodes came, went or told something new of themselves.
+
+    Attributes:
+        nodes: all live nodes, as in `Client.nodes`.
+    """
+
+    nodes: Sequence[NodeStatus]
+
+
+def _listed(view: ClusterView, task: str) -> TaskStatus:
+    """A task's status, as far as the view knows."""
+    queue = tuple(view.queue(task))
+    state = "deleting" if view.deleted(task) else "running" if queue else "unclaimed"
+    return TaskStatus(task, state, queue)
+
+
+def _found(task: str, facts: TaskFacts) -> TaskStatus:
+    """A task's status, as read afresh."""
+    record, stored, queue = facts.record, facts.state, tuple(facts.queue)
+    if record is None:
+        return TaskStatus(task, stored.state if stored else "deleted", record=stored)
+    if record.deleted:
+        state = "deleting"
+    elif stored and stored.state is not StateName.RUNNABLE:
+        state = stored.state
+    else:
+        state = "running" if queue else "unclaimed"
+    return TaskStatus(task, state, queue, record.props, stored)
+
+
+def _node_statuses(view: ClusterView) -> list[NodeStatus]:
+    statuses = []
+    for identity, node in view.nodes.items():
+        owned = len(view.owned_by(identity))
+        statuses.append(NodeStatus(node, owned, view.load(identity) - owned))
+    return sorted(statuses, key=lambda status: status.node.identity)
+
+
+class _Listener:
+    """One of several who want to know what changes in one view."""
+
+    def __init__(self) -> None:
+        self._changes = Changes(everything=True)
+        self._changed = trio.lowlevel.ParkingLot()
+
+    def add(self, changes: Changes) -> None:
+        self._changes.tasks.update(changes.tasks)
+        self._changes.nodes |= changes.nodes
+        self._changes.everything |= changes.everything
+        self._changed.unpark_all()
+
+    async def wait(self) -> Changes:
+        """Wait for a change and take it, with all that has gathered. A checkpoint; loses nothing when cancelled."""
+        await trio.lowlevel.checkpoint()
+        while not self._changes:
+            await self._changed.park()
+        changes, self._changes = self._changes, Changes()
+        return changes
+
+
+class Watch:
+    """Async iterator of changes; `Client.watch` makes it.
+
+    It begins with all there is, then goes on for ever. Level-triggered and coalescing: an item tells how things are
+    at the moment it is taken, and several changes of one task make one item if nobody took the first. So a
+    slow reader costs no memory and loses no last state, but it does not see every state between.
+    """
+
+    def __init__(self, broker: BrokerClient, listener: _Listener) -> None:
+        self._broker = broker
+        self._listener = listener
+        self._nodes = False
+        self._tasks: dict[str, None] = {}
+        self._known: set[str] = set()
+
+    def __aiter__(self) -> Watch:
+        return self
+
+    async def __anext__(self) -> TaskChanged | NodesChanged:
+        if not self._nodes and not self._tasks:
+            changes = await self._listener.wait()
+            view = await self._broker.open_view()
+            self._nodes = changes.nodes or changes.everything
+            self._tasks = dict.fromkeys([*self._known, *view.tasks]) if changes.everything else changes.tasks
+        view = await self._broker.open_view()
+        if self._nodes:
+            self._nodes = False
+            return NodesChanged(_node_statuses(view))
+        task = next(iter(self._tasks))
+        del self._tasks[task]
+        if task not in view.tasks:
+            self._known.discard(task)
+            return TaskChanged(task, None)
+        self._known.add(task)
+        return TaskChanged(task, _listed(view, task))
+
+
+class Client:
+    """Submits and deletes tasks, sends commands, lists nodes. Made by `open_client`; one may be shared by many
+    Trio tasks.
+
+    Every method is a checkpoint and raises `CoordinatorUnavailable` when the broker cannot be reached.
+    """
+
+    def __init__(self, broker: BrokerClient, nursery: trio.Nursery) -> None:
+        self._broker = broker
+        self._nursery = nursery
+        self._listeners: dict[_Listener, None] = {}
+        self._following = False
+
+    # ---- tasks
+
+    async def submit(self, *tasks: Task | Iterable[Task], again: bool = False) -> None:
+        """Submit one task or many, in batches.
+
+        Args:
+            *tasks: tasks, or iterables of tasks.
+            again: also run ids once more that have ended; their old state is forgotten.
+
+        Raises:
+            TaskExists: at least one is in the cluster already, is still ending after a delete, or is given twice.
+            TaskFinished: at least one has ended, and `again` is false.
+        """
+        batch: dict[str, Task] = {}
+        for task in _flat(tasks):
+            if task.id in batch:
+                raise TaskExists(f"task {task.id!r} is given twice")
+            batch[task.id] = task
+        await self._broker.submit(list(batch.values()), again=again)
+
+    async def delete(self, *ids: str) -> None:
+        """Delete tasks: a running one is stopped and then gone, of one that has ended the state is forgotten.
+
+        Returns when the deletes are recorded; `wait` waits until the tasks are gone.
+
+        Raises:
+            TaskNotFound: there is no such task. Those before it have been deleted.
+        """
+        for task in ids:
+            await self._broker.delete(check_task_id(task))
+        await trio.lowlevel.checkpoint()
+
+    async def get(self, id: str) -> TaskStatus:
+        """What there is to know of one task, also of one that has ended.
+
+        Raises:
+            TaskNotFound: there is no such task.
+        """
+        status = _found(id, await self._broker.look_up(check_task_id(id)))
+        if status.state == "deleted":
+            raise TaskNotFound(f"no task {id!r}")
+        return status
+
+    async def tasks(self, *, finished: bool = False) -> list[TaskStatus]:
+        """The tasks in the cluster by id, from the view: without properties and state record.
+
+        Args:
+            finished: also those that have ended, with their state record (one read each).
+        """
+        view = await self._broker.open_view()
+        found = {task: _listed(view, task) for task in view.tasks}
+        if finished:
+            for task in await self._broker.finished():
+                found[task] = _found(task, await self._broker.look_up(task))
+        return [found[task] for task in sorted(found)]
+
+    async def wait(self, ids: Iterable[str] | None = None, *, timeout: float | None = None) -> dict[str, TaskStatus]:
+        """Wait until tasks have ended.
+
+        Args:
+            ids: which; by default all that are in the cluster now.
+            timeout: seconds to wait at most.
+
+        Returns:
+            How each ended, by id. The state of one that was deleted meanwhile is `deleted`.
+
+        Raises:
+            TaskNotFound: one of them is not known.
+            trio.TooSlowError: not all have ended in time; the message names those that have not.
+        """
+        ended: dict[str, TaskStatus] = {}
+        with trio.move_on_after(math.inf if timeout is None else timeout), self._listening() as listener:
+            view = await self._broker.open_view()
+            waiting = dict.fromkeys(view.tasks if ids is None else map(check_task_id, ids))
+            for task in [task for task in waiting if task not in view.tasks]:
+                await self.get(task)
+            while waiting:
+                changes = await listener.wait()
+                view = await self._broker.open_view()
+                for task in [t for t in waiting if t not in view.tasks and (changes.everything or t in changes.tasks)]:
+                    status = _found(task, await self._broker.look_up(task))
+                    if status.ended:
+                        ended[task] = status
+                        del waiting[task]
+            return ended
+        some = ", ".join([*list(waiting)[:10], *(["..."] if len(waiting) > 10 else [])])
+        raise trio.TooSlowError(f"{len(waiting)} tasks have not ended within {timeout:g} s: {some}")
+
+    @asynccontextmanager
+    async def watch(self) -> AsyncGenerator[Watch]:
+        """Follow what changes in the cluster: `async with client.watch() as changes: async for change in changes`.
+
+        See `Watch` for what is promised. For the end of certain tasks, `wait` is simpler.
+        """
+        with self._listening() as listener:
+            await self._broker.open_view()
+            yield Watch(self._broker, listener)
+
+    # ---- nodes
+
+    async def nodes(self) -> list[NodeStatus]:
+        """The live nodes by identity, with what they have."""
+        return _node_statuses(await self._broker.open_view())
+
+    async def send(self, node: str, command: Command) -> None:
+        """Send a command to a node.
+
+        Args:
+            node: an identity, or a name, which means every live node of that name.
+            command: what to do.
+
+        Raises:
+            NodeNotFound: no such node is alive.
+        """
+        view = await self._broker.open_view()
+        identities = [node] if node in view.nodes else [id for id, info in view.nodes.items() if info.name == node]
+        if not identities:
+            raise NodeNotFound(f"no live node {node!r}")
+        for identity in identities:
+            await self._broker.send(identity, command)
+
+    async def freeze(self, node: str) -> None:
+        """Let a node neither claim, bid nor give, until `unfreeze`. Raises as `send` does."""
+        await self.send(node, Command(CommandName.FREEZE))
+
+    async def unfreeze(self, node: str) -> None:
+        """End a `freeze`. Raises as `send` does."""
+        await self.send(node, Command(CommandName.UNFREEZE))
+
+    async def balance(self, node: str) -> None:
+        """Let a node balance at once. Raises as `send` does."""
+        await self.send(node, Command(CommandName.BALANCE))
+
+    async def drain(self, node: str) -> None:
+        """Let a node hand over all it has, and leave. Returns when it has been told. Raises as `send` does."""
+        await self.send(node, Command(CommandName.DRAIN))
+
+    async def stop_task(self, id: str) -> None:
+        """Let the owner of a task give it back; it goes on elsewhere, or there after a while.
+
+        Raises:
+            TaskNotFound: no node owns such a task.
+        """
+        owner = (await self.get(id)).owner
+        if owner is None:
+            raise TaskNotFound(f"no node owns task {id!r}")
+        await self._broker.send(owner, Command(CommandName.STOP_TASK, id))
+
+    # ---- changes
+
+    @contextmanager
+    def _listening(self) -> Iterator[_Listener]:
+        """Gather the view's changes; before it is used, `open_view` must have been called."""
+        listener = _Listener()
+        self._listeners[listener] = None
+        if not self._following:
+            self._following = True
+            self._nursery.start_soon(self._follow)
+        try:
+            yield listener
+        finally:
+            del self._listeners[listener]
+
+    async def _follow(self) -> None:
+        """Tell every listener what changes: the broker's changes can be taken only once."""
+        await self._broker.open_view()
+        while True:
+            await self._broker.wait_changed()
+            changes = self._broker.take_changes()
+            for listener in self._listeners:
+                listener.add(changes)
+
+
+def _flat(tasks: Iterable[Task | Iterable[Task]]) -> Iterator[Task]:
+    for task in tasks:
+        if isinstance(task, Task):
+            yield task
+        else:
+            yield from task
+
+
+@asynccontextmanager
+async def open_client(coordinator: Coordinator) -> AsyncGenerator[Client]:
+    """Connect as a client: `async with open_client(coordinator) as client`.
+
+    Exceptions of the body leave it unwrapped.
+
+    Raises:
+        CoordinatorUnavailable: the broker was not reached within the coordinator's `connect_timeout`.
+    """
+    async with coordinator.open_client() as broker:
+        async with open_service_nursery() as nursery:
+            yield Client(broker, nursery)
