@@ -8,134 +8,28 @@ watched comes from a live view, which may lag behind; what is said of one task (
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
-from typing import Any
 
 import trio
 
-from ._coordinator import BrokerClient, Changes, Coordinator, TaskFacts
+from ._coordinator import BrokerClient, Changes, Coordinator
 from ._errors import NodeNotFound, TaskExists, TaskNotFound
 from ._order import Command, CommandName
 from ._service import open_service_nursery
-from ._state import StateName, TaskError, TaskState
+from ._status import (
+    NodesChanged,
+    NodeStatus,
+    TaskChanged,
+    TaskStatus,
+    found_status,
+    listed_status,
+    node_statuses,
+)
 from ._task import Task, check_task_id
-from ._view import Claim, ClusterView, NodeInfo
+from ._view import ClusterView, NodeInfo
 
 __all__ = ["Client", "NodeStatus", "NodesChanged", "TaskChanged", "TaskStatus", "Watch", "open_client"]
-
-
-@dataclass(frozen=True, slots=True)
-class TaskStatus:
-    """What is known of a task.
-
-    Attributes:
-        id: the task's id.
-        state: in the cluster: `unclaimed`, `running` (a node owns it), `deleting` (a tombstone stands in it), or the
-            `StateName` that keeps it from running: `sleeping`, `paused`, `fault`. Ended: `completed`, `failed`,
-            `killed`; `deleted` where nothing is left.
-        queue: its claims, head first.
-        props: its properties; None in lists, and for a task that has ended.
-        record: its state record; None in lists, and where there is none.
-    """
-
-    id: str
-    state: str
-    queue: Sequence[Claim] = ()
-    props: Mapping[str, Any] | None = None
-    record: TaskState | None = None
-
-    @property
-    def owner(self) -> str | None:
-        """The identity of the node that owns it, or None."""
-        return self.queue[0].node if self.queue else None
-
-    @property
-    def token(self) -> int | None:
-        """The fencing token of its owner, or None."""
-        return self.queue[0].seq if self.queue else None
-
-    @property
-    def ended(self) -> bool:
-        """Whether it is over: nothing will run it unless it is submitted again."""
-        return self.state in _ENDED
-
-    @property
-    def errors(self) -> Sequence[TaskError]:
-        """The failures so far, oldest first, each with its traceback."""
-        return self.record.errors if self.record else ()
-
-
-_ENDED = frozenset({"deleted", *(state for state in StateName if state.terminal)})
-
-
-@dataclass(frozen=True, slots=True)
-class NodeStatus:
-    """A live node.
-
-    Attributes:
-        node: what it tells of itself.
-        owned: how many tasks it owns.
-        bids: how many more it has asked for.
-    """
-
-    node: NodeInfo
-    owned: int
-    bids: int
-
-
-@dataclass(frozen=True, slots=True)
-class TaskChanged:
-    """Something about a task is new.
-
-    Attributes:
-        id: the task's id.
-        status: as in `Client.tasks`; None when the task has left the cluster (`Client.get` says how it ended).
-    """
-
-    id: str
-    status: TaskStatus | None
-
-
-@dataclass(frozen=True, slots=True)
-class NodesChanged:
-    """Nodes came, went or told something new of themselves.
-
-    Attributes:
-        nodes: all live nodes, as in `Client.nodes`.
-    """
-
-    nodes: Sequence[NodeStatus]
-
-
-def _listed(view: ClusterView, task: str) -> TaskStatus:
-    """A task's status, as far as the view knows."""
-    queue = tuple(view.queue(task))
-    state = "deleting" if view.deleted(task) else "running" if queue else "unclaimed"
-    return TaskStatus(task, state, queue)
-
-
-def _found(task: str, facts: TaskFacts) -> TaskStatus:
-    """A task's status, as read afresh."""
-    record, stored, queue = facts.record, facts.state, tuple(facts.queue)
-    if record is None:
-        return TaskStatus(task, stored.state if stored else "deleted", record=stored)
-    if record.deleted:
-        state = "deleting"
-    elif stored and stored.state is not StateName.RUNNABLE:
-        state = stored.state
-    else:
-        state = "running" if queue else "unclaimed"
-    return TaskStatus(task, state, queue, record.props, stored)
-
-
-def _node_statuses(view: ClusterView) -> list[NodeStatus]:
-    statuses = []
-    for identity, node in view.nodes.items():
-        owned = len(view.owned_by(identity))
-        statuses.append(NodeStatus(node, owned, view.load(identity) - owned))
-    return sorted(statuses, key=lambda status: status.node.identity)
 
 
 class _Listener:
@@ -171,30 +65,42 @@ class Watch:
     def __init__(self, broker: BrokerClient, listener: _Listener) -> None:
         self._broker = broker
         self._listener = listener
-        self._nodes = False
-        self._tasks: dict[str, None] = {}
-        self._known: set[str] = set()
+        self._changes = Changes()
+        self._told: dict[str, TaskStatus] = {}
+        self._told_nodes: list[NodeInfo] | None = None
 
     def __aiter__(self) -> Watch:
         return self
 
     async def __anext__(self) -> TaskChanged | NodesChanged:
-        if not self._nodes and not self._tasks:
-            changes = await self._listener.wait()
+        """Wait for the next change. A checkpoint; loses nothing when cancelled."""
+        while True:
+            if not self._changes:
+                self._changes = await self._listener.wait()
             view = await self._broker.open_view()
-            self._nodes = changes.nodes or changes.everything
-            self._tasks = dict.fromkeys([*self._known, *view.tasks]) if changes.everything else changes.tasks
-        view = await self._broker.open_view()
-        if self._nodes:
-            self._nodes = False
-            return NodesChanged(_node_statuses(view))
-        task = next(iter(self._tasks))
-        del self._tasks[task]
-        if task not in view.tasks:
-            self._known.discard(task)
-            return TaskChanged(task, None)
-        self._known.add(task)
-        return TaskChanged(task, _listed(view, task))
+            if change := self._next(view):
+                return change
+
+    def _next(self, view: ClusterView) -> TaskChanged | NodesChanged | None:
+        """Take one of the gathered changes that is still one, compared with what was told."""
+        if self._changes.everything:
+            self._changes = Changes(dict.fromkeys([*self._told, *view.tasks]), nodes=True)
+        if self._changes.nodes:
+            self._changes.nodes = False
+            nodes = node_statuses(view)
+            before, self._told_nodes = self._told_nodes, [status.node for status in nodes]
+            if before != self._told_nodes:
+                return NodesChanged(nodes)
+        while self._changes.tasks:
+            task = next(iter(self._changes.tasks))
+            del self._changes.tasks[task]
+            before_task = self._told.pop(task, None)
+            status = listed_status(view, task) if task in view.tasks else None
+            if status is not None:
+                self._told[task] = status
+            if status != before_task:
+                return TaskChanged(task, status)
+        return None
 
 
 class Client:
@@ -248,7 +154,7 @@ class Client:
         Raises:
             TaskNotFound: there is no such task.
         """
-        status = _found(id, await self._broker.look_up(check_task_id(id)))
+        status = found_status(id, await self._broker.look_up(check_task_id(id)))
         if status.state == "deleted":
             raise TaskNotFound(f"no task {id!r}")
         return status
@@ -260,10 +166,10 @@ class Client:
             finished: also those that have ended, with their state record (one read each).
         """
         view = await self._broker.open_view()
-        found = {task: _listed(view, task) for task in view.tasks}
+        found = {task: listed_status(view, task) for task in view.tasks}
         if finished:
             for task in await self._broker.finished():
-                found[task] = _found(task, await self._broker.look_up(task))
+                found[task] = found_status(task, await self._broker.look_up(task))
         return [found[task] for task in sorted(found)]
 
     async def wait(self, ids: Iterable[str] | None = None, *, timeout: float | None = None) -> dict[str, TaskStatus]:
@@ -281,22 +187,28 @@ class Client:
             trio.TooSlowError: not all have ended in time; the message names those that have not.
         """
         ended: dict[str, TaskStatus] = {}
-        with trio.move_on_after(math.inf if timeout is None else timeout), self._listening() as listener:
+        with self._listening() as listener:
             view = await self._broker.open_view()
-            waiting = dict.fromkeys(view.tasks if ids is None else map(check_task_id, ids))
-            for task in [task for task in waiting if task not in view.tasks]:
-                await self.get(task)
-            while waiting:
-                changes = await listener.wait()
-                view = await self._broker.open_view()
-                for task in [t for t in waiting if t not in view.tasks and (changes.everything or t in changes.tasks)]:
-                    status = _found(task, await self._broker.look_up(task))
-                    if status.ended:
-                        ended[task] = status
-                        del waiting[task]
-            return ended
-        some = ", ".join([*list(waiting)[:10], *(["..."] if len(waiting) > 10 else [])])
-        raise trio.TooSlowError(f"{len(waiting)} tasks have not ended within {timeout:g} s: {some}")
+            waiting = set(view.tasks if ids is None else map(check_task_id, ids))
+            for task in waiting - view.tasks.keys():
+                status = await self.get(task)
+                if status.ended:
+                    ended[task] = status
+            waiting -= ended.keys()
+            with trio.move_on_after(math.inf if timeout is None else timeout):
+                while waiting:
+                    changes = await listener.wait()
+                    view = await self._broker.open_view()
+                    changed = waiting if changes.everything else changes.tasks.keys() & waiting
+                    for task in changed - view.tasks.keys():
+                        status = found_status(task, await self._broker.look_up(task))
+                        if status.ended:
+                            ended[task] = status
+                            waiting.remove(task)
+                return ended
+        some = ", ".join(sorted(waiting)[:10]) + (", ..." if len(waiting) > 10 else "")
+        count = "1 task has" if len(waiting) == 1 else f"{len(waiting)} tasks have"
+        raise trio.TooSlowError(f"{count} not ended within {timeout:g} s: {some}")
 
     @asynccontextmanager
     async def watch(self) -> AsyncGenerator[Watch]:
@@ -312,7 +224,7 @@ class Client:
 
     async def nodes(self) -> list[NodeStatus]:
         """The live nodes by identity, with what they have."""
-        return _node_statuses(await self._broker.open_view())
+        return node_statuses(await self._broker.open_view())
 
     async def send(self, node: str, command: Command) -> None:
         """Send a command to a node.

@@ -108,25 +108,25 @@ class Consumer:
             raise ValueError(f'on_overrun must be "log" or "exit", not {on_overrun!r}')
         if capacity is not None and capacity < 0:
             raise ValueError(f"capacity must be 0 or more, or None, not {capacity!r}")
-        self.coordinator = coordinator
-        self.handler = handler
-        self.name = check_node_name(name if name is not None else _default_name())
-        self.balancer = balancer if balancer is not None else FairBalancer()
-        self.capacity = capacity
-        self.tags = frozenset(tags)
-        self.grace = grace
-        self.cleanup_timeout = cleanup_timeout
-        self.drain_timeout = drain_timeout
+        self.coordinator: Coordinator = coordinator
+        self.handler: Handler = handler
+        self.name: str = check_node_name(name if name is not None else _default_name())
+        self.balancer: Balancer = balancer if balancer is not None else FairBalancer()
+        self.capacity: int | None = capacity
+        self.tags: frozenset[str] = frozenset(tags)
+        self.grace: float = grace
+        self.cleanup_timeout: float = cleanup_timeout
+        self.drain_timeout: float = drain_timeout
         self.on_overrun: OnOverrun = on_overrun
-        self.settle = settle
-        self.backup_delay = backup_delay
-        self.max_handovers = 16
-        self.random = rng if rng is not None else random.Random()
-        self.logger = logging.getLogger("metafora_trio.consumer")
+        self.settle: float = settle
+        self.backup_delay: float = backup_delay
+        self.max_handovers: int = 16
+        self.random: random.Random = rng if rng is not None else random.Random()
+        self.logger: logging.Logger = logging.getLogger("metafora_trio.consumer")
         self._stream = EventStream(self.logger)
         self._membership: Membership | None = None
         self._running = False
-        self._draining = False
+        self._draining = trio.Event()
         self._frozen = False
         self._sessions = 0
         self._ended = trio.Event()
@@ -153,7 +153,7 @@ class Consumer:
             sessions=self._sessions,
             requests_outstanding=m.session.outstanding if m is not None else 0,
             events_dropped=self._stream.dropped,
-            draining=self._draining,
+            draining=self._draining.is_set(),
             frozen=self._frozen,
         )
 
@@ -166,7 +166,10 @@ class Consumer:
         return self._stream.subscribe(buffer)
 
     def __repr__(self) -> str:
-        state = "draining" if self._draining else "frozen" if self._frozen else "running" if self._running else "idle"
+        if not self._running:
+            state = "idle"
+        else:
+            state = "draining" if self._draining.is_set() else "frozen" if self._frozen else "running"
         return f"<Consumer {self.name!r} {state}, {len(self.tasks)} tasks>"
 
     # ---- what one can do
@@ -190,35 +193,48 @@ class Consumer:
         self._ended = trio.Event()
         attempt = self._sessions = 0
         try:
-            while not self._draining:
+            while not self._draining.is_set():
                 try:
-                    async with self.coordinator.open_session(self._node_info()) as session:
-                        attempt = 0
-                        self._sessions += 1
-                        self.emit(SessionOpened(session.node.identity, session.session_timeout))
-                        membership = self._membership = Membership(self, session)
-                        if self._sessions == 1:
-                            task_status.started()
-                        if self._draining:
-                            membership.drain()
-                        try:
-                            await membership.run()
-                        finally:
-                            self._membership = None
-                    self.emit(SessionEnded(session.node.identity, ""))
-                    return
-                except SessionLost as error:
-                    self.emit(SessionEnded(self.name, str(error)))
+                    if await self._spend_session(task_status):
+                        return
+                    attempt = 0
                 except CoordinatorUnavailable:
                     if self._sessions == 0:
                         raise
                     self.logger.warning("node %s cannot join again yet", self.name, exc_info=True)
                 delay = min(_REJOIN_MOST, _REJOIN_FIRST * 2**attempt)
                 attempt += 1
-                await trio.sleep(self.random.uniform(delay / 2, delay))
+                with trio.move_on_after(self.random.uniform(delay / 2, delay)):
+                    await self._draining.wait()
         finally:
-            self._running = self._draining = False
+            self._running = False
+            self._draining = trio.Event()
             self._ended.set()
+
+    async def _spend_session(self, task_status: trio.TaskStatus[None]) -> bool:
+        """Join, and work until the session ends; returns whether that was politely."""
+        identity = reason = ""
+        try:
+            async with self.coordinator.open_session(self._node_info()) as session:
+                identity = session.node.identity
+                self._sessions += 1
+                self.emit(SessionOpened(identity, session.session_timeout))
+                self._membership = Membership(self, session)
+                if self._sessions == 1:
+                    task_status.started()
+                if self._draining.is_set():
+                    self._membership.drain()
+                try:
+                    await self._membership.run()
+                finally:
+                    self._membership = None
+            return True
+        except SessionLost as error:
+            reason = str(error)
+            return False
+        finally:
+            if identity:
+                self.emit(SessionEnded(identity, reason))
 
     async def drain(self) -> None:
         """Leave politely: claim nothing more, hand every task over, then end the session. Returns when `run` has.
@@ -234,7 +250,7 @@ class Consumer:
 
     def start_draining(self) -> None:
         """Begin to drain, and return at once."""
-        self._draining = True
+        self._draining.set()
         if self._membership is not None:
             self._membership.drain()
 
@@ -261,7 +277,6 @@ class Consumer:
             since=self.now().timestamp(),
             capacity=self.capacity,
             tags=self.tags,
-            draining=self._draining,
             frozen=self._frozen,
         )
 

@@ -20,7 +20,7 @@ __all__ = [
     "SessionEnded",
     "SessionOpened",
     "TaskClaimed",
-    "TaskFinished",
+    "TaskEnded",
     "TaskGivenUp",
     "TaskOverran",
     "TaskStarted",
@@ -35,7 +35,7 @@ class Event:
     """Something a consumer did.
 
     Attributes:
-        node: the identity of the session; the bare name while there is none.
+        node: the identity of the session.
     """
 
     node: str
@@ -50,7 +50,7 @@ class SessionOpened(Event):
 
 @dataclass(frozen=True, slots=True)
 class SessionEnded(Event):
-    """The membership is over. `reason` is empty for a polite end."""
+    """The membership is over. `reason` is empty unless the session was lost."""
 
     reason: str
 
@@ -98,7 +98,7 @@ class TaskStopped(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class TaskFinished(Event):
+class TaskEnded(Event):
     """The task's end has been sent to the broker. `error` is the failure in one line."""
 
     task: str
@@ -192,7 +192,7 @@ class EventStream:
             except trio.BrokenResourceError:  # closed by its reader; `subscribe` is about to remove it
                 pass
         level = _LEVELS.get(type(event), logging.DEBUG)
-        if (isinstance(event, SessionEnded) and event.reason) or (isinstance(event, TaskFinished) and event.error):
+        if (isinstance(event, SessionEnded) and event.reason) or (isinstance(event, TaskEnded) and event.error):
             level = logging.WARNING
         if self._logger.isEnabledFor(level):
             error = getattr(event, "error", None)

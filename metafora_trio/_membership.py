@@ -9,6 +9,7 @@ nursery, by construction.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -18,12 +19,11 @@ from . import _reconcile as do
 from ._coordinator import Changes, Session, TaskRecord
 from ._errors import InvalidTask
 from ._events import (
-    BalancerFailed,
     LeaseAtRisk,
     OrderDone,
     OrderRejected,
     TaskClaimed,
-    TaskFinished,
+    TaskEnded,
     TaskGivenUp,
     TaskOverran,
     TaskStarted,
@@ -93,14 +93,7 @@ class Membership:
     def consents(self, task: str, heir: str) -> bool:
         if self.session.node.frozen or self.handing_over >= self.consumer.max_handovers:
             return False
-        try:
-            return bool(self.consumer.balancer.consent(task, heir))
-        except Exception as error:  # noqa: BLE001 - whatever a user's balancer raises
-            self.report_balancer("consent", error)
-            return len(self.running) - 1 >= self.view.load(heir)
-
-    def report_balancer(self, method: str, error: Exception) -> None:
-        self.consumer.emit(BalancerFailed(self.me, method, error))
+        return self.planner.consents(task, heir)
 
     # ---- the body
 
@@ -120,6 +113,7 @@ class Membership:
                 self._nursery.start_soon(self._follow)
                 self._nursery.start_soon(self.planner.run)
                 self._nursery.start_soon(self._watch_risk)
+                self._nursery.start_soon(self._note_cancellation)
                 self.look_at_everything()
                 await self._left.wait()
                 self._nursery.cancel_scope.cancel()
@@ -143,25 +137,39 @@ class Membership:
                 await self._look_at_changed(changes)
             self._carry_out_orders()
             self.planner.refill()
-            self._leave_if_done()
+            self.leave_if_done()
 
     async def _look_at_changed(self, changes: Changes) -> None:
         for count, task in enumerate(changes.tasks):
             if count % _CHUNK == _CHUNK - 1:
                 await trio.lowlevel.checkpoint()
             self.look_at(task)
-        if changes.nodes:  # an heir may have gone, or begun to drain
-            for task in [task for task in self.view.contested if self.view.owner(task) == self.me]:
-                self.look_at(task)
+        if changes.nodes:  # an heir may have gone or begun to drain, an owner may have been frozen
+            self.look_at_contested()
             if self.draining and self.alone:
                 self.look_at_everything()
         if changes.tasks:
             self.planner.tasks_changed()
 
+    async def _note_cancellation(self) -> None:
+        """Note that everything here is being cancelled: the session is lost, or the node stops.
+
+        An abort function runs within the cancelling itself, before any task does: a handler that looks why it
+        must stop finds the reason, and a room that has just closed is not opened anew.
+        """
+
+        def cancelled(_: object) -> trio.lowlevel.Abort:
+            self._ending = True
+            for task in self.running.values():
+                task._reason = task.stop_reason or StopReason.SHUTDOWN
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(cancelled)
+
     async def _watch_risk(self) -> None:
         """Report, once each time, that half of the time to the cancelling has gone without a proof of life."""
         lease = self.session.lease
-        reported = lease.proof
+        reported = -math.inf
         while lease.finite:
             early = self.session.session_timeout / 4
             await trio.sleep_until(lease.cancel_at - early)
@@ -191,6 +199,14 @@ class Membership:
             for task in {**dict.fromkeys(self.view.claims_of(self.me)), **dict.fromkeys(self.rooms)}:
                 self.look_at(task)
         self.planner.tasks_changed()
+
+    def look_at_contested(self) -> None:
+        """Reconcile the tasks that this node has bid for, or is asked for.
+
+        Whether a bid is justified depends on loads, nodes and time, so no event of the task itself need tell.
+        """
+        for task in [task for task in self.view.contested if self.view.own_claims(task, self.me)]:
+            self.look_at(task)
 
     def look_at(self, task: str) -> None:
         """Compare what should be with what is, for one task, and mend the difference."""
@@ -242,7 +258,9 @@ class Membership:
         self._nursery.start_soon(self._run_room, room, name=f"metafora task {task}")
 
     def stop(self, room: TaskRoom, reason: StopReason, heir: str | None = None) -> None:
-        """Tell a running task to stop."""
+        """Tell a task to stop."""
+        if room.state is RoomState.CLOSING and room.reason is reason:
+            return
         self.running.pop(room.id, None)
         if heir is not None:
             room.heir = heir
@@ -259,10 +277,10 @@ class Membership:
         end = None if deleted else room.end if room is not None else None
         self.session.finish(claim, end)
         if end is None:
-            self.consumer.emit(TaskFinished(self.me, claim.task, claim.seq, StateName.KILLED))
+            self.consumer.emit(TaskEnded(self.me, claim.task, claim.seq, StateName.KILLED))
         else:
             error = end.errors[-1].error if end.errors else ""
-            self.consumer.emit(TaskFinished(self.me, claim.task, claim.seq, end.state, error))
+            self.consumer.emit(TaskEnded(self.me, claim.task, claim.seq, end.state, error))
 
     def _forget(self, room: TaskRoom) -> None:
         del self.rooms[room.id]
@@ -276,19 +294,17 @@ class Membership:
             record = await self._read(room)
             if record is not None:
                 await self._run_open_room(room, record)
-        except trio.Cancelled:  # a room's own scope has caught its own: the session is over, or the node stops
-            self._ending = True
-            raise
         finally:
             self.running.pop(room.id, None)
             if room.state is RoomState.OPENING:
                 del self.rooms[room.id]
-            elif room.heir is not None:
+            self.look_at(room.id)
+            if room.heir is not None:
                 self.handing_over -= 1
-            if self._nursery is not None:
-                self.look_at(room.id)
-                self.planner.refill()
-                self._leave_if_done()
+                if self.handing_over == self.consumer.max_handovers - 1:
+                    self.look_at_contested()  # the next may go
+            self.planner.refill()
+            self.leave_if_done()
 
     async def _read(self, room: TaskRoom) -> TaskRecord | None:
         """The task's record, if all that was true when the room was made still is after the reading."""
@@ -321,9 +337,6 @@ class Membership:
 
         try:
             await room.run(self.consumer.handler, task, opened, self.consumer.now)
-        except trio.Cancelled:
-            task._reason = task.stop_reason or StopReason.SHUTDOWN
-            raise
         finally:
             late = trio.current_time() - session.lease.end
             self.consumer.emit(TaskStopped(self.me, room.id, room.claim.seq, task.stop_reason))
@@ -342,14 +355,14 @@ class Membership:
         if self._nursery is not None:
             self._nursery.start_soon(self._end_drain)
         self.look_at_everything()
-        self._leave_if_done()
+        self.leave_if_done()
 
     async def _end_drain(self) -> None:
         await trio.sleep(self.consumer.drain_timeout)
         self._drain_ended = True
         self.look_at_everything()
 
-    def _leave_if_done(self) -> None:
+    def leave_if_done(self) -> None:
         """A drained node leaves once nothing is its own, and nothing it asked for can still become so."""
         session = self.session
         nothing_open = session.current and not self.rooms and not session.outstanding

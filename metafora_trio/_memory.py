@@ -56,6 +56,12 @@ class MemorySession(Feed, Session):
         self._leaving: set[Claim] = set()
         self._outstanding = 0
         self._orders: dict[str, Order] = {}
+        self._renew_lease()
+
+    @property
+    def mortal(self) -> bool:
+        """Whether the broker ends the session when it hears nothing of it for a while."""
+        return self.session_timeout < math.inf
 
     @property
     def current(self) -> bool:
@@ -148,16 +154,18 @@ class MemorySession(Feed, Session):
 
     async def keep_alive(self) -> None:
         """Renew the lease while the store can be reached; end the session when it could not for too long."""
-        heard = trio.current_time()
         while True:
-            now = trio.current_time()
-            if not self.outbox.cut:
-                heard = now
-                self.lease.renew(self._terms, now)
-                self.scope.deadline = self.lease.cancel_at
-            elif now >= heard + self._terms.session_timeout:
-                self._store.end_session(self.node.identity)
             await trio.sleep(self._terms.heartbeat_period)
+            if not self.outbox.cut:
+                self._renew_lease()
+            elif trio.current_time() >= self.lease.proof + self.session_timeout:
+                self.mute()
+                self._store.end_session(self.node.identity)
+
+    def _renew_lease(self) -> None:
+        if self.mortal:
+            self.lease.renew(self._terms, trio.current_time())
+            self.scope.deadline = self.lease.cancel_at
 
     def _apply(self, item: Item) -> None:
         match item:
@@ -193,6 +201,7 @@ class MemorySession(Feed, Session):
     def mute(self) -> None:
         """From now on nothing it does counts, and nothing reaches it."""
         self._open = False
+        self.lease.revoke(trio.current_time())
         self.partition()
         self._pending.clear()
         self._leaving.clear()
@@ -203,9 +212,11 @@ class MemorySession(Feed, Session):
         self.inbox.cut = self.outbox.cut = True
 
     def heal(self) -> None:
-        self.inbox.mend()
-        self.outbox.mend()
-        self.inbox.put(self._store.picture())
+        if self._open:
+            self.inbox.mend()
+            self.outbox.mend()
+            self._renew_lease()
+            self.inbox.put(self._store.picture())
 
 
 class MemoryClient(Feed, BrokerClient):
@@ -285,7 +296,7 @@ class MemoryCoordinator(Coordinator):
             self._sessions[node.identity] = session
             nursery.start_soon(session.keep_up)
             nursery.start_soon(session.send)
-            if session.session_timeout < math.inf:
+            if session.mortal:
                 nursery.start_soon(session.keep_alive)
             try:
                 with session.scope:
@@ -324,6 +335,7 @@ class MemoryCoordinator(Coordinator):
         session = self._find(identity)
         session.mute()
         self._store.end_session(identity)
+        session.lease.revoke(trio.current_time())
         session.scope.cancel(reason="the session has expired")
 
     def crash(self, identity: str) -> None:

@@ -141,7 +141,9 @@ class Feed:
             case ClaimAdded(claim) | ClaimRemoved(claim):
                 self.view.apply(item)
                 self._changes.tasks[claim.task] = None
-            case TaskAdded(task) | TaskDeleted(task) | TaskRemoved(task):
+            case (
+                TaskAdded(task) | TaskDeleted(task) | TaskRemoved(task)
+            ):  # pragma: no branch - a session takes the rest
                 self.view.apply(item)
                 self._changes.tasks[task] = None
 
@@ -197,8 +199,7 @@ class Store:
         self.feed(feed)
 
     def put_node(self, node: NodeInfo) -> None:
-        if node.identity in self._members:
-            self._commit(NodeAdded(node))
+        self._commit(NodeAdded(node))
 
     def end_session(self, identity: str) -> None:
         """Remove a node with its claims and the orders left for it."""
@@ -209,8 +210,7 @@ class Store:
         self._commit(*map(ClaimRemoved, claims), NodeRemoved(identity))
 
     def add_claim(self, task: str, identity: str, kind: ClaimKind) -> None:
-        if identity in self._members:
-            self._commit(ClaimAdded(Claim(self.number(), task, identity, kind)))
+        self._commit(ClaimAdded(Claim(self.number(), task, identity, kind)))
 
     def remove_claim(self, claim: Claim, *, if_there: Claim | None = None) -> None:
         if self._has(claim) and (if_there is None or self._has(if_there)):
@@ -239,8 +239,8 @@ class Store:
                 raise TaskExists(
                     f"task {task.id!r} is {'still ending' if record.deleted else 'in the cluster already'}"
                 )
-            if not again and task.id in self.states:
-                raise TaskFinished(f"task {task.id!r} has ended ({self.states[task.id].state}); submit it again=True")
+            if not again and (ended := self.states.get(task.id)):
+                raise TaskFinished(f"task {task.id!r} has ended ({ended.state}): submit it with again=True")
         for task in tasks:
             self.records[task.id] = TaskRecord(task.props)
             self.states[task.id] = TaskState()

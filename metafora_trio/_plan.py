@@ -139,7 +139,7 @@ def _quotas(loads: Mapping[str, int], caps: Mapping[str, float], unowned: int) -
     quotas: dict[str, float] = {}
     while open_nodes:
         base = tasks // len(open_nodes)
-        capped = [node for node in open_nodes if caps[node] < base]
+        capped = [node for node in open_nodes if caps[node] <= base]
         if not capped:
             break
         for node in capped:
@@ -150,7 +150,7 @@ def _quotas(loads: Mapping[str, int], caps: Mapping[str, float], unowned: int) -
         return quotas
     extra = tasks - base * len(open_nodes)
     for node in open_nodes:
-        more = 1 if extra > 0 and caps[node] > base else 0
+        more = 1 if extra > 0 else 0
         quotas[node] = base + more
         extra -= more
     return quotas

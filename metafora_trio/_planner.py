@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, TypeVar
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 import trio
 
 from ._balancer import BalancerContext
+from ._events import BalancerFailed
 from ._plan import affinity_order, may_receive, plan
 from ._reconcile import RoomState
 
@@ -36,6 +38,29 @@ _BID_TIMEOUT = 30.0
 """Seconds after which a bid that nobody answered is withdrawn."""
 _ALONE_FIRST, _ALONE_MOST = 1.0, 60.0
 """Seconds for which a node leaves a task alone that it gave back: doubling while the task comes back."""
+
+
+def _checked_ids(answer: Iterable[str]) -> list[str]:
+    ids = list(answer)
+    for task in ids:
+        if not isinstance(task, str):
+            raise TypeError(f"the answer names tasks by their ids, not by {task!r}")
+    return ids
+
+
+def _checked_bool(answer: bool) -> bool:
+    if not isinstance(answer, bool):
+        raise TypeError(f"the answer is True or False, not {answer!r}")
+    return answer
+
+
+def _checked_wait(answer: bool | float) -> float:
+    """An answer of `can_claim` in seconds to wait: none, or without end."""
+    if isinstance(answer, bool):
+        return 0.0 if answer else math.inf
+    if not answer >= 0:  # not a number compares as false, and what cannot be compared raises
+        raise ValueError(f"the answer is True, False or seconds to wait, not {answer!r}")
+    return answer
 
 
 class Planner:
@@ -76,6 +101,9 @@ class Planner:
                 self._settle_began = now
             settle = self._consumer.settle
             self._settled_at = min(now + settle, self._settle_began + _SETTLE_CAP * settle)
+            # What is left of the last plan gave the newcomer no part.
+            self._to_claim.clear()
+            self._to_bid.clear()
         if self._known_nodes - nodes:
             self._urgent = True
         self._known_nodes = nodes
@@ -96,6 +124,8 @@ class Planner:
             self._urgent = False
             started = trio.current_time()
             self._plan()
+            self._m.look_at_contested()
+            self._m.leave_if_done()
             self._cost = trio.current_time() - started
 
     def _idle_time(self) -> float:
@@ -134,9 +164,10 @@ class Planner:
         self._to_claim.extend(task for task in mine if task in view.unclaimed)
         self._to_claim.extend(self._to_step_in(heirs, now))
         self._context.planned = [task for task in mine if task not in view.unclaimed]
+        balancer = self._consumer.balancer
         nothing: list[str] = []
-        self._to_bid.extend(self._guarded("steal", lambda: list(self._consumer.balancer.steal()), nothing))
-        for task in self._guarded("release", lambda: list(self._consumer.balancer.release()), nothing):
+        self._to_bid.extend(self._guarded("steal", lambda: _checked_ids(balancer.steal()), nothing))
+        for task in self._guarded("release", lambda: _checked_ids(balancer.release()), nothing):
             room = self._m.rooms.get(task)
             if room is not None and room.state is RoomState.RUNNING:
                 self._m.give_back(room)
@@ -195,6 +226,11 @@ class Planner:
             return False
         return owner.draining or session.view.load(owner.identity) - 1 >= session.view.load(self._m.me)
 
+    def consents(self, task: str, heir: str) -> bool:
+        """Ask the balancer whether to hand a running task over."""
+        by_load = len(self._m.running) - 1 >= self._session.view.load(heir)
+        return self._guarded("consent", lambda: _checked_bool(self._consumer.balancer.consent(task, heir)), by_load)
+
     def got(self, task: str) -> None:
         """The task is ours now."""
         self._bids.pop(task, None)
@@ -221,13 +257,10 @@ class Planner:
             return False
         if self._ask_again.get(task, 0.0) > trio.current_time():
             return False
-        yes: bool | float = True
-        answer = self._guarded("can_claim", lambda: self._consumer.balancer.can_claim(task), yes)
-        if answer is True:
-            return True
-        if answer is not False:
-            self._ask_again[task] = trio.current_time() + answer
-        return False
+        wait = self._guarded("can_claim", lambda: _checked_wait(self._consumer.balancer.can_claim(task)), 0.0)
+        if 0 < wait < math.inf:
+            self._ask_again[task] = trio.current_time() + wait
+        return wait <= 0
 
     def _may_bid(self, task: str) -> bool:
         view, me = self._session.view, self._m.me
@@ -259,5 +292,5 @@ class Planner:
         try:
             return call()
         except Exception as error:  # noqa: BLE001 - whatever a user's balancer raises
-            self._m.report_balancer(method, error)
+            self._consumer.emit(BalancerFailed(self._m.me, method, error))
             return otherwise

@@ -66,10 +66,12 @@ class Room(Protocol):
     @property
     def claim(self) -> Claim:
         """The claim under which its scope was opened."""
+        ...
 
     @property
     def give_back(self) -> bool:
         """Whether the task is to be given to anyone, heir or not."""
+        ...
 
 
 class Circumstances(Protocol):
@@ -81,6 +83,7 @@ class Circumstances(Protocol):
     @property
     def me(self) -> str:
         """This session's identity."""
+        ...
 
     @property
     def draining(self) -> bool: ...
@@ -88,14 +91,17 @@ class Circumstances(Protocol):
     @property
     def alone(self) -> bool:
         """Whether a drain has nobody left to hand over to, or no time left to wait for them."""
+        ...
 
     def is_leaving(self, claim: Claim) -> bool: ...
 
     def consents(self, task: str, heir: str) -> bool:
         """Whether to hand the running task over."""
+        ...
 
     def wants(self, task: str) -> bool:
         """Whether a bid for the task is still justified."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +203,9 @@ def reconcile(task: str, at: Circumstances, room: Room | None) -> Iterator[Actio
             yield from _without_room(task, at, own[0])
     elif room.state is RoomState.RUNNING:
         yield from _running(task, at, room)
+    elif room.state is RoomState.CLOSING:
+        if room.claim != at.view.head(task):
+            yield Stop(StopReason.CLAIM_LOST)  # whatever time it was given to wind down is over
     elif room.state is RoomState.CLOSED:
         yield from _closed(task, at, room)
     elif room.state is RoomState.FINISHED:

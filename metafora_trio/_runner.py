@@ -65,17 +65,23 @@ class TaskRoom:
     stop_error: BaseException | None = None
     _scope: trio.CancelScope | None = None
 
+    @property
+    def reason(self) -> StopReason | None:
+        """Why the task must stop, as it has been told."""
+        return self.task._reason if self.task is not None else None
+
     def stop(self, reason: StopReason, grace: float) -> None:
-        """Tell the task to stop, and cancel its scope after `grace` seconds. For a room that is RUNNING."""
+        """Tell the task to stop, and cancel its scope after `grace` seconds. For a room whose scope is open."""
         assert self.task is not None
         assert self._scope is not None
         self.state = RoomState.CLOSING
         self.task._reason = reason
-        self.task.stopping.set()
         if grace > 0:
             self._scope.deadline = trio.current_time() + grace
         else:
+            # Before the event: a handler that waits for it and returns must not complete a task it has no time for.
             self._scope.cancel(reason=f"metafora: {reason}")
+        self.task.stopping.set()
 
     async def run(
         self,

@@ -39,7 +39,8 @@ class RunningTask:
         node: the identity of this node's session.
         token: the fencing token: a number that grows with every change of owner. Hand it to any store you write
             to, and have the store refuse lower ones: that stops a process that was frozen past its lease.
-        stopping: set when the task should wind down. With no `grace` its scope is cancelled at once.
+        stopping: set when the task is told to stop. With no `grace` its scope is cancelled in the same step. When the
+            session is lost, or the node itself is cancelled, there is nothing but the cancellation.
         started: when the scope opened, in Trio time.
         lease: how long this node may still believe that the task is its own.
     """
@@ -60,12 +61,12 @@ class RunningTask:
     def __init__(
         self, *, id: str, props: Mapping[str, Any], node: str, token: int, lease: Lease, cleanup_timeout: float
     ) -> None:
-        self.id = id
-        self.props = props
-        self.node = node
-        self.token = token
-        self.stopping = trio.Event()
-        self.started = trio.current_time()
+        self.id: str = id
+        self.props: Mapping[str, Any] = props
+        self.node: str = node
+        self.token: int = token
+        self.stopping: trio.Event = trio.Event()
+        self.started: float = trio.current_time()
         self._lease = lease
         self._cleanup_timeout = cleanup_timeout
         self._nursery: trio.Nursery | None = None

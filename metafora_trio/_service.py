@@ -14,19 +14,37 @@ __all__ = ["open_service_nursery"]
 async def open_service_nursery() -> AsyncGenerator[trio.Nursery]:
     """Open a nursery whose tasks serve the body, and are cancelled when the body has ended.
 
-    What it raises: an exception of the body, or of one helper, leaves it as it is, never wrapped in a group; a
-    helper's exception cancels the body. Where both raise, or several helpers, the group is raised.
+    Cancellation from outside reaches the body first, and the helpers only when the body has ended: while it cleans up
+    they still serve it. A helper's exception cancels the body and the other helpers.
+
+    What it raises: an exception of the body, or of one helper, leaves it as it is, never wrapped in a group. Where
+    both raise, or several helpers, a group is raised.
     """
     try:
-        async with trio.open_nursery() as nursery:
+        async with trio.open_nursery() as outer:
+            scope, helpers = await outer.start(_host)
             try:
-                yield nursery
+                yield helpers
             finally:
-                nursery.cancel_scope.cancel()
+                scope.cancel()
     except BaseExceptionGroup as group:
-        if len(group.exceptions) > 1:
+        if len(group.exceptions) != 1:
             raise
         only = group.exceptions[0]
     else:
         return
     raise only
+
+
+async def _host(*, task_status: trio.TaskStatus[tuple[trio.CancelScope, trio.Nursery]]) -> None:
+    """Hold the helpers' nursery, shielded from what cancels the body."""
+    with trio.CancelScope(shield=True) as scope:
+        try:
+            async with trio.open_nursery() as helpers:
+                task_status.started((scope, helpers))
+                await trio.sleep_forever()
+        except BaseExceptionGroup as group:
+            if len(group.exceptions) != 1:
+                raise
+            only = group.exceptions[0]
+        raise only

@@ -10,7 +10,7 @@ from ._events import OrderRejected as OrderRejected
 from ._events import SessionEnded as SessionEnded
 from ._events import SessionOpened as SessionOpened
 from ._events import TaskClaimed as TaskClaimed
-from ._events import TaskFinished as TaskFinished
+from ._events import TaskEnded as TaskEnded
 from ._events import TaskGivenUp as TaskGivenUp
 from ._events import TaskOverran as TaskOverran
 from ._events import TaskStarted as TaskStarted

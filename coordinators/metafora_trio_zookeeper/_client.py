@@ -1,0 +1,340 @@
+"""ZooKeeperClient: what ZooKeeper does for a `Client`."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+import trio
+
+from metafora_trio._coordinator import BrokerClient, Changes, TaskFacts
+from metafora_trio._errors import (
+    CoordinatorUnavailable,
+    MetaforaError,
+    NodeNotFound,
+    TaskExists,
+    TaskFinished,
+    TaskNotFound,
+)
+from metafora_trio._order import Command
+from metafora_trio._state import TaskState
+from metafora_trio._task import Task, check_task_id
+from metafora_trio._view import ClusterView
+
+from ._batch import MAX_OPS
+from ._connection import (
+    Check,
+    Connection,
+    ConnectionState,
+    Create,
+    Delete,
+    Done,
+    ErrorCode,
+    EventType,
+    ReadResult,
+    Reply,
+    RequestError,
+    SetData,
+    WriteOp,
+)
+from ._errors import translate
+from ._layout import MAX_REQUEST_BYTES, TOMBSTONE, Layout, decode_record
+from ._marks import Marks
+from ._picture import Picture
+from ._replies import Burst, ask, is_broken
+from ._skeleton import ensure_namespace
+
+__all__ = ["ZooKeeperClient"]
+
+_IN_FLIGHT = 2
+"""Transactions of one submit at a time: every node hears of each task, and must keep up."""
+_ATTEMPTS = 10
+"""How often to look again when others keep changing the same things."""
+_RUNNABLE = TaskState().encode()
+_EXTRA_BYTES = 256
+"""Of a submitted task in a request, besides its id and properties."""
+
+
+def _chunks(tasks: Sequence[Task]) -> Iterator[Sequence[Task]]:
+    """Tasks that fit into one transaction, each with its state."""
+    first = size = 0
+    for place, task in enumerate(tasks):
+        cost = len(task.encoded) + 2 * len(task.id) + _EXTRA_BYTES
+        if place > first and (place - first == MAX_OPS // 2 or size + cost > MAX_REQUEST_BYTES):
+            yield tasks[first:place]
+            first, size = place, 0
+        size += cost
+    if tasks:
+        yield tasks[first:]
+
+
+class ZooKeeperClient(BrokerClient):
+    """See `BrokerClient`. `ZooKeeperCoordinator.open_client` makes it and serves it.
+
+    A client holds nothing at the broker, so an expired session is simply followed by another.
+
+    Args:
+        connect: makes a connection.
+        layout: the namespace.
+        hosts: for messages.
+        patience: seconds after which a broker that does not answer is reported.
+        rng: for jitter.
+    """
+
+    def __init__(
+        self, connect: Callable[[], Connection], layout: Layout, *, hosts: str, patience: float, rng: random.Random
+    ) -> None:
+        self._connect = connect
+        self._layout = layout
+        self._hosts = hosts
+        self._patience = patience
+        self._connection = connect()
+        self._picture = Picture(self._connection, layout, Marks("", len), rng)
+        self._up = trio.Event()
+        self._ended = trio.Event()
+        self._watching = trio.Event()
+        self._server = ""
+        self._reason = "no connection was made"
+
+    # ---- its life; the coordinator's part
+
+    async def serve(self) -> None:
+        """Keep connected, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._follow)
+            while True:
+                try:
+                    await self._connection.open(self)
+                    await self._ended.wait()
+                finally:
+                    await self._connection.aclose()
+                if self._connection.state is ConnectionState.AUTH_FAILED:
+                    raise CoordinatorUnavailable(f"ZooKeeper at {self._hosts} does not accept the credentials")
+                self._ended = trio.Event()
+                self._connection = self._picture.connection = self._connect()
+
+    async def prepare(self) -> None:
+        """Make sure that the namespace is there."""
+        with self._limit():
+            while True:
+                await self._up.wait()
+                try:
+                    await ensure_namespace(self._connection, self._layout)
+                except RequestError as error:
+                    if not is_broken(error):
+                        raise await translate(self._hosts, self._server, error) from error
+                else:
+                    return
+
+    async def _follow(self) -> None:
+        await self._watching.wait()
+        while True:
+            await self._picture.wait_connected()
+            try:
+                await self._picture.sync(self._barrier)
+            except RequestError as error:
+                raise await translate(self._hosts, self._server, error) from error
+
+    def _barrier(self, burst: Burst) -> None:
+        self._connection.transact([Check(self._layout.root)], burst.slot())
+
+    # ---- Sink
+
+    def on_event(self, event: EventType, path: str) -> None:
+        self._picture.on_event(event, path)
+
+    def on_state(self, state: ConnectionState) -> None:
+        self._picture.on_state(state)
+        if state is ConnectionState.CONNECTED:
+            self._server = self._connection.server
+            self._up.set()
+            return
+        self._reason = f"the connection is {state.value}"
+        if self._up.is_set():
+            self._up = trio.Event()
+        if state is not ConnectionState.DISCONNECTED:
+            self._ended.set()
+
+    # ---- requests
+
+    @contextmanager
+    def _limit(self) -> Iterator[None]:
+        try:
+            with trio.fail_after(self._patience):
+                yield
+        except trio.TooSlowError:
+            raise CoordinatorUnavailable(
+                f"no answer from ZooKeeper at {self._hosts} within {self._patience:g} s ({self._reason})"
+            ) from None
+
+    async def _ask(self, send: Callable[[Done], None]) -> Reply:
+        """Make a request that may be repeated, until it is answered."""
+        with self._limit():
+            while True:
+                await self._up.wait()
+                try:
+                    return await ask(send)
+                except RequestError as error:
+                    if not is_broken(error):
+                        raise await translate(self._hosts, self._server, error) from error
+
+    async def _write(self, ops: Sequence[WriteOp]) -> ErrorCode | None:
+        """Try a transaction once.
+
+        Returns:
+            None if it was done, or why not: something is, is not, or has changed there; or CONNECTION_LOSS when nobody
+            knows. Then a barrier has been passed: what can be read now is what became of it.
+        """
+        with self._limit():
+            await self._up.wait()
+            try:
+                await ask(lambda done: self._connection.transact(ops, done))
+            except RequestError as error:
+                if is_broken(error):
+                    await self._ask(lambda done: self._connection.transact([Check(self._layout.root)], done))
+                    return ErrorCode.CONNECTION_LOSS
+                if error.code not in (ErrorCode.NODE_EXISTS, ErrorCode.NO_NODE, ErrorCode.BAD_VERSION):
+                    raise await translate(self._hosts, self._server, error) from error
+                return error.code
+        return None
+
+    async def _read(self, paths: Iterable[str]) -> list[ReadResult | None]:
+        """Read up to `MAX_OPS` znodes."""
+        wanted = list(paths)
+        reply = await self._ask(lambda done: self._connection.read(wanted, done))
+        return list(reply.value)
+
+    async def _list(self, path: str) -> list[str]:
+        reply = await self._ask(lambda done: self._connection.children(path, done))
+        return list(reply.value)
+
+    def _contested(self, what: str) -> CoordinatorUnavailable:
+        return CoordinatorUnavailable(f"{what}: others kept changing it, {_ATTEMPTS} times over")
+
+    # ---- tasks
+
+    async def submit(self, tasks: Sequence[Task], *, again: bool) -> None:
+        chunks = _chunks(tasks)
+        submitted = 0
+        problems: list[MetaforaError] = []
+
+        async def work() -> None:
+            nonlocal submitted
+            for chunk in chunks:
+                if problems:
+                    return
+                try:
+                    await self._submit(chunk, again=again)
+                except MetaforaError as problem:
+                    problems.append(problem)
+                else:
+                    submitted += len(chunk)
+
+        await trio.lowlevel.checkpoint()
+        async with trio.open_nursery() as nursery:
+            for _ in range(_IN_FLIGHT):
+                nursery.start_soon(work)
+        if problems:
+            problem = problems[0]
+            if submitted:
+                raise type(problem)(f"{problem} ({submitted} of the {len(tasks)} tasks were submitted)") from problem
+            raise problem
+
+    async def _submit(self, tasks: Sequence[Task], *, again: bool) -> None:
+        layout = self._layout
+        states: list[ReadResult | None] = [None] * len(tasks)
+        if again:
+            states = await self._read(layout.state_path(task.id) for task in tasks)
+        for _ in range(_ATTEMPTS):
+            ops: list[WriteOp] = []
+            for task, state in zip(tasks, states, strict=True):
+                path = layout.state_path(task.id)
+                ops.append(Create(path, _RUNNABLE) if state is None else SetData(path, _RUNNABLE, state.version))
+                ops.append(Create(layout.task_path(task.id), task.encoded))
+            failure = await self._write(ops)
+            if failure is None:
+                return
+            stored = await self._read(layout.task_path(task.id) for task in tasks)
+            states = await self._read(layout.state_path(task.id) for task in tasks)
+            if failure is ErrorCode.CONNECTION_LOSS and all(
+                record is not None and record.version == 0 and record.data == task.encoded
+                for task, record in zip(tasks, stored, strict=True)
+            ):
+                return  # they arrived, only the reply did not
+            for task, record, state in zip(tasks, stored, states, strict=True):
+                if record is not None:
+                    where = "is still ending" if record.version else "is in the cluster already"
+                    raise TaskExists(f"task {task.id!r} {where}")
+                if state is not None and not again and (name := TaskState.decode(state.data).state).terminal:
+                    raise TaskFinished(f"task {task.id!r} has ended ({name}); submit it again=True")
+        raise self._contested("submitting tasks")
+
+    async def delete(self, task: str) -> None:
+        check_task_id(task)
+        path, unknown = self._layout.state_path(task), False
+        for _ in range(_ATTEMPTS):
+            failure = await self._write([SetData(self._layout.task_path(task), TOMBSTONE, 0)])
+            if failure in (None, ErrorCode.BAD_VERSION):  # somebody has deleted it before
+                return
+            unknown = unknown or failure is ErrorCode.CONNECTION_LOSS
+            if failure is ErrorCode.CONNECTION_LOSS:
+                continue
+            (state,) = await self._read([path])
+            if state is None:
+                if unknown:
+                    return  # it was there, and its owner has removed it since
+                raise TaskNotFound(f"no task {task!r}")
+            # The version, because it may be submitted again at this moment, which writes the state.
+            failure = await self._write([Delete(path, state.version)])
+            if failure is None:
+                return
+            unknown = unknown or failure is ErrorCode.CONNECTION_LOSS
+        raise self._contested(f"deleting task {task!r}")
+
+    async def look_up(self, task: str) -> TaskFacts:
+        check_task_id(task)
+        bucket = self._layout.bucket(task)
+        stored, state = await self._read([self._layout.task_path(task), self._layout.state_path(task)])
+        names = await self._list(f"{self._layout.claims}/{bucket}")
+        claims = (self._layout.parse_claim(bucket, name) for name in names if name.startswith(f"{task}~"))
+        return TaskFacts(
+            decode_record(task, stored),
+            None if state is None else TaskState.decode(state.data),
+            tuple(sorted(claim for claim in claims if claim is not None)),
+        )
+
+    async def finished(self) -> Sequence[str]:
+        layout, ended = self._layout, []
+        for bucket in layout.buckets:
+            # The states first: what has no task afterwards had ended, or has ended since.
+            states = await self._list(f"{layout.states}/{bucket}")
+            tasks = set(await self._list(f"{layout.tasks}/{bucket}")) if states else ()
+            ended += [name for name in states if name not in tasks and layout.parse_task(bucket, name)]
+        return ended
+
+    async def send(self, identity: str, command: Command) -> None:
+        """Leave a command for one session; nothing happens if it is gone. After a lost connection a command may be
+        left twice."""
+        order = Create(self._layout.order_prefix(identity), command.encode(), sequential=True)
+        if self._layout.parse_node(identity) is None:
+            raise NodeNotFound(f"{identity!r} is not the identity of a node's session")
+        for _ in range(_ATTEMPTS):
+            failure = await self._write([Check(self._layout.node_path(identity)), order])
+            if failure is not ErrorCode.CONNECTION_LOSS:
+                return
+        raise self._contested(f"sending a command to {identity}")
+
+    # ---- the view
+
+    async def open_view(self) -> ClusterView:
+        self._watching.set()
+        with self._limit():
+            await self._picture.wait_current()
+        return self._picture.view
+
+    async def wait_changed(self) -> None:
+        await self._picture.wait_changed()
+
+    def take_changes(self) -> Changes:
+        return self._picture.take_changes()

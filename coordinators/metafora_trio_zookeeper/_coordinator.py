@@ -1,0 +1,189 @@
+"""ZooKeeperCoordinator: sessions and clients on a ZooKeeper ensemble."""
+
+from __future__ import annotations
+
+import random
+import re
+import string
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import trio
+
+from metafora_trio._coordinator import Coordinator
+from metafora_trio._errors import CoordinatorUnavailable, SessionLost
+from metafora_trio._lease import MIN_SESSION_TIMEOUT
+from metafora_trio._service import open_service_nursery
+from metafora_trio._task import check_node_name
+from metafora_trio._upkeep import Diagnosis
+from metafora_trio._view import NodeInfo
+
+from ._client import ZooKeeperClient
+from ._connection import Connection, RequestError
+from ._diagnose import diagnose
+from ._errors import translate
+from ._heartbeat import suspended_seconds
+from ._layout import Layout
+from ._remove import remove_namespace
+from ._session import ZooKeeperSession
+
+__all__ = ["ZooKeeperCoordinator"]
+
+_MARK = string.ascii_lowercase + string.digits
+_MARK_LENGTH = 10
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
+
+
+class ZooKeeperCoordinator(Coordinator):
+    """A cluster on a ZooKeeper ensemble (3.6 or newer).
+
+    Args:
+        hosts: `host:port,host:port,...`. The port is 2181 if none is given.
+        namespace: under which path everything is kept. It is made on first use.
+        session_timeout: T, in seconds: for how long the servers keep the claims of a node that they do not hear.
+            They clamp it (to 2 to 20 ticks by default); what they grant must be 2 s at least. Tasks of a node that
+            is cut off are cancelled after T/2; a node that died is replaced after T. 10 s and more for many nodes.
+        connect_timeout: seconds after which unreachable servers are reported.
+        auth: (scheme, credential) pairs, such as ("digest", "user:password").
+        acl: kazoo's ACLs for every znode created; None leaves them open to the world.
+        sasl: kazoo's `sasl_options`.
+        tls: kazoo's TLS options: `ca`, `certfile`, `keyfile`, `keyfile_password`, `verify_certs`, `check_hostname`.
+        buckets: into how many directories tasks are hashed. A namespace keeps the number it was made with.
+        connect: makes a connection; for a simulated ensemble in the place of kazoo.
+        rng: for marks and jitter.
+        suspended: for how many seconds the machine has been suspended so far.
+
+    Raises:
+        ValueError: an argument breaks a rule; the message names it.
+    """
+
+    def __init__(
+        self,
+        hosts: str,
+        *,
+        namespace: str = "/metafora",
+        session_timeout: float = 10.0,
+        connect_timeout: float = 10.0,
+        auth: Sequence[tuple[str, str]] = (),
+        acl: Sequence[Any] | None = None,
+        sasl: Mapping[str, Any] | None = None,
+        tls: Mapping[str, Any] | None = None,
+        buckets: int = 64,
+        connect: Callable[[], Connection] | None = None,
+        rng: random.Random | None = None,
+        suspended: Callable[[], float] = suspended_seconds,
+    ) -> None:
+        self.hosts = _check_hosts(hosts)
+        if session_timeout < MIN_SESSION_TIMEOUT:
+            raise ValueError(f"session_timeout is {session_timeout:g} s, less than {MIN_SESSION_TIMEOUT:g} s")
+        if connect_timeout <= 0:
+            raise ValueError(f"connect_timeout is {connect_timeout:g} s")
+        self.session_timeout = session_timeout
+        self.connect_timeout = connect_timeout
+        self._layout = Layout(namespace, buckets)
+        self._auth = tuple(auth)
+        self._acl = acl
+        self._sasl = sasl
+        self._tls = tls
+        self._connect = connect or self._connect_kazoo
+        self._rng = rng or random.SystemRandom()
+        self._suspended = suspended
+
+    @property
+    def namespace(self) -> str:
+        """Under which path everything is kept."""
+        return self._layout.root
+
+    def _connect_kazoo(self) -> Connection:
+        # Importing kazoo takes longer than all the rest; who only builds a coordinator need not wait for it.
+        from ._kazoo import KazooConnection
+
+        return KazooConnection(
+            self.hosts,
+            session_timeout=self.session_timeout,
+            auth=self._auth,
+            acl=self._acl,
+            sasl=self._sasl,
+            tls=self._tls,
+        )
+
+    @asynccontextmanager
+    async def open_session(self, node: NodeInfo) -> AsyncGenerator[ZooKeeperSession]:
+        check_node_name(node.identity)
+        mark = "".join(self._rng.choices(_MARK, k=_MARK_LENGTH))
+        node = replace(node, identity=f"{node.identity}.{mark}", since=node.since or time.time())
+        connection = self._connect()
+        session = ZooKeeperSession(
+            connection,
+            self._layout,
+            node,
+            asked_timeout=self.session_timeout,
+            rng=self._rng,
+            suspended=self._suspended,
+        )
+        try:
+            await connection.open(session)
+            with session.scope:
+                async with open_service_nursery() as nursery:
+                    nursery.start_soon(session.serve)
+                    await self._join(session)
+                    try:
+                        yield session
+                    finally:
+                        await session.flush()
+        finally:
+            session.close()
+            await connection.aclose()
+        if session.scope.cancelled_caught:
+            session.end("the lease has run out")
+        if session.lost is not None:
+            raise session.lost
+
+    async def _join(self, session: ZooKeeperSession) -> None:
+        try:
+            with trio.fail_after(self.connect_timeout):
+                await session.wait_joined()
+        except trio.TooSlowError:
+            raise CoordinatorUnavailable(
+                f"cannot join through ZooKeeper at {self.hosts} within {self.connect_timeout:g} s: {session.progress}"
+            ) from None
+        except RequestError as error:
+            raise await translate(self.hosts, session.server, error) from error
+        except SessionLost as error:
+            raise CoordinatorUnavailable(f"cannot join through ZooKeeper at {self.hosts}: {error}") from error
+
+    @asynccontextmanager
+    async def open_client(self) -> AsyncGenerator[ZooKeeperClient]:
+        client = ZooKeeperClient(
+            self._connect, self._layout, hosts=self.hosts, patience=self.connect_timeout, rng=self._rng
+        )
+        async with open_service_nursery() as nursery:
+            nursery.start_soon(client.serve)
+            await client.prepare()
+            yield client
+
+    # ---- for those who look after a cluster (`metafora_trio._upkeep`)
+
+    async def diagnose(self) -> Diagnosis:
+        """See `Diagnosable`: servers, session, clock and what is stored."""
+        return await diagnose(
+            self._connect,
+            self._layout,
+            hosts=self.hosts,
+            asked_timeout=self.session_timeout,
+            patience=self.connect_timeout,
+        )
+
+    async def remove(self) -> None:
+        """See `Removable`: remove the namespace. Waits up to `connect_timeout` for the last node to go."""
+        await remove_namespace(self._connect, self._layout, hosts=self.hosts, patience=self.connect_timeout)
+
+
+def _check_hosts(hosts: str) -> str:
+    for host in hosts.split(","):
+        if not _HOST.fullmatch(host):
+            raise ValueError(f"hosts {hosts!r}: {host!r} is not 'host:port' (a chroot is given as the namespace)")
+    return hosts

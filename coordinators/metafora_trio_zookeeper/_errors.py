@@ -1,0 +1,33 @@
+"""From ZooKeeper's errors to Metafora's."""
+
+from __future__ import annotations
+
+from metafora_trio._errors import BrokerTooOld, CoordinatorUnavailable
+
+from ._connection import ErrorCode, RequestError
+from ._srvr import server_version
+
+__all__ = ["translate"]
+
+_VERSION_TIMEOUT = 1.0
+_HINTS = {
+    ErrorCode.NO_AUTH: "; the credentials do not suffice for the ACL that stands there",
+    ErrorCode.NO_NODE: "; was the namespace removed?",
+}
+
+
+async def translate(hosts: str, server: str, error: RequestError) -> CoordinatorUnavailable:
+    """What a caller hears of a request that was refused.
+
+    Args:
+        hosts: as configured.
+        server: the server in use, as `host:port`. One that does not know an operation is asked for its version,
+            which it may not tell.
+        error: the refusal.
+    """
+    if error.code is not ErrorCode.UNIMPLEMENTED:
+        return CoordinatorUnavailable(f"ZooKeeper at {hosts} refuses: {error}{_HINTS.get(error.code, '')}")
+    host, _, port = server.rpartition(":")
+    version = await server_version(host, int(port), _VERSION_TIMEOUT) if port.isdigit() else None
+    found = f"has version {version}" if version else "does not know an operation it needs"
+    return BrokerTooOld(f"ZooKeeper at {server or hosts} {found}: Metafora needs 3.6 or newer")

@@ -1,0 +1,66 @@
+"""The one way from kazoo's thread into Trio."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import trio
+
+__all__ = ["Inbox"]
+
+_BATCH = 1000
+
+
+class Inbox:
+    """Calls posted from any thread, made in the Trio thread in the order in which they were posted.
+
+    Trio looks after its other tasks between batches of 1000.
+
+    Args:
+        on_error: hears the exception of a call that raised; the calls after it are still made.
+    """
+
+    def __init__(self, on_error: Callable[[Exception], None]) -> None:
+        self._token = trio.lowlevel.current_trio_token()
+        self._calls: deque[tuple[Callable[[Any, Any], None], Any, Any]] = deque()
+        self._woken = False
+        self._on_error = on_error
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    def post(self, call: Callable[[Any, Any], None], first: Any, second: Any) -> None:
+        """Have `call(first, second)` made in the Trio thread. Never blocks, never raises."""
+        self._calls.append((call, first, second))
+        self.wake()
+
+    def put(self, call: Callable[[Any, Any], None], first: Any, second: Any) -> None:
+        """As `post`, but Trio need not hear of it before the next `wake`.
+
+        Waking is a system call and a change of threads, which cost more than all the rest of an event.
+        """
+        self._calls.append((call, first, second))
+
+    def wake(self) -> None:
+        """Have Trio look at what was `put`. Never blocks, never raises."""
+        if self._woken or not self._calls:
+            return
+        self._woken = True
+        try:
+            self._token.run_sync_soon(self._drain)
+        except trio.RunFinishedError:
+            # Nobody is left who could be told; an exception here would only kill kazoo's loop.
+            self._calls.clear()
+
+    def _drain(self) -> None:
+        self._woken = False  # first, so that whoever posts from here on wakes Trio again
+        calls = self._calls
+        for _ in range(min(len(calls), _BATCH)):
+            call, first, second = calls.popleft()
+            try:
+                call(first, second)
+            except Exception as error:  # noqa: BLE001  # whose it is, is for on_error to say
+                self._on_error(error)
+        self.wake()

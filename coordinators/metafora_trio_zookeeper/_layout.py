@@ -1,0 +1,177 @@
+"""Where everything stands in ZooKeeper: paths, the names of znodes, and the layout record.
+
+    /<namespace>                          {"layout": 1, "buckets": 64}
+    /<namespace>/nodes/<node>.<inc>       ephemeral: what a node tells of itself
+    /<namespace>/tasks/<bucket>/<task>    properties, or a tombstone
+    /<namespace>/claims/<bucket>/<task>~<node>.<inc>~<c|b>~<seq>   ephemeral sequential, empty
+    /<namespace>/states/<bucket>/<task>   the state record
+    /<namespace>/commands/<bucket>/<task>~<seq>
+    /<namespace>/orders/<node>.<inc>~<seq>
+
+Names are read strictly. A claim's path is made again from its fields, so what is not exactly what `claim_path` writes
+(fields, bucket, digits) must not become a claim: it would be one that nobody can delete.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from zlib import crc32
+
+from metafora_trio._coordinator import TaskRecord
+from metafora_trio._errors import LayoutMismatch
+from metafora_trio._task import decode_props
+from metafora_trio._view import Claim, ClaimKind
+
+from ._connection import ReadResult
+
+__all__ = ["LAYOUT_VERSION", "MAX_REQUEST_BYTES", "MAX_SESSION_BYTES", "TOMBSTONE", "Layout", "decode_record"]
+
+LAYOUT_VERSION = 1
+TOMBSTONE = b'{"deleted":true}'
+MAX_REQUEST_BYTES = 900_000
+"""Servers close the connection on a request above jute.maxbuffer (1 MiB by default), and do not say why."""
+MAX_SESSION_BYTES = 900_000
+"""Closing a session writes the paths of all its ephemerals in one transaction; one above about 1 MB brings down every
+server, for good (ZOOKEEPER-4306)."""
+
+_WORD = r"[A-Za-z0-9._:@=+-]{1,128}"
+_IDENTITY_PATTERN = rf"{_WORD}\.[a-z0-9]{{10}}"
+_SEQ_PATTERN = r"([0-9]{10}|[1-9][0-9]{10,})"
+_TASK = re.compile(rf"(?!\.\.?$){_WORD}")
+_IDENTITY = re.compile(_IDENTITY_PATTERN)
+_CLAIM = re.compile(rf"(?!\.\.?~)({_WORD})~({_IDENTITY_PATTERN})~([cb])~{_SEQ_PATTERN}")
+_ORDER = re.compile(rf"({_IDENTITY_PATTERN})~{_SEQ_PATTERN}")
+_KINDS = {kind.value: kind for kind in ClaimKind}
+_BUCKETED = ("tasks", "claims", "states", "commands")
+
+
+def check_namespace(namespace: str) -> str:
+    """Return the namespace without a slash at its end.
+
+    Raises:
+        ValueError: it is not an absolute path of plain names, or stands below ZooKeeper's own `/zookeeper`.
+    """
+    root = namespace.rstrip("/")
+    first, *names = root.split("/")
+    if first or not names or not all(_TASK.fullmatch(name) for name in names):
+        raise ValueError(f"namespace {namespace!r} is not a path such as '/metafora' of plain names (A-Za-z0-9._:@=+-)")
+    if names[0] == "zookeeper":
+        raise ValueError(f"namespace {namespace!r}: /zookeeper is ZooKeeper's own")
+    return root
+
+
+def decode_record(task: str, stored: ReadResult | None) -> TaskRecord | None:
+    """A task's znode as a record, None for no such znode. A tombstone has no properties.
+
+    Raises:
+        InvalidTask: the properties are not a JSON object.
+    """
+    if stored is None:
+        return None
+    return TaskRecord({} if stored.version else decode_props(task, stored.data), stored.version)
+
+
+class Layout:
+    """The paths of one namespace.
+
+    Args:
+        namespace: an absolute path, such as `/metafora`.
+        buckets: into how many directories tasks are hashed. A namespace keeps the number it was made with.
+
+    Raises:
+        ValueError: an argument breaks a rule.
+    """
+
+    def __init__(self, namespace: str, buckets: int = 64) -> None:
+        if not 1 <= buckets <= 1024:
+            raise ValueError(f"buckets is {buckets}, not 1 to 1024")
+        self.root = check_namespace(namespace)
+        self.buckets = tuple(f"{n:02}" for n in range(buckets))
+        self.nodes = f"{self.root}/nodes"
+        self.tasks = f"{self.root}/tasks"
+        self.claims = f"{self.root}/claims"
+        self.states = f"{self.root}/states"
+        self.orders = f"{self.root}/orders"
+
+    # ---- the layout record
+
+    @property
+    def record(self) -> bytes:
+        """What stands in the root of the namespace."""
+        return json.dumps({"layout": LAYOUT_VERSION, "buckets": len(self.buckets)}).encode()
+
+    def check_record(self, data: bytes) -> None:
+        """Compare with what stands there.
+
+        Raises:
+            LayoutMismatch: it was made by a newer version, or with another number of buckets, or is something else.
+        """
+        try:
+            record = json.loads(data)
+            layout, buckets = int(record["layout"]), int(record["buckets"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise LayoutMismatch(f"{self.root} holds something that is not Metafora's: {data[:80]!r}") from error
+        if layout > LAYOUT_VERSION:
+            raise LayoutMismatch(
+                f"{self.root} has layout {layout}; this version of metafora-trio knows layouts up to {LAYOUT_VERSION}"
+            )
+        if buckets != len(self.buckets):
+            raise LayoutMismatch(f"{self.root} was made with buckets={buckets}, not with buckets={len(self.buckets)}")
+
+    def directories(self) -> list[str]:
+        """Every directory below the root, parents first."""
+        top = [f"{self.root}/{name}" for name in ("nodes", *_BUCKETED, "orders")]
+        return top + [f"{self.root}/{name}/{bucket}" for name in _BUCKETED for bucket in self.buckets]
+
+    # ---- from things to paths
+
+    def bucket(self, task: str) -> str:
+        """The directory a task's znodes hash into."""
+        return self.buckets[crc32(task.encode()) % len(self.buckets)]
+
+    def node_path(self, identity: str) -> str:
+        return f"{self.nodes}/{identity}"
+
+    def task_path(self, task: str) -> str:
+        return f"{self.tasks}/{self.bucket(task)}/{task}"
+
+    def state_path(self, task: str) -> str:
+        return f"{self.states}/{self.bucket(task)}/{task}"
+
+    def claim_path(self, claim: Claim) -> str:
+        return f"{self.claim_prefix(claim.task, claim.node, claim.kind)}{claim.seq:010}"
+
+    def claim_prefix(self, task: str, identity: str, kind: ClaimKind) -> str:
+        """What to create: ZooKeeper appends the sequence number."""
+        return f"{self.claims}/{self.bucket(task)}/{task}~{identity}~{kind.value}~"
+
+    def claim_size(self, task: str, identity: str) -> int:
+        """What a claim adds to the transaction that closes its session, in bytes."""
+        return len(self.claims) + len(self.buckets[-1]) + len(task) + len(identity) + 20
+
+    def order_path(self, name: str) -> str:
+        return f"{self.orders}/{name}"
+
+    def order_prefix(self, identity: str) -> str:
+        return f"{self.orders}/{identity}~"
+
+    # ---- from names to things; None for what is not exactly one
+
+    def parse_task(self, bucket: str, name: str) -> str | None:
+        return name if _TASK.fullmatch(name) and self.bucket(name) == bucket else None
+
+    def parse_claim(self, bucket: str, name: str) -> Claim | None:
+        match = _CLAIM.fullmatch(name)
+        if match is None:
+            return None
+        task, node, kind, seq = match.groups()
+        return Claim(int(seq), task, node, _KINDS[kind]) if self.bucket(task) == bucket else None
+
+    def parse_node(self, name: str) -> str | None:
+        return name if _IDENTITY.fullmatch(name) else None
+
+    def parse_order(self, name: str) -> tuple[str, int] | None:
+        """Whom an order is addressed to, and its sequence number."""
+        match = _ORDER.fullmatch(name)
+        return (match[1], int(match[2])) if match else None

@@ -1,0 +1,337 @@
+"""ZooKeeperSession: one membership of one node, on one connection of its own.
+
+Three things run for it: `Writes` sends what was asked for, `Heartbeat` keeps the lease, and `_follow` joins on the
+first connection and looks at everything anew on each later one.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import trio
+
+from metafora_trio._coordinator import Changes, Session, TaskRecord
+from metafora_trio._errors import CoordinatorUnavailable, SessionLost
+from metafora_trio._lease import MIN_SESSION_TIMEOUT, Lease, LeaseTerms
+from metafora_trio._order import Order
+from metafora_trio._state import TaskState
+from metafora_trio._view import Claim, ClaimKind, ClusterView, NodeInfo
+
+from ._connection import Connection, ConnectionState, Create, ErrorCode, EventType, Reply, RequestError
+from ._heartbeat import Heartbeat
+from ._layout import Layout, decode_record
+from ._marks import Marks
+from ._picture import Picture
+from ._replies import Burst, is_broken
+from ._skeleton import ensure_namespace
+from ._writes import Writes
+
+__all__ = ["ZooKeeperSession"]
+
+_FLUSH_TIMEOUT = 2.0
+"""Seconds for what has been given up to reach the servers, when the session is left."""
+_STRAY_FRACTION = 4
+"""An order whose addressee was never seen for a fraction of the session timeout is one nobody will read."""
+
+_log = logging.getLogger("metafora_trio.zookeeper")
+
+
+class ZooKeeperSession(Session):
+    """See `Session`. `ZooKeeperCoordinator.open_session` makes it, serves it and closes it.
+
+    Args:
+        connection: its own, for the length of its life.
+        layout: the namespace.
+        node: with the session's own identity.
+        asked_timeout: the session timeout that was asked for, in seconds.
+        rng: for jitter.
+        suspended: see `suspended_seconds`.
+
+    Attributes:
+        scope: the cancel scope of the body; its deadline is the lease.
+        lost: why the session is over, once it is.
+        server: the server last used, as `host:port`.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        layout: Layout,
+        node: NodeInfo,
+        *,
+        asked_timeout: float,
+        rng: random.Random,
+        suspended: Callable[[], float],
+    ) -> None:
+        self.node = node
+        self.view = ClusterView()
+        self.lease = Lease()
+        self.scope = trio.CancelScope()
+        self.lost: SessionLost | None = None
+        self.server = ""
+        self._me = node.identity
+        self._connection = connection
+        self._layout = layout
+        self._path = layout.node_path(self._me)
+        self._asked_timeout = asked_timeout
+        self._marks = Marks(self._me, lambda task: layout.claim_size(task, self._me))
+        self._picture = Picture(connection, layout, self._marks, rng)
+        self._writes = Writes(connection, layout, self._picture, self._marks, node, self._refused)
+        self._heartbeat = Heartbeat(
+            connection,
+            self._path,
+            self.lease,
+            renewed=self._on_renewed,
+            over=self._on_over,
+            deliveries=lambda: self._picture.deliveries,
+            suspended=suspended,
+        )
+        self._joined = trio.Event()
+        self._failure: Exception | None = None
+        self._closing = False
+
+    # ---- what it shows
+
+    @property
+    def current(self) -> bool:
+        return self._picture.current and self._failure is None and not self._closing
+
+    @property
+    def quiet(self) -> bool:
+        return not self._connection.backlog
+
+    @property
+    def watched(self) -> bool:
+        return True
+
+    @property
+    def session_timeout(self) -> float:
+        return self._heartbeat.terms.session_timeout
+
+    async def wait_changed(self) -> None:
+        await self._picture.wait_changed()
+
+    def take_changes(self) -> Changes:
+        return self._picture.take_changes()
+
+    async def read(self, task: str) -> TaskRecord | None:
+        picture = self._picture
+        while True:
+            if found := await picture.records.take(task):
+                return decode_record(task, found[0])
+            if self.lost is not None:
+                raise self.lost
+            # Not before the barrier: a server that lags behind would show the past.
+            await picture.wait_current()
+            picture.records.expect(task)
+            self._connection.read([self._layout.task_path(task)], partial(self._on_read, task))
+
+    def _on_read(self, task: str, reply: Reply | RequestError) -> None:
+        if isinstance(reply, Reply):
+            self._picture.on_record(task, reply.value[0])
+            return
+        if not is_broken(reply):
+            self._refused(f"reading task {task!r}", reply)
+        self._picture.records.cancel(task)
+
+    def is_pending(self, task: str) -> bool:
+        return task in self._marks.pending
+
+    @property
+    def pending(self) -> int:
+        return len(self._marks.pending)
+
+    def is_leaving(self, claim: Claim) -> bool:
+        return claim in self._marks.leaving
+
+    @property
+    def outstanding(self) -> int:
+        return self._writes.outstanding
+
+    @property
+    def room(self) -> int:
+        return self._marks.room
+
+    # ---- requests
+
+    def claim(self, task: str) -> None:
+        if self.current:
+            self._writes.create_claim(task, ClaimKind.CLAIM)
+
+    def bid(self, task: str) -> None:
+        if self.current:
+            self._writes.create_claim(task, ClaimKind.BID)
+
+    def release(self, claim: Claim) -> None:
+        if self._failure is None and not self._closing:
+            self._writes.release(claim)
+
+    def withdraw(self, claim: Claim, head: Claim) -> None:
+        if self.current:
+            self._writes.give_up_if(claim, head)
+
+    def hand_over(self, claim: Claim, heir: Claim) -> None:
+        if self.current:
+            self._writes.give_up_if(claim, heir)
+
+    def finish(self, claim: Claim, state: TaskState | None) -> None:
+        if self.current:
+            self._writes.finish(claim, state)
+
+    def announce(self, node: NodeInfo) -> None:
+        self.node = node
+        if self._failure is None and not self._closing:
+            self._writes.announce(node)
+
+    def orders(self) -> Sequence[Order]:
+        return self._writes.orders()
+
+    def discard(self, order: Order) -> None:
+        if self.current:
+            self._writes.remove_order(order.id)
+
+    # ---- its life; the coordinator's part
+
+    async def serve(self) -> None:
+        """Do what the session needs, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._writes.run)
+            nursery.start_soon(self._heartbeat.run)
+            nursery.start_soon(self._follow)
+            nursery.start_soon(self._remove_strays)
+
+    async def wait_joined(self) -> None:
+        """Wait until the session is current for the first time.
+
+        Raises:
+            RequestError, CoordinatorUnavailable, SessionLost: it will never be.
+        """
+        await self._joined.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    async def flush(self) -> None:
+        """Wait until what has been given up is gone, as far as the lease and a short time allow."""
+        deadline = min(trio.current_time() + _FLUSH_TIMEOUT, self.lease.cancel_at)
+        with trio.CancelScope(shield=True, deadline=deadline):
+            while self.current and (self._marks.leaving or self._marks.released):
+                await self._picture.wait_changed()
+                self._picture.take_changes()
+
+    def close(self) -> None:
+        """From now on nothing is asked for any more."""
+        self._closing = True
+
+    @property
+    def progress(self) -> str:
+        """How far joining has come, for a message."""
+        if not self._connection.number:
+            return "no connection was made"
+        state = self._connection.state.value
+        return f"{self.server} was reached (now {state}), but a quorum did not answer"
+
+    def end(self, reason: str, cause: Exception | None = None) -> None:
+        """The session is over. The first reason counts."""
+        if self._failure is not None or self._closing:
+            return
+        self.lost = SessionLost(f"node {self._me}: {reason}")
+        self.lost.__cause__ = cause
+        # Before the join its caller cares for the cause alone.
+        self._failure = self.lost if self._joined.is_set() or cause is None else cause
+        self._joined.set()
+        self.lease.cancel_at = min(self.lease.cancel_at, trio.current_time())
+        self.scope.cancel(reason=str(self.lost))
+
+    def _refused(self, what: str, error: RequestError) -> None:
+        self.end(f"{what}: {error}", error)
+
+    def _on_over(self, reason: str) -> None:
+        """The claims are gone, or may be: there is no time left but for the scopes to close."""
+        self.lease.end = min(self.lease.end, trio.current_time() + self._heartbeat.terms.margin)
+        self.end(reason)
+
+    def _on_renewed(self) -> None:
+        self.scope.deadline = self.lease.cancel_at
+
+    # ---- Sink
+
+    def on_event(self, event: EventType, path: str) -> None:
+        self._picture.on_event(event, path)
+
+    def on_state(self, state: ConnectionState) -> None:
+        self._picture.on_state(state)
+        self._writes.suspend()
+        if state is ConnectionState.CONNECTED:
+            self.server = self._connection.server
+            self._take_terms()
+        elif state is not ConnectionState.DISCONNECTED:
+            self._on_over(f"the session has ended: {state.value}")
+
+    def _take_terms(self) -> None:
+        timeout, asked = self._connection.session_timeout, self._asked_timeout
+        if timeout == self._heartbeat.terms.session_timeout:
+            return
+        both = f"asked for a session timeout of {asked:g} s, {self.server} grants {timeout:g} s"
+        if timeout < MIN_SESSION_TIMEOUT:
+            self.end(
+                "the session timeout is too short",
+                CoordinatorUnavailable(f"{both}, less than the least of {MIN_SESSION_TIMEOUT:g} s"),
+            )
+            return
+        if abs(timeout - asked) > 0.001:
+            _log.warning("node %s %s", self._me, both)
+        self._heartbeat.set_terms(LeaseTerms(timeout))
+
+    # ---- joining, and looking at everything anew
+
+    async def _follow(self) -> None:
+        while True:
+            await self._picture.wait_connected()
+            try:
+                if not self._joined.is_set():
+                    await ensure_namespace(self._connection, self._layout)
+                synced = await self._picture.sync(self._barrier)
+            except RequestError as error:
+                if not is_broken(error):
+                    self._refused(f"looking at {self._layout.root}", error)
+            except CoordinatorUnavailable as error:
+                self.end(str(error), error)
+            else:
+                if synced:
+                    self.view = self._picture.view
+                    self._writes.resume()
+                    self._joined.set()
+
+    def _barrier(self, burst: Burst) -> None:
+        if not self._joined.is_set():
+            created = burst.slot()
+
+            def on_created(reply: Reply | RequestError) -> None:
+                if isinstance(reply, RequestError) and reply.code is ErrorCode.NODE_EXISTS:
+                    # Nobody else has this mark: an earlier attempt of ours arrived, its reply did not.
+                    created(Reply(None, 0))
+                    return
+                if isinstance(reply, RequestError) and not is_broken(reply):
+                    self._refused(f"creating {self._path}", reply)
+                created(reply)
+
+            self._connection.transact([Create(self._path, self.node.encode(), ephemeral=True)], on_created)
+        self._heartbeat.send(burst.slot())
+
+    async def _remove_strays(self) -> None:
+        """Remove orders whose addressee is gone. One node does it, the first by name, or all would."""
+        await self._joined.wait()
+        while True:
+            patience = self.session_timeout / _STRAY_FRACTION
+            await trio.sleep(patience)
+            nodes = self.view.nodes
+            if not self.current or not nodes or min(nodes) != self._me:
+                continue
+            seen_before = trio.current_time() - patience
+            for name, seen in self._picture.strays.items():
+                order = self._layout.parse_order(name)
+                if order is not None and order[0] not in nodes and seen <= seen_before:
+                    self._writes.remove_order(name)

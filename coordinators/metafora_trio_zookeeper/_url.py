@@ -1,0 +1,46 @@
+"""`zk://` URLs."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from ._coordinator import ZooKeeperCoordinator
+
+__all__ = ["from_url"]
+
+_NUMBERS = {"session_timeout": float, "connect_timeout": float, "buckets": int}
+_FORM = "zk://host:port,host:port/namespace?session_timeout=10"
+
+
+def from_url(url: str, **options: Any) -> ZooKeeperCoordinator:
+    """A coordinator for `zk://host:port,host:port/namespace?session_timeout=4&connect_timeout=10&buckets=64`.
+
+    The namespace is `/metafora` if there is none. Credentials do not belong in a URL: pass `auth`.
+
+    Args:
+        url: as above.
+        **options: arguments of `ZooKeeperCoordinator`; those in the URL win.
+
+    Raises:
+        ValueError: the URL breaks a rule; the message names it.
+    """
+    parts = urlsplit(url)
+    if parts.scheme != "zk":
+        raise ValueError(f"{url!r} is not a ZooKeeper URL ({_FORM})")
+    if not parts.netloc:
+        raise ValueError(f"{url!r} names no host ({_FORM})")
+    if "@" in parts.netloc:
+        raise ValueError("credentials do not belong in a URL, which is logged and listed: pass auth=")
+    if parts.fragment:
+        raise ValueError(f"{url!r}: {parts.fragment!r} means nothing here ({_FORM})")
+    for name, value in parse_qsl(parts.query, keep_blank_values=True):
+        if name not in _NUMBERS:
+            raise ValueError(f"{url!r}: unknown option {name!r} (known: {', '.join(_NUMBERS)})")
+        try:
+            options[name] = _NUMBERS[name](value)
+        except ValueError:
+            raise ValueError(f"{url!r}: {name} is {value!r}, not a number") from None
+    if parts.path not in ("", "/"):
+        options["namespace"] = unquote(parts.path)
+    return ZooKeeperCoordinator(parts.netloc, **options)

@@ -1,0 +1,294 @@
+"""A real ZooKeeper ensemble of plain processes on this machine, for tests and benchmarks."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import trio
+
+from ._proxy import ProxyLoop, TcpProxy
+from ._server import HOST, Server
+
+__all__ = ["Ensemble", "EnsembleError", "free_ports", "open_ensemble"]
+
+# Below Linux's range of outgoing ports: a port from it could be taken while a killed server is away.
+_PORTS = range(15000, 32000)
+_ATTEMPTS = 5
+_POLL = 0.02
+
+
+class EnsembleError(RuntimeError):
+    """The servers did not come up; the message has the end of their logs."""
+
+
+class Ensemble:
+    """Three ZooKeeper servers (or any number; one means standalone) on free ports of 127.0.0.1.
+
+    The methods are plain calls. Those which wait for servers block the caller (they say so): in Trio call them by
+    `trio.to_thread.run_sync`, or let `open_ensemble` do it.
+
+    A context manager: starts on entry; on exit kills the servers and removes their data.
+
+    Args:
+        servers: how many.
+        tick_ms: ZooKeeper's tickTime. Sessions can last 2 to 20 ticks; a follower leaves its leader after 10.
+        directory: where to keep the data, not removed at the end; by default a temporary folder, in memory if
+            possible.
+        jvm_heap: as Java's -Xmx takes it.
+        linked: lead the connections between servers through proxies, for `isolate`.
+        config: more lines of zoo.cfg; a value given here wins over ours.
+        jvm_options: more options for Java.
+        environment: more environment variables for the servers.
+
+    Raises:
+        ZooKeeperNotInstalled: from `start`, saying what to install.
+    """
+
+    def __init__(
+        self,
+        servers: int = 3,
+        *,
+        tick_ms: int = 200,
+        directory: Path | None = None,
+        jvm_heap: str = "64m",
+        linked: bool = False,
+        config: Mapping[str, object] | None = None,
+        jvm_options: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self._count = servers
+        self._directory = directory
+        self._linked = linked
+        self._config = {
+            "tickTime": tick_ms,
+            "initLimit": 25,
+            "syncLimit": 10,
+            "admin.enableServer": "false",
+            "4lw.commands.whitelist": "*",
+            "maxClientCnxns": 0,
+            **(config or {}),
+        }
+        self._jvm_options = (f"-Xmx{jvm_heap}", *jvm_options)
+        self._environment = {**os.environ, **(environment or {})}
+        self._folder: Path | None = None
+        self._starter = ThreadPoolExecutor(1, "ensemble")
+        self._proxies: ProxyLoop | None = None
+        self._links: dict[tuple[int, int], list[TcpProxy]] = {}
+        self.servers: list[Server] = []
+
+    @property
+    def hosts(self) -> str:
+        """`host:port,host:port,...` for clients."""
+        return ",".join(server.address for server in self.servers)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self, timeout: float = 60.0) -> None:
+        """Start all servers and wait until all serve. Blocks: about 2 s, `timeout` seconds at most.
+
+        Raises:
+            ZooKeeperNotInstalled, EnsembleError.
+        """
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                self._prepare()
+                for server in self.servers:
+                    server.start()
+                self.wait_ready(timeout)
+                return
+            except BaseException as error:
+                self.stop()
+                # Somebody else may take a port between its choice and its use.
+                taken = isinstance(error, EnsembleError) and "already in use" in str(error)
+                if not taken or attempt == _ATTEMPTS:
+                    raise
+
+    def stop(self) -> None:
+        """Kill all servers and remove their data. Idempotent."""
+        for server in self.servers:
+            server.kill()
+        if self._proxies is not None:
+            self._proxies.__exit__(None, None, None)
+            self._proxies = None
+        if self._folder is not None:
+            shutil.rmtree(self._folder)
+            self._folder = None
+        self.servers = []
+
+    def wait_ready(self, timeout: float = 60.0) -> None:
+        """Wait until all servers that live serve, one of them as the leader. Blocks.
+
+        Raises:
+            EnsembleError: one has exited, or they do not serve within `timeout` seconds.
+        """
+        end = time.monotonic() + timeout
+        expected = [server for server in self.servers if server.alive]
+        while True:
+            modes = [server.mode() for server in expected]
+            if {"leader", "standalone"} & set(modes) and all(mode not in (None, "not serving") for mode in modes):
+                return
+            if time.monotonic() > end or not all(server.alive for server in expected):
+                logs = [
+                    f"server {one.id}: {mode}\n{one.log[-2000:]}" for one, mode in zip(expected, modes, strict=True)
+                ]
+                raise EnsembleError("\n".join([f"no ZooKeeper ensemble in {timeout} s", *logs]))
+            time.sleep(_POLL)
+
+    def leader(self) -> Server | None:
+        """The server that leads (or stands alone) now. Blocks, for a second for each server that is paused."""
+        return next((server for server in self._living() if server.mode() in ("leader", "standalone")), None)
+
+    def followers(self) -> list[Server]:
+        """The servers that follow a leader now. Blocks as `leader` does."""
+        return [server for server in self._living() if server.mode() == "follower"]
+
+    def server(self, address: str) -> Server:
+        """The server with this `host:port`, such as a client says is in use."""
+        return next(server for server in self.servers if server.address == address)
+
+    def isolate(self, server: Server) -> None:
+        """Cut `server` from all others, silently, both ways; its clients stay connected. Needs `linked`."""
+        self._require_links()
+        for pair, proxies in self._links.items():
+            if server.id in pair:
+                for proxy in proxies:
+                    # Refused, as a connection that is accepted and stays silent would delay the next election.
+                    proxy.cut(refuse=True)
+
+    def heal(self) -> None:
+        """Undo every `isolate`, and let what is paused run on. Starts no server that was killed."""
+        for proxies in self._links.values():
+            for proxy in proxies:
+                proxy.heal()
+        for server in self._living():
+            server.resume()
+
+    def restore(self, timeout: float = 60.0) -> None:
+        """`heal`, start what was killed, and wait until all serve. Blocks."""
+        self.heal()
+        for server in self.servers:
+            if not server.alive:
+                server.start()
+        self.wait_ready(timeout)
+
+    def _living(self) -> list[Server]:
+        return [server for server in self.servers if server.alive]
+
+    def _require_links(self) -> None:
+        if not self._links:
+            raise ValueError("isolate() needs an ensemble made with linked=True")
+
+    def _prepare(self) -> None:
+        """New folders, new ports."""
+        if self._directory is None:
+            memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+            self._folder = base = Path(tempfile.mkdtemp(prefix="zookeeper-", dir=memory))
+        else:
+            base = self._directory
+        ports = free_ports(3 * self._count)
+        self.servers = [
+            Server(
+                id=number,
+                client_port=ports.pop(),
+                quorum_port=ports.pop(),
+                election_port=ports.pop(),
+                folder=base / f"server{number}",
+                starter=self._starter,
+                jvm_options=self._jvm_options,
+                environment=self._environment,
+            )
+            for number in range(1, self._count + 1)
+        ]
+        if self._linked:
+            self._proxies = ProxyLoop().__enter__()
+            self._links = {
+                (one.id, other.id): [
+                    self._proxies.open(HOST, port) for port in (other.quorum_port, other.election_port)
+                ]
+                for one in self.servers
+                for other in self.servers
+                if one is not other
+            }
+        for server in self.servers:
+            server.configure([*(f"{key}={value}" for key, value in self._config.items()), *self._members(server)])
+
+    def _members(self, server: Server) -> Iterable[str]:
+        """The lines that name the ensemble to `server`: the others, when linked, by the addresses of proxies."""
+        if self._count == 1:
+            return [f"clientPort={server.client_port}", f"clientPortAddress={HOST}"]
+        lines = []
+        for other in self.servers:
+            quorum, election = other.quorum_port, other.election_port
+            if other is not server and self._links:
+                quorum, election = (proxy.port for proxy in self._links[server.id, other.id])
+            lines.append(f"server.{other.id}={HOST}:{quorum}:{election};{HOST}:{other.client_port}")
+        return lines
+
+
+@contextlib.asynccontextmanager
+async def open_ensemble(
+    servers: int = 3,
+    *,
+    tick_ms: int = 200,
+    directory: Path | None = None,
+    jvm_heap: str = "64m",
+    linked: bool = False,
+    config: Mapping[str, object] | None = None,
+    jvm_options: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+) -> AsyncGenerator[Ensemble]:
+    """An `Ensemble` (see there for the arguments) that runs for the time of the block, without blocking Trio.
+
+    Raises what the block raises; and from its start ZooKeeperNotInstalled and EnsembleError.
+    """
+    ensemble = Ensemble(
+        servers,
+        tick_ms=tick_ms,
+        directory=directory,
+        jvm_heap=jvm_heap,
+        linked=linked,
+        config=config,
+        jvm_options=jvm_options,
+        environment=environment,
+    )
+    try:
+        await trio.to_thread.run_sync(ensemble.start)
+        yield ensemble
+    finally:
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(ensemble.stop)
+
+
+def free_ports(count: int) -> list[int]:
+    """Different TCP ports of 127.0.0.1 that are free now, and that no outgoing connection will take."""
+    found: list[int] = []
+    with contextlib.ExitStack() as held:
+        for port in random.sample(_PORTS, len(_PORTS)):
+            taking = held.enter_context(socket.socket())
+            taking.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                taking.bind((HOST, port))
+            except OSError:
+                continue
+            found.append(port)
+            if len(found) == count:
+                return found
+    raise EnsembleError(f"no {count} free ports")

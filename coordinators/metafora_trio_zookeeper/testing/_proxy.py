@@ -1,0 +1,210 @@
+"""A TCP proxy that makes trouble: it holds bytes back, delays them, cuts and refuses connections.
+
+Its links run in a thread with a Trio loop of their own (`ProxyLoop`), so that the same proxy serves a Trio test,
+a script without Trio, and an ensemble started by either; and so that it goes on while the program under test
+blocks. Its methods are plain calls from any thread; they have taken effect when they return.
+
+Not like a real network: bytes that were held are delivered after all once the link passes again (as TCP would by
+sending again), and a connection is accepted before its target is reached.
+"""
+
+from __future__ import annotations
+
+import math
+import queue
+import socket
+import struct
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self, TypeVar
+
+import outcome
+import trio
+
+__all__ = ["ProxyLoop", "TcpProxy"]
+
+T = TypeVar("T")
+
+_RESET = struct.pack("ii", 1, 0)
+
+
+class TcpProxy:
+    """One listening address whose connections are carried to one target. Made by `ProxyLoop.open`."""
+
+    def __init__(self, loop: ProxyLoop, target: tuple[str, int]) -> None:
+        self._loop = loop
+        self._target = target
+        self._held = {"up": False, "down": False}
+        self._refusing = False
+        self._latency = 0.0
+        self._changed = trio.Event()
+        self._connections: set[trio.CancelScope] = set()
+        self._scope = trio.CancelScope()
+        self.host = ""
+        self.port = 0
+
+    @property
+    def address(self) -> str:
+        """`host:port` to connect to."""
+        return f"{self.host}:{self.port}"
+
+    def cut(self, *, up: bool = True, down: bool = True, refuse: bool = False) -> None:
+        """Move no more bytes to the target (`up`) or to its client (`down`); keep them, and the connections.
+
+        New connections are accepted and stay silent; or, if `refuse`, are reset at once.
+        """
+        self._set(up, down, refuse)
+
+    def hold_replies(self) -> None:
+        """Let requests pass, and hold what comes back. With `drop_all` after it, the replies are lost."""
+        self._set(False, True, False)
+
+    def heal(self) -> None:
+        """Pass everything, also what was held."""
+        self._set(False, False, False)
+
+    def drop_all(self) -> int:
+        """Reset all connections; what is held is lost. Says how many there were."""
+
+        def drop() -> int:
+            for scope in self._connections:
+                scope.cancel()
+            return len(self._connections)
+
+        return self._loop.call(drop)
+
+    def delay(self, seconds: float) -> None:
+        """Deliver everything `seconds` later, in each direction."""
+
+        def change() -> None:
+            self._latency = seconds
+
+        self._loop.call(change)
+
+    def connections(self) -> int:
+        """How many connections there are now."""
+        return self._loop.call(lambda: len(self._connections))
+
+    def close(self) -> None:
+        """Stop listening and reset all connections."""
+        self._loop.call(self._scope.cancel)
+
+    def _set(self, up: bool, down: bool, refuse: bool) -> None:
+        def change() -> None:
+            self._held["up"], self._held["down"], self._refusing = up, down, refuse
+            changed, self._changed = self._changed, trio.Event()
+            changed.set()
+
+        self._loop.call(change)
+
+    async def _serve(self, address: tuple[str, int], *, task_status: trio.TaskStatus[None]) -> None:
+        with self._scope:
+            (listener,) = await trio.open_tcp_listeners(address[1], host=address[0])
+            self.host, self.port = listener.socket.getsockname()[:2]
+            task_status.started()
+            await trio.serve_listeners(self._carry, [listener])
+
+    async def _carry(self, client: trio.SocketStream) -> None:
+        if self._refusing:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            await trio.aclose_forcefully(client)
+            return
+        with trio.CancelScope() as scope:
+            self._connections.add(scope)
+            try:
+                await self._wait_passing("up")
+                server = await trio.open_tcp_stream(*self._target)
+                async with server, trio.open_nursery() as nursery:
+                    nursery.start_soon(self._pump, client, server, "up")
+                    nursery.start_soon(self._pump, server, client, "down")
+            except* (OSError, trio.BrokenResourceError):
+                pass  # either end went away: so does the connection
+            finally:
+                self._connections.discard(scope)
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                await trio.aclose_forcefully(client)
+
+    async def _pump(self, source: trio.SocketStream, sink: trio.SocketStream, direction: str) -> None:
+        """Carry bytes one way. Reading goes on while they are held or delayed, so that the source is not slowed."""
+        send, receive = trio.open_memory_channel[tuple[float, bytes | bytearray]](math.inf)
+
+        async def take() -> None:
+            async with send:
+                async for data in source:
+                    send.send_nowait((trio.current_time() + self._latency, data))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(take)
+            async for due, data in receive:
+                await trio.sleep_until(due)
+                await self._wait_passing(direction)
+                await sink.send_all(data)
+            await self._wait_passing(direction)
+            await sink.send_eof()
+
+    async def _wait_passing(self, direction: str) -> None:
+        while self._held[direction]:
+            await self._changed.wait()
+
+
+class ProxyLoop:
+    """The thread in which proxies run. A context manager: it ends, with all its proxies, on exit."""
+
+    def __init__(self) -> None:
+        self._started = threading.Event()
+        self._thread = threading.Thread(target=trio.run, args=(self._run,), name="proxies", daemon=True)
+        self._nursery: trio.Nursery
+        self._token: trio.lowlevel.TrioToken
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self._started.wait()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.call(lambda: self._nursery.cancel_scope.cancel())
+        self._thread.join()
+
+    def open(self, host: str, port: int, *, listen: tuple[str, int] = ("127.0.0.1", 0)) -> TcpProxy:
+        """Start a proxy to `host:port`.
+
+        Args:
+            listen: where to listen; port 0 means any free one.
+
+        Raises:
+            OSError: the address to listen at is taken.
+        """
+        done: queue.SimpleQueue[OSError | None] = queue.SimpleQueue()
+
+        async def start() -> None:
+            try:
+                await self._nursery.start(proxy._serve, listen)
+            except OSError as error:
+                done.put(error)
+            else:
+                done.put(None)
+
+        proxy = self.call(lambda: TcpProxy(self, (host, port)))
+        self.call(lambda: self._nursery.start_soon(start))
+        if (error := done.get()) is not None:
+            raise error
+        return proxy
+
+    def call(self, function: Callable[[], T]) -> T:
+        """Run `function` in the loop and return its result; from any other thread.
+
+        Not by trio.from_thread, which refuses to be called in the thread of another Trio loop.
+        """
+        done: queue.SimpleQueue[outcome.Outcome[T]] = queue.SimpleQueue()
+
+        self._token.run_sync_soon(lambda: done.put(outcome.capture(function)))
+        return done.get().unwrap()
+
+    async def _run(self) -> None:
+        self._token = trio.lowlevel.current_trio_token()
+        async with trio.open_nursery() as self._nursery:
+            self._started.set()
+            await trio.sleep_forever()

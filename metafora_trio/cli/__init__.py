@@ -1,0 +1,28 @@
+"""The command line, `metafora` (extra `cli`).
+
+    _main             the command's frame: global options, and what an error becomes
+    _app _output      what the commands share: the cluster, and the form of what is printed
+    _coordinators     from a URL to a coordinator, by entry points
+    _tasks _nodes     the commands on tasks and nodes
+    _run              `run`: a node from the shell
+    _doctor           `doctor`
+    _demo*            `demo`
+
+Built on the public face of the core, and on `metafora_trio._diagnosis`, which coordinators may add to.
+"""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> int:
+    """The console script `metafora`. Returns the exit code."""
+    try:
+        from . import _main
+    except ModuleNotFoundError as error:
+        if error.name != "click":
+            raise
+        print("error: the command line needs click: pip install 'metafora-trio[cli]'", file=sys.stderr)
+        return 2
+    return _main.main()

@@ -1,0 +1,177 @@
+"""The commands on nodes: nodes, freeze, unfreeze, drain, balance."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Sequence
+
+import click
+import trio
+
+from metafora_trio import Client, NodeInfo, NodesChanged
+
+from ._app import App
+from ._each import for_each
+from ._exits import ExitCode
+from ._output import ago, count, node_record, print_json, print_table, say
+
+
+@click.command()
+@click.pass_obj
+def nodes(app: App) -> int:
+    """List the live nodes: how many tasks each owns and has asked for, and whether it takes part.
+
+    A node's identity is its name and the mark of its session; commands take either.
+
+    \b
+    Examples:
+      metafora nodes
+      metafora nodes -o json
+    """
+
+    async def main(client: Client) -> None:
+        statuses = await client.nodes()
+        if app.json:
+            print_json(nodes=[node_record(status) for status in statuses])
+            return
+        rows = [
+            [
+                status.node.name,
+                _condition(status.node),
+                status.owned,
+                status.bids,
+                "-" if status.node.capacity is None else status.node.capacity,
+                ago(time.time() - status.node.since),
+                " ".join(sorted(status.node.tags)) or "-",
+                status.node.identity,
+            ]
+            for status in statuses
+        ]
+        print_table(["NODE", "STATE", "TASKS", "ASKS", "CAPACITY", "AGE", "TAGS", "IDENTITY"], rows)
+
+    app.with_client(main)
+    return ExitCode.DONE
+
+
+def _condition(node: NodeInfo) -> str:
+    marks = [mark for mark in ("draining", "frozen", "full") if getattr(node, mark)]
+    return ",".join(marks) or "ready"
+
+
+async def _tell(
+    app: App,
+    client: Client,
+    names: Sequence[str],
+    verb: str,
+    send: Callable[[str], Awaitable[None]],
+) -> int:
+    """Send a command to nodes, and say to whom. Returns the exit code."""
+    told, code = await for_each(names, "told", send)
+    if app.json:
+        print_json(command=verb, nodes=told)
+    say("\n".join(f"node {name} told to {verb}" for name in told) or "no node was told")
+    return code
+
+
+def _tell_some_or_all(
+    app: App, names: Sequence[str], every: bool, verb: str, send: Callable[[Client, str], Awaitable[None]]
+) -> int:
+    """The commands that are sent to nodes, and that is all."""
+    if bool(names) == every:
+        raise click.UsageError("name nodes, or give --all", click.get_current_context())
+
+    async def main(client: Client) -> int:
+        whom = [status.node.identity for status in await client.nodes()] if every else names
+        return await _tell(app, client, whom, verb, lambda name: send(client, name))
+
+    return app.with_client(main)
+
+
+_some = click.argument("names", metavar="[NODE...]", nargs=-1)
+_all = click.option("--all", "every", is_flag=True, help="Every live node.")
+
+
+@click.command()
+@_some
+@_all
+@click.pass_obj
+def freeze(app: App, names: Sequence[str], every: bool) -> int:
+    """Let nodes keep and run what they have, and neither claim nor hand over anything, until `unfreeze`.
+
+    \b
+    Examples:
+      metafora freeze ant
+      metafora freeze --all
+    """
+    return _tell_some_or_all(app, names, every, "freeze", Client.freeze)
+
+
+@click.command()
+@_some
+@_all
+@click.pass_obj
+def unfreeze(app: App, names: Sequence[str], every: bool) -> int:
+    """End a freeze.
+
+    \b
+    Examples:
+      metafora unfreeze ant
+      metafora unfreeze --all
+    """
+    return _tell_some_or_all(app, names, every, "unfreeze", Client.unfreeze)
+
+
+@click.command()
+@_some
+@_all
+@click.pass_obj
+def balance(app: App, names: Sequence[str], every: bool) -> int:
+    """Let nodes ask their balancers at once what to give up and what to ask for. They do so by themselves, too.
+
+    \b
+    Examples:
+      metafora balance ant
+      metafora balance --all
+    """
+    return _tell_some_or_all(app, names, every, "balance", Client.balance)
+
+
+@click.command()
+@click.argument("names", metavar="NODE...", nargs=-1, required=True)
+@click.option("--wait", "wait", is_flag=True, help="Return only when they have left.")
+@click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="With --wait: exit with 6 after that.")
+@click.pass_obj
+def drain(app: App, names: Sequence[str], wait: bool, timeout: float | None) -> int:
+    """Let nodes hand over all they have, and leave. Each task runs on until another node has asked for it.
+
+    \b
+    Examples:
+      metafora drain ant
+      metafora drain ant bee --wait --timeout 60
+    """
+
+    async def main(client: Client) -> int:
+        leaving = {s.node.identity for s in await client.nodes() if {s.node.identity, s.node.name} & set(names)}
+        code = await _tell(app, client, names, "drain", client.drain)
+        if wait and leaving:
+            await _wait_left(client, set(leaving), timeout)
+            say(f"{count(len(leaving), 'node')} drained")
+        return code
+
+    return app.with_client(main)
+
+
+async def _wait_left(client: Client, leaving: set[str], timeout: float | None) -> None:
+    """Wait until no node of these identities is alive.
+
+    Raises:
+        trio.TooSlowError: after `timeout` seconds.
+    """
+    with trio.move_on_after(float("inf") if timeout is None else timeout):
+        async with client.watch() as changes:
+            async for change in changes:
+                if isinstance(change, NodesChanged):
+                    leaving &= {status.node.identity for status in change.nodes}
+                    if not leaving:
+                        return
+    raise trio.TooSlowError(f"still here after {timeout:g} s: {', '.join(sorted(leaving))}")

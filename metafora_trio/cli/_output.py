@@ -1,0 +1,122 @@
+"""How things are printed: data on stdout, as aligned columns or JSON; messages on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from metafora_trio import NodeStatus, TaskStatus
+
+__all__ = ["Progress", "ago", "count", "node_record", "print_json", "print_table", "say", "task_record"]
+
+
+def say(text: str) -> None:
+    """A message for people."""
+    click.echo(text, err=True)
+
+
+def count(number: int, thing: str) -> str:
+    """`1 task`, `2 tasks`."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
+def ago(seconds: float) -> str:
+    """A duration in two units at most: `2h14m`, `31s`."""
+    whole = max(0, round(seconds))
+    parts = [(whole // 86400, "d"), (whole // 3600 % 24, "h"), (whole // 60 % 60, "m"), (whole % 60, "s")]
+    first = next((place for place, (number, _) in enumerate(parts) if number), len(parts) - 1)
+    return "".join(f"{number}{unit}" for number, unit in parts[first : first + 2] if number) or "0s"
+
+
+def print_json(**fields: Any) -> None:
+    """One JSON object."""
+    click.echo(json.dumps({"schema": "metafora/v1", **fields}, indent=2))
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Columns, as wide as what is in them; numbers are aligned on the right."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
+    right = [bool(rows) and all(isinstance(row[n], int) for row in rows) for n in range(len(header))]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if of_numbers else cell.ljust(width)
+            for cell, width, of_numbers in zip(line, widths, right, strict=True)
+        ).rstrip()
+        for line in (header, *cells)
+    ]
+    click.echo("\n".join(lines))
+
+
+def task_record(status: TaskStatus) -> dict[str, Any]:
+    """A task for JSON; properties and errors where they are known."""
+    record: dict[str, Any] = {
+        "task": status.id,
+        "state": str(status.state),
+        "node": status.owner,
+        "token": status.token,
+        "queue": [{"node": claim.node, "kind": claim.kind.name.lower(), "token": claim.seq} for claim in status.queue],
+    }
+    if status.props is not None:
+        record["props"] = dict(status.props)
+    if status.record is not None:
+        record["until"] = status.record.until and status.record.until.isoformat()
+        record["errors"] = [
+            {
+                "timestamp": error.timestamp.isoformat(),
+                "type": error.type,
+                "error": error.error,
+                "traceback": error.traceback,
+            }
+            for error in status.errors
+        ]
+    return record
+
+
+def node_record(status: NodeStatus) -> dict[str, Any]:
+    """A node for JSON."""
+    node = status.node
+    return {
+        "node": node.identity,
+        "name": node.name,
+        "since": node.since,
+        "tasks": status.owned,
+        "bids": status.bids,
+        "capacity": node.capacity,
+        "tags": sorted(node.tags),
+        "draining": node.draining,
+        "frozen": node.frozen,
+        "full": node.full,
+    }
+
+
+class Progress:
+    """Tells on stderr, about once a second, how far a long piece of work is; quick work says nothing.
+
+    Args:
+        what: what is being done, in the past tense: "submitted".
+        total: how much there is to do.
+    """
+
+    def __init__(self, what: str, total: int) -> None:
+        self._what = what
+        self._total = total
+        self._told = time.monotonic()
+        self._shown = False
+
+    def tell(self, done: int) -> None:
+        """`done` is how much is done by now."""
+        if time.monotonic() - self._told >= 1.0:
+            self._told = time.monotonic()
+            self._shown = sys.stderr.isatty()
+            click.echo(f"{self._what} {done:,} of {self._total:,}\r", nl=not self._shown, err=True)
+
+    def end(self) -> None:
+        """Clear the line for what comes next."""
+        if self._shown:
+            click.echo(" " * 60 + "\r", nl=False, err=True)

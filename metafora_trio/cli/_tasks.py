@@ -1,0 +1,253 @@
+"""The commands on tasks: submit, ls, describe, wait, rm."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import click
+
+from metafora_trio import Client, MetaforaError, Task, TaskStatus
+from metafora_trio._view import node_name
+
+from ._app import App
+from ._each import for_each
+from ._exits import ExitCode, Failure, explain
+from ._output import Progress, count, print_json, print_table, say, task_record
+
+_BATCH = 1000
+"""Tasks to submit between two reports of progress."""
+
+
+# ---- submit
+
+
+@click.command()
+@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@click.option("--props", metavar="JSON|@FILE", default="{}", help="The properties, a JSON object; @- is stdin.")
+@click.option("--again", is_flag=True, help="Also run ids once more that have ended.")
+@click.pass_obj
+def submit(app: App, ids: Sequence[str], props: str, again: bool) -> int:
+    """Submit tasks, all with the same properties.
+
+    The ID `-` means JSON lines on stdin, {"id": ..., "props": {...}} each. The ids of what was submitted are printed.
+
+    \b
+    Examples:
+      metafora submit report-7 --props '{"url": "https://example.org/7"}'
+      metafora submit a b c --props @props.json
+      generate-tasks | metafora submit -
+      metafora submit report-7 --again
+    """
+    tasks = list(_from_lines(sys.stdin)) if list(ids) == ["-"] else _alike(ids, props)
+
+    async def main(client: Client) -> None:
+        progress = Progress("submitted", len(tasks))
+        for first in range(0, len(tasks), _BATCH):
+            try:
+                await client.submit(tasks[first : first + _BATCH], again=again)
+            except MetaforaError as error:
+                failure = explain(error)
+                if first == 0 or failure is None:
+                    raise
+                failure.hint = f"the first {count(first, 'task')} before it were submitted"
+                raise failure from error
+            progress.tell(first + _BATCH)
+        progress.end()
+
+    app.with_client(main)
+    if app.json:
+        print_json(submitted=[task.id for task in tasks])
+    elif tasks:
+        click.echo("\n".join(task.id for task in tasks))
+    say(f"submitted {count(len(tasks), 'task')}")
+    return ExitCode.DONE
+
+
+def _alike(ids: Sequence[str], text: str) -> list[Task]:
+    props = _props(text)
+    return [Task(id, props) for id in ids]
+
+
+def _props(text: str) -> dict[str, Any]:
+    if text.startswith("@"):
+        try:
+            with click.open_file(text[1:], encoding="utf-8") as file:
+                text = file.read()
+        except OSError as error:
+            raise click.BadParameter(f"cannot read it: {error}", param_hint="--props") from error
+    try:
+        props = json.loads(text)
+    except ValueError as error:
+        raise click.BadParameter(f"it is not JSON: {error}", param_hint="--props") from error
+    if not isinstance(props, dict):
+        raise click.BadParameter(f"it is {type(props).__name__}, not a JSON object", param_hint="--props")
+    return props
+
+
+def _from_lines(lines: Iterator[str]) -> Iterator[Task]:
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+            if not isinstance(record, dict) or "id" not in record or record.keys() - {"id", "props"}:
+                raise ValueError('expected {"id": ..., "props": {...}}')
+            task = Task(record["id"], record.get("props", {}))
+        except ValueError as error:  # InvalidTask is one, too
+            raise Failure(f"line {number} of stdin: {error}", ExitCode.USAGE) from error
+        yield task
+
+
+# ---- ls, describe
+
+
+@click.command()
+@click.option("--finished", is_flag=True, help="Also those that have ended.")
+@click.option("--state", help="Only those in this state, such as running or failed.")
+@click.option("--node", help="Only those of this node, by name or identity.")
+@click.pass_obj
+def ls(app: App, finished: bool, state: str | None, node: str | None) -> int:
+    """List tasks: their state, the node that owns each, its fencing token, and the nodes that have asked for it.
+
+    \b
+    Examples:
+      metafora ls
+      metafora ls --node ant --state running
+      metafora ls --finished -o json
+    """
+
+    async def main(client: Client) -> list[TaskStatus]:
+        return await client.tasks(finished=finished)
+
+    statuses = [
+        status
+        for status in app.with_client(main)
+        if state in (None, status.state) and node in (None, status.owner, node_name(status.owner or ""))
+    ]
+    if app.json:
+        print_json(tasks=[task_record(status) for status in statuses])
+        return ExitCode.DONE
+    header = ["TASK", "STATE", "NODE", "TOKEN", "ASKED BY"]
+    rows = [
+        [
+            status.id,
+            status.state,
+            node_name(status.owner) if status.owner else "-",
+            "-" if status.token is None else status.token,
+            " ".join(node_name(claim.node) for claim in status.queue[1:]),
+        ]
+        for status in statuses
+    ]
+    if finished:
+        header.append("ERROR")
+        for row, status in zip(rows, statuses, strict=True):
+            row.append(_error_line(status))
+    print_table(header, rows)
+    return ExitCode.DONE
+
+
+def _error_line(status: TaskStatus) -> str:
+    return " ".join(status.errors[-1].error.split())[:100] if status.errors else ""
+
+
+@click.command()
+@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@click.pass_obj
+def describe(app: App, ids: Sequence[str]) -> int:
+    """Show all that is known of tasks: state, queue of claims, properties, and the traceback of what failed.
+
+    \b
+    Examples:
+      metafora describe report-7
+      metafora describe report-7 -o json
+    """
+    found: dict[str, TaskStatus] = {}
+
+    async def main(client: Client) -> int:
+        async def look_up(id: str) -> None:
+            found[id] = await client.get(id)
+
+        shown, code = await for_each(ids, "read", look_up)
+        if app.json:
+            print_json(tasks=[task_record(found[id]) for id in shown])
+        else:
+            click.echo("\n\n".join("\n".join(_description(found[id])) for id in shown), nl=bool(shown))
+        return code
+
+    return app.with_client(main)
+
+
+def _description(status: TaskStatus) -> Iterator[str]:
+    yield f"task    {status.id}"
+    yield f"state   {status.state}"
+    if status.record is not None and status.record.until is not None:
+        yield f"until   {status.record.until.isoformat()}"
+    for place, claim in enumerate(status.queue):
+        yield f"{'asked by' if place else 'node   '} {claim.node}  token {claim.seq}"
+    if status.props is not None:
+        yield f"props   {json.dumps(dict(status.props), ensure_ascii=False)}"
+    for error in status.errors:
+        yield f"error   {error.timestamp.isoformat(timespec='milliseconds')}  {error.error}"
+        yield from (f"        {line}" for line in error.traceback.splitlines())
+
+
+# ---- wait, rm
+
+
+@click.command()
+@click.argument("ids", metavar="[ID...]", nargs=-1)
+@click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Wait no longer, and exit with 6.")
+@click.pass_obj
+def wait(app: App, ids: Sequence[str], timeout: float | None) -> int:
+    """Wait until tasks have ended (by default all that are in the cluster now), and show how.
+
+    The exit code is 0 if all have completed or were deleted, 1 if one has failed or was killed.
+
+    \b
+    Examples:
+      metafora wait report-7 --timeout 60
+      metafora wait && echo all done
+    """
+
+    async def main(client: Client) -> dict[str, TaskStatus]:
+        return await client.wait(list(ids) or None, timeout=timeout)
+
+    ended = sorted(app.with_client(main).values(), key=lambda status: status.id)
+    if app.json:
+        print_json(tasks=[task_record(status) for status in ended])
+    else:
+        print_table(["TASK", "STATE", "ERROR"], [[s.id, s.state, _error_line(s)] for s in ended])
+    return ExitCode.FAILED if any(status.state in ("failed", "killed") for status in ended) else ExitCode.DONE
+
+
+@click.command()
+@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@click.option("--yes", is_flag=True, help="Do not ask, as is done on a terminal.")
+@click.pass_obj
+def rm(app: App, ids: Sequence[str], yes: bool) -> int:
+    """Delete tasks. A running one is stopped, then it is gone; of one that has ended the state is forgotten.
+
+    The ids of what was deleted are printed; `metafora ls` shows `deleting` while one is still being stopped.
+
+    \b
+    Examples:
+      metafora rm report-7
+      metafora rm a b c --yes
+    """
+    if not yes and sys.stdin.isatty():
+        question = f"Delete {ids[0] if len(ids) == 1 else count(len(ids), 'task')}, and stop what runs?"
+        if not click.confirm(question, err=True):
+            raise Failure("nothing was deleted")
+
+    async def main(client: Client) -> int:
+        deleted, code = await for_each(ids, "deleted", client.delete)
+        if app.json:
+            print_json(deleted=deleted)
+        elif deleted:
+            click.echo("\n".join(deleted))
+        return code
+
+    return app.with_client(main)

@@ -1,0 +1,336 @@
+"""Histories: what really ran, when and where, and whether it kept the promises.
+
+Every process writes what its handlers do, as it happens, and who disturbs the cluster writes what it does.
+Afterwards `check_history` reads all of it and looks for broken promises. Times are CLOCK_MONOTONIC in nanoseconds, so
+all the processes of one history run on one host.
+
+The format is one JSON object a line, appended by one `write` each, so that processes may share a file:
+`{"t": 123, "ev": "start", "process": "4711", "node": "w1.ab12", "task": "t1", "token": 7}`.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import math
+import os
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise, takewhile
+from pathlib import Path
+from types import TracebackType
+
+__all__ = ["AFTER_THAW", "EventName", "History", "HistoryEvent", "Overlap", "Run", "Verdict", "check_history"]
+
+AFTER_THAW = 50_000_000
+"""Nanoseconds that a process has after a thaw to cancel what is no longer its own."""
+
+
+class EventName(enum.StrEnum):
+    """What can happen. The first two are written by the process that runs the task, the rest by others."""
+
+    START = "start"
+    """A handler started."""
+    STOP = "stop"
+    """A handler's scope closed, for whatever reason."""
+    SUBMIT = "submit"
+    """A submit was acknowledged."""
+    DONE = "done"
+    """A client has seen that the task ended (not: its handler returned; a lost session may still run it again)."""
+    DELETE = "delete"
+    """A delete was acknowledged. The task may run on until its owner has seen it."""
+    KILL = "kill"
+    """A process has died; written after it was waited for."""
+    FREEZE = "freeze"
+    """A process was stopped; written after the SIGSTOP."""
+    THAW = "thaw"
+    """A process goes on; written before the SIGCONT."""
+    END = "end"
+    """The observation is over. What comes later, such as the stops of an orderly end, does not count."""
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryEvent:
+    """Something that happened.
+
+    Attributes:
+        t: when, in nanoseconds of CLOCK_MONOTONIC.
+        ev: what.
+        process: whose doing it was, or who is killed, frozen or thawed.
+        node: the identity of the session that owned the task.
+        task: the task's id.
+        token: the fencing token.
+    """
+
+    t: int
+    ev: EventName
+    process: str = ""
+    node: str = ""
+    task: str = ""
+    token: int = 0
+
+
+class History:
+    """Records events, in memory or at the end of a file; not both, so that a long run stays small.
+
+    Args:
+        path: the file; None for memory (`events`).
+        process: what names this process in its events; its pid by default.
+        now: the clock. With virtual time, pass one: `lambda: round(trio.current_time() * 1e9)`.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        process: str | None = None,
+        now: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self.events: list[HistoryEvent] = []
+        self.process = process or str(os.getpid())
+        self._now = now
+        self._file = None if path is None else os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+
+    @classmethod
+    def read(cls, paths: Iterable[str | os.PathLike[str]]) -> list[HistoryEvent]:
+        """All events of some files, one file after the other."""
+        return [
+            HistoryEvent(**{**record, "ev": EventName(record["ev"])})
+            for path in paths
+            for record in map(json.loads, Path(path).read_text().splitlines())
+        ]
+
+    def close(self) -> None:
+        """Close the file, if there is one."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def __enter__(self) -> History:
+        return self
+
+    def __exit__(self, type: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def start(self, task: str, token: int, node: str) -> None:
+        """A handler starts. Call it first thing in the handler."""
+        self._add(EventName.START, node=node, task=task, token=token)
+
+    def stop(self, task: str, token: int, node: str) -> None:
+        """A handler stops. Call it last thing, in a `finally`."""
+        self._add(EventName.STOP, node=node, task=task, token=token)
+
+    def record(self, ev: EventName, *, task: str = "", process: str | None = None) -> None:
+        """Anything else; see `EventName` for when to write it."""
+        self._add(ev, task=task, process=process)
+
+    def _add(
+        self, ev: EventName, *, process: str | None = None, node: str = "", task: str = "", token: int = 0
+    ) -> None:
+        event = HistoryEvent(self._now(), ev, self.process if process is None else process, node, task, token)
+        if self._file is None:
+            self.events.append(event)
+        else:
+            line = json.dumps({key: value for key, value in asdict(event).items() if value or key == "t"})
+            os.write(self._file, line.encode() + b"\n")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run of a task, from start to stop in nanoseconds. Without a stop of its own it lasted until the death of
+    its process, or until the end (then it is `open`). `life` counts how often the task had been done before."""
+
+    start: int
+    stop: int
+    task: str
+    token: int
+    node: str
+    process: str
+    life: int = 0
+    open: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Overlap:
+    """Two runs of one task at once.
+
+    Attributes:
+        first: the run that started first.
+        second: the other one.
+        ns: for how long both ran while neither was frozen.
+    """
+
+    first: Run
+    second: Run
+    ns: int
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What a history shows.
+
+    Attributes:
+        runs: how many runs there were.
+        overlaps: runs of one task at the same time.
+        tokens_out_of_order: runs whose token is not above that of the run before, other than a restart within one
+            session, which keeps its claim.
+        started_after_done: runs of a task that was done and not submitted again (their stop is not known here).
+        lost: acknowledged tasks that neither run at the end, nor are done or deleted.
+        strays: stops without a start.
+        gaps: from the end of each run to the start of the task's next, in seconds, ascending; none where they
+            overlap, or the task was done between them.
+    """
+
+    runs: int = 0
+    overlaps: list[Overlap] = field(default_factory=list)
+    tokens_out_of_order: list[tuple[Run, Run]] = field(default_factory=list)
+    started_after_done: list[Run] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
+    strays: list[HistoryEvent] = field(default_factory=list)
+    gaps: list[float] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether no promise was broken."""
+        return not (self.overlaps or self.tokens_out_of_order or self.started_after_done or self.lost or self.strays)
+
+    @property
+    def duplicate_runs(self) -> int:
+        """How many times a task ran twice at once."""
+        return len(self.overlaps)
+
+    @property
+    def tasks_lost(self) -> int:
+        """How many tasks are lost."""
+        return len(self.lost)
+
+    @property
+    def overlap_seconds(self) -> float:
+        """The longest overlap."""
+        return max((overlap.ns for overlap in self.overlaps), default=0) / 1e9
+
+    def gap(self, fraction: float) -> float:
+        """A percentile of the gaps in seconds (nearest rank): 0.5 the median, 1 the longest; 0 if there are none."""
+        return self.gaps[max(0, math.ceil(fraction * len(self.gaps)) - 1)] if self.gaps else 0.0
+
+
+def check_history(events: Iterable[HistoryEvent], *, after_thaw: int = AFTER_THAW) -> Verdict:
+    """Check a history, in O(n log n) as long as it is good: the tokens give the order of the runs.
+
+    Args:
+        events: in any order, but those of one instant in the order in which they happened.
+        after_thaw: nanoseconds granted after a thaw.
+    """
+    tale = _Tale()
+    in_order = sorted(events, key=lambda event: event.t)
+    for event in takewhile(lambda event: event.ev is not EventName.END, in_order):
+        tale.add(event)
+    runs = tale.finish(after_thaw)
+    verdict = Verdict(sum(map(len, runs.values())), started_after_done=tale.after_done, strays=tale.strays)
+    for of_task in runs.values():
+        _check_overlaps(of_task, tale.frozen, verdict)
+        _check_order(of_task, verdict)
+    for task, over in tale.over.items():
+        if not over and not any(run.open for run in runs.get(task, ())):
+            verdict.lost.append(task)
+    verdict.gaps.sort()
+    return verdict
+
+
+_Windows = Mapping[str, Sequence[tuple[int, int]]]
+
+
+class _Tale:
+    """Reads events in order, and puts together the runs and the times at which a process was frozen."""
+
+    def __init__(self) -> None:
+        self.runs: list[Run] = []
+        self.frozen: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        self.over: dict[str, bool] = {}  # of each submitted task: whether it is done or deleted
+        self.after_done: list[Run] = []
+        self.strays: list[HistoryEvent] = []
+        self._running: dict[tuple[str, str, int], list[Run]] = defaultdict(list)
+        self._done: Counter[str] = Counter()
+        self._dead_until_submit: set[str] = set()
+        self._last = 0
+
+    def add(self, event: HistoryEvent) -> None:
+        self._last = event.t
+        match event.ev:
+            case EventName.START:
+                self._start(event)
+            case EventName.STOP:
+                if begun := self._running.get((event.process, event.task, event.token)):
+                    self.runs.append(replace(begun.pop(0), stop=event.t, open=False))
+                else:
+                    self.strays.append(event)
+            case EventName.KILL:
+                for key in [key for key in self._running if key[0] == event.process]:
+                    self.runs += (replace(run, stop=event.t, open=False) for run in self._running.pop(key))
+                self._thaw(event.process, event.t)
+            case EventName.FREEZE:
+                self.frozen[event.process].append((event.t, _EVER))
+            case EventName.THAW:
+                self._thaw(event.process, event.t)
+            case EventName.SUBMIT:
+                self.over[event.task] = False
+                self._dead_until_submit.discard(event.task)
+            case EventName.DONE:
+                self.over[event.task] = True
+                self._done[event.task] += 1
+                self._dead_until_submit.add(event.task)
+            case _:  # a delete: the task may start once more, until its owner has seen the tombstone
+                self.over[event.task] = True
+
+    def finish(self, after_thaw: int) -> dict[str, list[Run]]:
+        """The runs of each task by start; those that go on end here."""
+        self.runs += (replace(run, stop=self._last) for begun in self._running.values() for run in begun)
+        for windows in self.frozen.values():
+            windows[:] = [(start, stop + after_thaw) for start, stop in windows]
+        of_task: dict[str, list[Run]] = defaultdict(list)
+        for run in sorted(self.runs, key=lambda run: (run.start, run.token)):
+            of_task[run.task].append(run)
+        return of_task
+
+    def _start(self, event: HistoryEvent) -> None:
+        life = self._done[event.task]
+        run = Run(event.t, _EVER, event.task, event.token, event.node, event.process, life, open=True)
+        self._running[event.process, event.task, event.token].append(run)
+        if event.task in self._dead_until_submit:
+            self.after_done.append(run)
+
+    def _thaw(self, process: str, t: int) -> None:
+        if (windows := self.frozen.get(process)) and windows[-1][1] == _EVER:
+            windows[-1] = (windows[-1][0], t)
+
+
+_EVER = 1 << 63
+
+
+def _check_overlaps(runs: Sequence[Run], frozen: _Windows, verdict: Verdict) -> None:
+    active: list[Run] = []
+    for run in runs:
+        active = [earlier for earlier in active if earlier.stop > run.start]
+        for earlier in active:
+            both = [(run.start, min(earlier.stop, run.stop))]
+            for window in (*frozen.get(earlier.process, ()), *frozen.get(run.process, ())):
+                both = [part for whole in both for part in _without(whole, window)]
+            if ns := sum(stop - start for start, stop in both):
+                verdict.overlaps.append(Overlap(earlier, run, ns))
+        active.append(run)
+
+
+def _without(whole: tuple[int, int], window: tuple[int, int]) -> list[tuple[int, int]]:
+    (start, stop), (cut, mend) = whole, window
+    return [part for part in ((start, min(stop, cut)), (max(start, mend), stop)) if part[0] < part[1]]
+
+
+def _check_order(runs: Sequence[Run], verdict: Verdict) -> None:
+    """Look at the tokens and the gaps along the runs of one task."""
+    for before, run in pairwise(runs):
+        if run.token < before.token or (run.token == before.token and run.node != before.node):
+            verdict.tokens_out_of_order.append((before, run))
+        if run.start >= before.stop and run.life == before.life:
+            verdict.gaps.append((run.start - before.stop) / 1e9)

@@ -1,0 +1,13 @@
+"""The shell of this folder's tests."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.cli.shell import Shell
+
+
+@pytest.fixture
+def shell(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Shell:
+    """Runs commands in this process."""
+    return Shell(capsys, monkeypatch)

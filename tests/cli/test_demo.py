@@ -1,0 +1,85 @@
+"""demo, in this process: what it shows, and what it concludes."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from metafora_trio.cli._demo_screen import running
+from metafora_trio.testing import EventName, HistoryEvent, Verdict
+from tests.cli.shell import Shell
+
+
+def test_demo(shell: Shell) -> None:
+    """The acts, a row of who runs what after each, the fate of each node, and the verdict."""
+    assert shell("demo", given=False) == 0
+    acts = [line.split()[2] for line in shell.out.splitlines() if " s  " in line and line.split()[2].isupper()]
+    assert acts == ["START", "CRASH", "DRAIN", "JOIN"]
+    lines = [line.split() for line in shell.out.splitlines()]
+    rows = [words[2:14] for words in lines if words[1:2] == ["s"] and words[2] in ("·", "ant")]
+    assert rows[0] == ["·"] * 12
+    assert sorted(set(rows[-1])) == ["ant", "dog"]
+    fates = {words[0]: words[1:3] for words in lines if words and words[0] in ("ant", "bee", "cat", "dog")}
+    assert fates == {"ant": ["12", "6"], "bee": ["4", "0"], "cat": ["6", "0"], "dog": ["6", "6"]}
+    assert "\nmoves: 16\n" in shell.out
+    assert shell.out.endswith("\ntasks lost: 0\nduplicate runs: 0\n")
+
+
+def test_demo_json(shell: Shell) -> None:
+    """With --json the show is on stderr, and stdout is one line: the summary."""
+    assert shell("demo", "--json", "--seconds", "20", given=False) == 0
+    summary = json.loads(shell.out.splitlines()[-1])
+    assert summary == {
+        "ok": True,
+        "tasks": 12,
+        "nodes": 4,
+        "crashes": 1,
+        "runs": 28,
+        "moves": 16,
+        "tasks_lost": 0,
+        "duplicate_runs": 0,
+        "longest_gap_seconds": summary["longest_gap_seconds"],
+        "median_gap_seconds": summary["median_gap_seconds"],
+        "seconds": 20.0,
+    }
+    assert summary["longest_gap_seconds"] < 0.5
+    assert "CRASH" in shell.err
+
+
+def test_a_broken_promise_is_told(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the checker finds a lost task the exit code is 1, and the history is printed for whoever looks into it."""
+    monkeypatch.setattr("metafora_trio.cli._demo.check_history", lambda events: Verdict(lost=["task-01"]))
+    assert shell("demo", given=False) == 1
+    assert "\ntasks lost: 1\n" in shell.out
+    assert '"ev": "start"' in shell.err
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted(number: int, code: int) -> None:
+    """Ctrl-C in the middle ends it, without a traceback."""
+    command = [sys.executable, "-u", "-m", "metafora_trio.cli", "demo"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as demo:
+        assert demo.stdout is not None
+        assert demo.stderr is not None
+        while "START" not in demo.stdout.readline():
+            pass
+        demo.send_signal(number)
+        assert demo.stderr.read() == "interrupted; every node has been stopped\n"
+        assert demo.wait() == code
+
+
+def test_picture_of_what_runs() -> None:
+    """Starts, stops and deaths; two that run one task at once would both be seen."""
+    events = [
+        HistoryEvent(1, EventName.START, "ant", task="a"),
+        HistoryEvent(2, EventName.START, "bee", task="b"),
+        HistoryEvent(3, EventName.START, "ant", task="c"),
+        HistoryEvent(4, EventName.START, "bee", task="c"),
+        HistoryEvent(5, EventName.STOP, "ant", task="a"),
+    ]
+    assert running("abcd", events) == {"a": None, "b": "bee", "c": "ant+bee", "d": None}
+    assert running("bc", [*events[1:4], HistoryEvent(6, EventName.KILL, "bee")]) == {"b": None, "c": "ant"}

@@ -1,0 +1,172 @@
+"""submit, ls, describe, wait, rm: data on stdout, messages on stderr, and what the shell is told."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.shell import Shell
+
+
+def test_submit_prints_ids_and_ls_shows_them(shell: Shell) -> None:
+    """What was submitted is printed, one id a line, ready for the next command; the message is apart."""
+    assert shell("submit", "a", "b", "--props", '{"n": 1}') == 0
+    assert (shell.out, shell.err) == ("a\nb\n", "submitted 2 tasks\n")
+    assert shell("ls") == 0
+    assert shell.out == "TASK  STATE      NODE  TOKEN  ASKED BY\na     unclaimed  -     -\nb     unclaimed  -     -\n"
+
+
+def test_submit_as_json(shell: Shell) -> None:
+    """With -o json, before or after the command, stdout is one JSON object."""
+    assert shell("submit", "a", "-o", "json") == 0
+    assert shell.json == {"schema": "metafora/v1", "submitted": ["a"]}
+    assert shell("-o", "json", "ls") == 0
+    assert [task["task"] for task in shell.json["tasks"]] == ["a"]
+
+
+def test_submit_lines_of_stdin(shell: Shell) -> None:
+    """`-` reads JSON lines, of which props are optional."""
+    lines = '{"id": "a", "props": {"n": 1}}\n\n{"id": "b"}\n'
+    assert shell("submit", "-", stdin=lines) == 0
+    assert shell.out == "a\nb\n"
+    assert shell("describe", "a", "-o", "json") == 0
+    assert shell.json["tasks"][0]["props"] == {"n": 1}
+
+
+@pytest.mark.parametrize("line", ["{", "7", '{"id": "a/b"}', '{"id": "b", "prop": {}}', '{"id": "b", "props": 3}'])
+def test_submit_names_the_line_that_is_wrong(shell: Shell, line: str) -> None:
+    """A wrong line is named by its number, and nothing is submitted."""
+    assert shell("submit", "-", stdin=f'{{"id": "a"}}\n{line}\n') == 2
+    assert shell.err.startswith("error: line 2 of stdin: ")
+    assert shell("ls") == 0
+    assert shell.rows == []
+
+
+def test_submit_props_from_a_file(shell: Shell, tmp_path: Path) -> None:
+    """`--props @file` reads the file."""
+    path = tmp_path / "props.json"
+    path.write_text('{"from": "file"}')
+    assert shell("submit", "a", "--props", f"@{path}") == 0
+    assert shell("describe", "a") == 0
+    assert 'props   {"from": "file"}' in shell.out
+
+
+@pytest.mark.parametrize(
+    "arguments", [["a", "--props", "{"], ["a", "--props", "[1]"], ["a/b"], [], ["a", "--props", "@/no/such/file"]]
+)
+def test_submit_refuses_bad_usage(shell: Shell, arguments: list[str]) -> None:
+    """What breaks a rule is told in one line, and is a matter of usage."""
+    assert shell("submit", *arguments) == 2
+    assert shell.err.startswith("error: ")
+    assert shell.out == ""
+
+
+def test_submit_of_what_is_there(shell: Shell) -> None:
+    """An id in the cluster is refused; one that has ended is, too, but for --again."""
+    shell.cluster.add_nodes("ant")
+    assert shell("submit", "a", "--props", '{"seconds": 1}') == 0
+    assert shell("submit", "again", "a", "again2") == 4
+    assert shell.err.splitlines()[0] == "error: task 'a' has ended (completed): submit it with again=True"
+    assert shell.err.splitlines()[1] == "hint: --again runs it once more"
+    assert shell("submit", "a", "--again") == 0
+    assert shell("submit", "a") == 4
+    assert shell.err.startswith("error: task 'a' is in the cluster already\n")
+
+
+def test_submit_tells_how_far_it_came(shell: Shell) -> None:
+    """Many tasks go in batches: where a later one fails, the first have been submitted."""
+    lines = "".join(json.dumps({"id": f"t{n}"}) + "\n" for n in range(1500))
+    assert shell("submit", "t1200") == 0
+    assert shell("submit", "-", stdin=lines) == 4
+    assert shell.err.endswith("hint: the first 1,000 tasks before it were submitted\n")
+    assert shell("ls") == 0
+    assert len(shell.rows) == 1001
+
+
+def test_ls_shows_who_runs_what(shell: Shell) -> None:
+    """The node, its token, and filters by state and node."""
+    shell.cluster.add_nodes("ant", "bee")
+    assert shell("submit", "a", "b", "c") == 0
+    assert shell("ls") == 0
+    assert {(row[1], row[2]) for row in shell.rows} == {("running", "ant"), ("running", "bee")}
+    assert shell("ls", "--node", "ant", "-o", "json") == 0
+    of_ant = {task["node"] for task in shell.json["tasks"]}
+    assert {identity.split(".")[0] for identity in of_ant} == {"ant"}
+    assert shell("ls", "--state", "unclaimed") == 0
+    assert shell.rows == []
+
+
+def test_failed_task_from_ls_to_its_traceback(shell: Shell) -> None:
+    """A failure is seen by wait (exit code 1), in one line by ls --finished, and whole by describe."""
+    shell.cluster.add_nodes("ant")
+    assert shell("submit", "bad", "--props", '{"fail": true}') == 0
+    assert shell("submit", "good", "--props", '{"seconds": 1}') == 0
+    assert shell("wait", "bad", "good") == 1
+    assert shell.rows == [["bad", "failed", "ValueError:", "as", "it", "was", "told"], ["good", "completed"]]
+    assert shell("wait", "good") == 0
+    assert shell("ls") == 0
+    assert shell.rows == []
+    assert shell("ls", "--finished", "--state", "failed") == 0
+    assert shell.rows == [["bad", "failed", "-", "-", "ValueError:", "as", "it", "was", "told"]]
+    assert shell("describe", "bad") == 0
+    assert "Traceback (most recent call last):" in shell.out
+    assert 'raise ValueError("as it was told")' in shell.out
+    assert shell("describe", "bad", "-o", "json") == 0
+    assert shell.json["tasks"][0]["errors"][0]["type"] == "ValueError"
+
+
+def test_describe_shows_the_others(shell: Shell) -> None:
+    """One that is not there does not keep the others from being shown."""
+    shell.cluster.add_nodes("ant")
+    assert shell("submit", "a", "b") == 0
+    assert shell("describe", "a", "nope", "b") == 3
+    assert shell.err == "error: no task 'nope'\nhint: `metafora ls --finished` lists what there is\n"
+    assert [line for line in shell.out.splitlines() if line.startswith("task")] == ["task    a", "task    b"]
+    assert "node    ant." in shell.out
+
+
+def test_wait(shell: Shell) -> None:
+    """Time runs out: 6. Not known: 3. All that are there, when none is named."""
+    shell.cluster.add_nodes("ant")
+    assert shell("submit", "long") == 0
+    assert shell("submit", "short", "--props", '{"seconds": 60}') == 0
+    assert shell("wait", "--timeout", "300") == 6
+    assert shell.err == "error: 1 task has not ended within 300 s: long\n"
+    assert shell("wait", "nope") == 3
+    assert shell("rm", "long") == 0
+    assert shell("wait") == 0
+
+
+def test_rm_deletes_what_it_can(shell: Shell) -> None:
+    """Those deleted are printed; the first error gives the exit code."""
+    shell.cluster.add_nodes("ant")
+    assert shell("submit", "a", "b", "c") == 0
+    assert shell("rm", "a", "nope", "b", "a") == 3
+    assert shell.out == "a\nb\n"
+    assert shell.err.startswith("error: no task 'nope'\n")
+    assert shell("ls") == 0
+    assert [row[0] for row in shell.rows] == ["c"]
+    assert shell("rm", "c", "-o", "json") == 0
+    assert shell.json["deleted"] == ["c"]
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("answer, code, left", [("n\n", 1, ["a"]), ("y\n", 0, [])])
+def test_rm_asks_on_a_terminal(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, answer: str, code: int, left: list[str]
+) -> None:
+    """Nobody deletes by a slip of the finger."""
+    assert shell("submit", "a") == 0
+    monkeypatch.setattr("io.StringIO", _Terminal)
+    assert shell("rm", "a", stdin=answer) == code
+    assert "Delete a, and stop what runs?" in shell.err
+    shell.cluster.add_nodes("ant")  # removes what was deleted
+    assert shell("ls") == 0
+    assert [row[0] for row in shell.rows] == left

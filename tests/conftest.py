@@ -1,0 +1,17 @@
+"""Hypothesis settings for every test.
+
+Time in the core's tests is virtual (the fixture `autojump_clock`, or `trio.run(main, clock=MockClock(...))` in a
+property); where there are threads, as with kazoo, it is real.
+"""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import settings
+
+# No deadline: the machine that runs the tests is shared, and a slow example is not a wrong one. In CI the examples are
+# the same in each run, so that a red run is the change's doing; `--hypothesis-profile=deep` is the search for more.
+settings.register_profile("metafora", deadline=None, print_blob=True, derandomize="CI" in os.environ)
+settings.register_profile("deep", deadline=None, print_blob=True, max_examples=5000)
+settings.load_profile("metafora")

@@ -1,0 +1,206 @@
+"""The code of the how-to pages runs, and does what the pages say."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import sqlite3
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from metafora_trio import Client, Consumer, MemoryCoordinator, RunningTask, StateName, StopReason, Task, open_client
+
+HOWTO = Path(__file__).parents[2] / "docs" / "howto"
+
+
+def code_of(page: str) -> dict[str, Any]:
+    """What all code blocks of a page define, together."""
+    blocks = re.findall(r"^```python\n(.*?)^```", (HOWTO / page).read_text(), flags=re.DOTALL | re.MULTILINE)
+    names: dict[str, Any] = {"__name__": page}
+    exec(compile("\n\n".join(blocks), page, "exec"), names)
+    return names
+
+
+@pytest.fixture(scope="module")
+def stopping() -> dict[str, Any]:
+    return code_of("stopping.md")
+
+
+@pytest.fixture(scope="module")
+def handlers() -> dict[str, Any]:
+    return code_of("write-a-handler.md")
+
+
+@asynccontextmanager
+async def open_other(coordinator: MemoryCoordinator, handler: Any) -> AsyncGenerator[Client]:
+    """A client with a task that runs on the node under test; another node stands by."""
+    async with open_client(coordinator) as client, trio.open_nursery() as nursery:
+        await client.submit(Task("task"))
+        await until_owned(client)
+        nursery.start_soon(Consumer(coordinator, handler, name="other").run)
+        await trio.sleep(5)
+        yield client
+        nursery.cancel_scope.cancel()
+
+
+async def until_owned(client: Client, by: str = "") -> None:
+    with trio.fail_after(60):
+        async with client.watch() as changes:
+            async for _ in changes:
+                owner = (await client.get("task")).owner
+                if owner is not None and owner.startswith(by):
+                    return
+
+
+@pytest.mark.parametrize("way", ["leave", "drain", "signal", "two signals", "remote drain", "at once", "or die"])
+async def test_every_way_to_stop(
+    stopping: dict[str, Any], autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """Each ends the node, and the task goes on at the other. Drained tasks are told so."""
+    tasks: list[RunningTask] = []
+
+    async def handler(task: RunningTask) -> None:
+        tasks.append(task)
+        await trio.sleep_forever()
+
+    monkeypatch.setitem(stopping, "handler", handler)
+    coordinator = MemoryCoordinator()
+    enough, ended = trio.Event(), trio.Event()
+    ways: dict[str, tuple[Callable[[], Awaitable[None]], Callable[[str], Awaitable[None]]]] = {
+        "leave": (lambda: stopping["work_for"](coordinator, 20), by_itself),
+        "drain": (lambda: stopping["work_until"](coordinator, enough), lambda name: set_event(enough)),
+        "signal": (lambda: stopping["work_until_signalled"](coordinator), lambda name: send_signals(1)),
+        "two signals": (lambda: stopping["work_until_signalled"](coordinator), lambda name: send_signals(2)),
+        "remote drain": (
+            lambda: stopping["work_until_drained"](coordinator),
+            lambda name: stopping["send_home"](coordinator, name),
+        ),
+        "at once": (lambda: stopping["work_at_most"](coordinator, 20), by_itself),
+        "or die": (
+            lambda: stopping["work_or_die"](coordinator),
+            lambda name: stopping["send_home"](coordinator, name),
+        ),
+    }
+    node, stop = ways[way]
+
+    async def run() -> None:
+        await node()
+        ended.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run)
+        async with open_other(coordinator, stopping["handler"]) as client:
+            owner = (await client.get("task")).owner
+            assert owner is not None
+            name = owner.rpartition(".")[0]
+            assert name != "other"
+            await stop(name)
+            with trio.fail_after(60):
+                await ended.wait()
+            await until_owned(client, "other")
+    at_once = way in ("two signals", "at once")
+    assert tasks[0].stop_reason is (StopReason.SHUTDOWN if at_once else StopReason.DRAINED)
+
+
+async def by_itself(name: str) -> None:
+    await trio.lowlevel.checkpoint()
+
+
+async def set_event(event: trio.Event) -> None:
+    event.set()
+
+
+async def send_signals(count: int) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM):  # one that nobody else receives must not end the test run
+        for _ in range(count):
+            signal.raise_signal(signal.SIGTERM)
+            await trio.testing.wait_all_tasks_blocked()
+
+
+@asynccontextmanager
+async def open_node(handler: Any, *tasks: Task, grace: float = 0) -> AsyncGenerator[tuple[Consumer, Client]]:
+    coordinator = MemoryCoordinator()
+    consumer = Consumer(coordinator, handler, grace=grace, settle=0)
+    async with trio.open_nursery() as nursery, open_client(coordinator) as client:
+        await client.submit(*tasks)
+        nursery.start_soon(consumer.run)
+        yield consumer, client
+        nursery.cancel_scope.cancel()
+
+
+async def test_ends(handlers: dict[str, Any], autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]) -> None:
+    """None completes a task; RELEASE has it run again."""
+    again = Task("again", {"to": 2, "give_back_at": 0})
+    async with open_node(handlers["count"], Task("plain", {"to": 3}), again) as (_, client):
+        assert (await client.wait(["plain"]))["plain"].state == StateName.COMPLETED
+        await trio.sleep(10)
+    lines = [re.sub(r" on .*:", "", line) for line in capsys.readouterr().out.splitlines()]
+    assert ["plain 0", "plain 1", "plain 2"] == [line for line in lines if line.startswith("plain")]
+    assert lines.count("again 0") > 1
+    assert "again 1" not in lines
+
+
+async def test_finishes_a_piece_in_its_grace(handlers: dict[str, Any], autojump_clock: MockClock) -> None:
+    """It gives the task back between two items, well before the grace has passed."""
+    task = Task("task", {"items": list(range(1000))})
+    async with open_node(handlers["work_through"], task, grace=10) as (consumer, client):
+        await trio.sleep(3.5)
+        before = trio.current_time()
+        await consumer.drain()
+        assert 0 < trio.current_time() - before <= 1
+        assert (await client.get("task")).state == "unclaimed"
+
+
+@pytest.fixture
+def peer() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server
+
+
+async def test_cleanup_can_await(handlers: dict[str, Any], peer: socket.socket) -> None:
+    """What is sent in `cleanup` arrives, though the task has been cancelled. Fetching from the same peer works too."""
+    listener = trio.SocketListener(trio.socket.from_stdlib_socket(peer.dup()))
+    host, port = peer.getsockname()
+    with trio.fail_after(10):
+        async with open_node(handlers["hold_connection"], Task("task", {"host": host, "port": port})) as (_, client):
+            stream = await listener.accept()
+            await client.delete("task")
+            assert b"".join([part async for part in stream]) == b"QUIT\n"
+        await stream.aclose()
+        await listener.aclose()
+
+
+async def test_thread_heeds_the_cancellation(handlers: dict[str, Any]) -> None:
+    """A thread with minutes of work left ends when its task is deleted."""
+    with trio.fail_after(10):
+        async with open_node(handlers["crunch"], Task("task", {"blocks": 10_000})) as (consumer, client):
+            while not consumer.tasks:
+                await trio.testing.wait_all_tasks_blocked()
+            await client.delete("task")
+            assert (await client.wait(["task"]))["task"].state == "deleted"
+
+
+async def test_fencing(handlers: dict[str, Any], autojump_clock: MockClock) -> None:
+    """The next owner goes on from where the last one came, and from its first step on the last one cannot write."""
+    database = sqlite3.connect(":memory:")
+    copier = handlers["Copier"](database)
+    old = handlers["Progress"](database, "task", -1)
+    old.save(3)
+    async with open_node(copier, Task("task", {"length": 10})) as (_, client):
+        await trio.sleep(0.5)
+        before = trio.current_time()
+        with pytest.raises(handlers["Fenced"]):
+            old.save(4)
+        with pytest.raises(handlers["Fenced"]):
+            handlers["Progress"](database, "task", -1)
+        assert (await client.wait(["task"]))["task"].state == StateName.COMPLETED
+        assert 6 < trio.current_time() - before < 8  # ten pieces less three
+    assert database.execute("SELECT position FROM progress").fetchall() == [(10,)]
+    database.close()

@@ -1,0 +1,101 @@
+"""The reaper of koalemosd: what it is told of is killed at the end of the pipe or of the lease, and nothing else is."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+REAPER = Path(__file__).parents[2] / "examples" / "koalemos_reaper.py"
+SOON = 10.0
+
+Start = Callable[[], "subprocess.Popen[bytes]"]
+
+
+@pytest.fixture
+def start_group() -> Generator[Start]:
+    """Starts a process group of two that does not heed SIGTERM."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start() -> subprocess.Popen[bytes]:
+        script = "trap '' TERM; sleep 60 & wait"
+        started.append(subprocess.Popen(["/bin/sh", "-c", script], start_new_session=True))
+        return started[-1]
+
+    yield start
+    for process in started:
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        process.wait()
+
+
+@contextmanager
+def reaping() -> Generator[subprocess.Popen[bytes]]:
+    """A reaper, whose `stdin` is the daemon's end of the pipe."""
+    command = [sys.executable, "-I", "-S", str(REAPER)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def tell(reaper: subprocess.Popen[bytes], group: subprocess.Popen[bytes], word: object) -> None:
+    assert reaper.stdin is not None
+    reaper.stdin.write(f"{group.pid} {word}\n".encode())
+
+
+def boot_time() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def test_end_of_pipe_kills_every_group(start_group: Start) -> None:
+    """The daemon is gone: so are its groups. Signals to all of its processes do not stop the reaper from it."""
+    one, two, ended = start_group(), start_group(), start_group()
+    with reaping() as reaper:
+        tell(reaper, one, "inf")
+        tell(reaper, two, boot_time() + 1000)
+        tell(reaper, ended, "inf")
+        tell(reaper, ended, "gone")
+        time.sleep(0.2)  # past its start, when it does not ignore them yet
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            reaper.send_signal(number)
+        _, said = reaper.communicate(timeout=SOON)
+    assert b"koalemosd has ended: killed 2 of its process groups\n" == said
+    assert -signal.SIGKILL == one.wait(SOON) == two.wait(SOON)
+    assert ended.poll() is None
+
+
+def test_end_of_lease_kills_a_group(start_group: Start) -> None:
+    """A frozen daemon renews nothing: its groups end with the lease, those of which it was renewed run on."""
+    one, renewed = start_group(), start_group()
+    with reaping() as reaper:
+        end = boot_time() + 0.5
+        for group in (one, renewed):
+            tell(reaper, group, end)
+        tell(reaper, renewed, end + 1000)
+        assert one.wait(SOON) == -signal.SIGKILL
+        assert 0 <= boot_time() - end < 1
+        assert renewed.poll() is None
+
+
+def test_a_late_renewal_is_too_late(start_group: Start) -> None:
+    """Daemon and reaper were frozen together: the reaper looks at the clock before it reads what the daemon says."""
+    group = start_group()
+    with reaping() as reaper:
+        tell(reaper, group, boot_time() + 0.5)
+        time.sleep(0.2)
+        reaper.send_signal(signal.SIGSTOP)
+        time.sleep(0.5)
+        tell(reaper, group, "inf")
+        reaper.send_signal(signal.SIGCONT)
+        assert group.wait(SOON) == -signal.SIGKILL

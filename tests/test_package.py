@@ -1,0 +1,132 @@
+"""The package as a whole: what it names, what importing it costs, and who may import whom."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import metafora_trio
+
+CORE = Path(metafora_trio.__file__).parent
+PUBLIC = [
+    "Balancer",
+    "BalancerContext",
+    "BrokerClient",
+    "BrokerTooOld",
+    "Changes",
+    "Claim",
+    "ClaimKind",
+    "Client",
+    "ClusterView",
+    "Command",
+    "CommandName",
+    "Consumer",
+    "ConsumerStatistics",
+    "Coordinator",
+    "CoordinatorUnavailable",
+    "Event",
+    "FairBalancer",
+    "GreedyBalancer",
+    "Handler",
+    "InvalidName",
+    "InvalidTask",
+    "LayoutMismatch",
+    "Lease",
+    "MemoryCoordinator",
+    "MetaforaError",
+    "NodeInfo",
+    "NodeNotFound",
+    "NodeStatus",
+    "NodesChanged",
+    "Order",
+    "Outcome",
+    "RunningTask",
+    "Session",
+    "SessionLost",
+    "StateName",
+    "StopReason",
+    "Task",
+    "TaskChanged",
+    "TaskError",
+    "TaskExists",
+    "TaskFacts",
+    "TaskFinished",
+    "TaskNotFound",
+    "TaskRecord",
+    "TaskState",
+    "TaskStatus",
+    "open_client",
+    "open_consumer",
+]
+PURE = ("_errors", "_order", "_plan", "_reconcile", "_state", "_task", "_view")  # data and decisions: no I/O, no trio
+APART = ("cli", "testing")  # the parts of the core with dependencies of their own, from extras
+
+
+def imported_by(source: Path) -> set[str]:
+    """The top-level names of all that a file imports, from whatever depth, without importing it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source.read_text())):
+        if isinstance(node, ast.Import):
+            names.update(alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names.add(node.module.partition(".")[0])
+    return names
+
+
+def core_files() -> list[Path]:
+    return sorted(path for path in CORE.rglob("*.py") if path.relative_to(CORE).parts[0] not in APART)
+
+
+def test_public_names() -> None:
+    """A name is added to, or taken from, the public face on purpose: here too, and in the changelog."""
+    no_names = (ModuleType, type(annotations))
+    names = [name for name, value in vars(metafora_trio).items() if not isinstance(value, no_names)]
+    assert sorted(name for name in names if not name.startswith("_")) == PUBLIC
+
+
+def test_import_loads_no_extra() -> None:
+    """`import metafora_trio` costs Trio's import and little more: no backend, no command line, no test tools."""
+    program = "import sys, metafora_trio; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    loaded = {name.partition(".")[0] for name in run.stdout.split()}
+    assert loaded & {"click", "hypothesis", "kazoo", "metafora_trio_zookeeper", "pytest", "pytest_trio"} == set()
+    assert {"metafora_trio", "trio"} <= loaded
+
+
+@pytest.mark.parametrize("source", core_files(), ids=lambda path: str(path.relative_to(CORE)))
+def test_core_imports_only_trio(source: Path) -> None:
+    """The core imports the standard library, trio and trio_util: never a backend."""
+    allowed = {"metafora_trio", "trio", "trio_util"}
+    assert imported_by(source) - sys.stdlib_module_names <= allowed
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_data_and_plan_are_pure(name: str) -> None:
+    """What decides can be tested without a loop, and cannot block one: it does not know Trio."""
+    assert imported_by(CORE / f"{name}.py") & {"trio", "trio_util", "threading", "socket", "time"} == set()
+
+
+@pytest.mark.parametrize("package", ["metafora_trio", "metafora_trio_zookeeper"])
+def test_packages_are_typed(package: str) -> None:
+    """Both packages are in what is installed, the wheel too, and tell type checkers that they are typed."""
+    spec = find_spec(package)  # does not import it, so this holds without kazoo
+    assert spec is not None
+    assert spec.origin is not None
+    assert (Path(spec.origin).parent / "py.typed").exists()
+
+
+def test_backends_are_found_by_scheme() -> None:
+    """The command line finds both coordinators by the scheme of a URL."""
+    found = {entry.name: entry for entry in entry_points(group="metafora_trio.coordinators")}
+    assert {name: entry.value for name, entry in found.items()} == {
+        "memory": "metafora_trio._memory:from_url",
+        "zk": "metafora_trio_zookeeper:from_url",
+    }
+    assert isinstance(found["memory"].load()("memory://"), metafora_trio.Coordinator)

@@ -1,0 +1,493 @@
+"""A task's room: how a run ends, what a handler is given, and how it is stopped."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from metafora_trio import (
+    InvalidTask,
+    Outcome,
+    RunningTask,
+    StateName,
+    StopReason,
+    TaskExists,
+    TaskNotFound,
+    TaskRecord,
+)
+from metafora_trio._memory import MemorySession
+from metafora_trio._runner import failure
+from tests.nodes import Cluster, open_cluster, run_for_ever
+
+# ---- outcomes
+
+
+async def completes(task: RunningTask) -> None:
+    await trio.sleep(1)
+
+
+async def done(task: RunningTask) -> Outcome:
+    await trio.sleep(1)
+    return Outcome.DONE
+
+
+@pytest.mark.parametrize("handler", [completes, done])
+async def test_completed(handler: Callable[[RunningTask], Awaitable[Any]], autojump_clock: MockClock) -> None:
+    """A handler that returns None or DONE has completed its task."""
+    async with open_cluster() as cluster:
+        node = await cluster.start("a", handler)
+        await cluster.submit("t")
+        assert (await cluster.client.wait(["t"]))["t"].state == StateName.COMPLETED
+        await cluster.wait_until(lambda: not node.consumer.statistics().tasks_open)
+        assert node.told() == [
+            "SessionOpened",
+            "TaskClaimed t",
+            "TaskStarted t",
+            "TaskStopped t",
+            "TaskEnded t completed",
+        ]
+        await trio.sleep(60)
+        assert cluster.starts["t"] == 1
+
+
+async def test_released(autojump_clock: MockClock) -> None:
+    """A task that a handler gives back is left alone for 1, 2, 4 seconds and so on, up to 60, and then taken again."""
+    async with open_cluster() as cluster:
+        times: list[float] = []
+
+        async def handler(task: RunningTask) -> Outcome:
+            times.append(trio.current_time())
+            return Outcome.RELEASE
+
+        node = await cluster.start("a", handler)
+        await cluster.submit("t")
+        await cluster.wait_until(lambda: len(times) == 10, within=1000, every=0.1)
+        pauses = [int(later - earlier) for earlier, later in zip(times, times[1:], strict=False)]
+        assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+        assert node.told()[:5] == [
+            "SessionOpened",
+            "TaskClaimed t",
+            "TaskStarted t",
+            "TaskStopped t",
+            "TaskGivenUp t",
+        ]
+
+
+async def test_released_task_goes_elsewhere(autojump_clock: MockClock) -> None:
+    """What one node gives back, another may take at once."""
+    async with open_cluster() as cluster:
+
+        async def handler(task: RunningTask) -> Outcome:
+            return Outcome.RELEASE
+
+        await cluster.start("a", handler)
+        await cluster.submit("t")
+        await cluster.wait_until(lambda: cluster.starts["t"])
+        b = await cluster.start("b")
+        await cluster.wait_until(lambda: b.tasks == {"t"}, within=70)
+
+
+async def nonsense(task: RunningTask) -> Any:
+    return "done"
+
+
+async def raises(task: RunningTask) -> None:
+    raise LookupError("no such\nthing")
+
+
+async def child_raises(task: RunningTask) -> None:
+    async def child() -> None:
+        await trio.sleep(1)
+        raise LookupError("no such\nthing")
+
+    task.nursery.start_soon(child)
+    await trio.sleep_forever()
+
+
+async def both_raise(task: RunningTask) -> None:
+    async def child() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise KeyError("child")
+
+    task.nursery.start_soon(child)
+    await trio.sleep(1)
+    raise LookupError("handler")
+
+
+async def raises_group(task: RunningTask) -> None:
+    raise ExceptionGroup("mine", [KeyError("inner")])
+
+
+FAILURES = {
+    nonsense: ("TypeError", "the handler returned 'done': return None, Outcome.DONE or Outcome.RELEASE"),
+    raises: ("LookupError", "no such"),
+    child_raises: ("LookupError", "no such"),
+    both_raise: ("ExceptionGroup", "Exceptions from Trio nursery (2 sub-exceptions)"),
+    raises_group: ("ExceptionGroup", "mine (1 sub-exception)"),
+}
+
+
+@pytest.mark.parametrize("handler", FAILURES, ids=lambda handler: handler.__name__)
+async def test_failed(handler: Callable[[RunningTask], Awaitable[Any]], autojump_clock: MockClock) -> None:
+    """Whatever a handler or its children raise, or return in vain, fails the task alone; clients read what and where."""
+    kind, line = FAILURES[handler]
+    async with open_cluster() as cluster:
+
+        async def mostly_well(task: RunningTask) -> Any:
+            return await handler(task) if task.id == "bad" else await trio.sleep_forever()
+
+        node = await cluster.start("a", mostly_well)
+        await cluster.submit("bad", "good")
+        status = (await cluster.client.wait(["bad"]))["bad"]
+        assert status.state == StateName.FAILED
+        (error,) = status.errors
+        assert error.type == kind
+        assert error.error in (line, f"{kind}: {line}")
+        if handler is not nonsense:
+            assert "test_runner.py" in error.traceback
+        assert node.tasks == {"good"}
+        await trio.sleep(60)
+        assert cluster.starts["bad"] == 1
+        await cluster.client.delete("bad")
+        with pytest.raises(TaskNotFound):
+            await cluster.client.get("bad")
+
+
+def test_long_tracebacks_are_cut() -> None:
+    """Of a huge error the end is kept, of its line the beginning: a state must stay small."""
+    state = failure(ValueError("x" * 100_000), datetime.datetime.now(datetime.UTC))
+    assert len(state.errors[0].traceback) == 16 * 1024
+    assert len(state.errors[0].error) == 1000
+
+
+async def test_task_that_cannot_be_read(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stored task that is none fails, without a run, and is not tried for ever."""
+    original = MemorySession.read
+
+    async def read(self: MemorySession, task: str) -> TaskRecord | None:
+        if task == "broken":
+            await trio.lowlevel.checkpoint()
+            raise InvalidTask("stored properties are not JSON")
+        return await original(self, task)
+
+    monkeypatch.setattr(MemorySession, "read", read)
+    async with open_cluster() as cluster:
+        node = await cluster.start("a")
+        await cluster.submit("broken")
+        status = (await cluster.client.wait(["broken"]))["broken"]
+        assert (status.state, status.errors[0].type) == (StateName.FAILED, "InvalidTask")
+        assert node.told()[1:] == ["TaskClaimed broken", "TaskEnded broken failed"]
+
+
+# ---- what a handler is given
+
+
+async def test_what_a_handler_is_given(autojump_clock: MockClock) -> None:
+    """The task's id and properties, its owner, a token that grows with each owner, and a nursery while it runs."""
+    async with open_cluster() as cluster:
+        seen: list[RunningTask] = []
+
+        async def handler(task: RunningTask) -> None:
+            seen.append(task)
+            assert task.nursery.child_tasks == frozenset()
+            await trio.sleep_forever()
+
+        first = await cluster.start("a", handler)
+        await cluster.submit("t", url="x", sizes=[1, 2])
+        await cluster.wait_running("t")
+        (task,) = seen
+        assert (task.id, task.props, task.node) == ("t", {"url": "x", "sizes": [1, 2]}, first.identity)
+        assert task.started == trio.current_time() or task.started > 0
+        assert task.lease.remaining() == float("inf")
+        assert task.stop_reason is None
+        assert not task.stopping.is_set()
+        assert repr(task) == f"<RunningTask 't' on {first.identity} token={task.token}>"
+        assert "TaskLease until inf" in repr(task.lease)
+        cluster.crash(first)
+        second = await cluster.start("b", handler)
+        await cluster.wait_until(lambda: second.tasks == {"t"})
+        assert seen[1].token > task.token
+        assert repr(task).endswith("stopping (session lost)>")
+        with pytest.raises(RuntimeError, match="scope is closed"):
+            _ = task.nursery
+
+
+async def test_task_runs_until_its_children_have_ended(autojump_clock: MockClock) -> None:
+    """A handler may return and leave its work to children; the task ends with the last of them."""
+    async with open_cluster() as cluster:
+
+        async def handler(task: RunningTask) -> None:
+            task.nursery.start_soon(trio.sleep, 5)
+
+        await cluster.start("a", handler)
+        await cluster.submit("t")
+        await cluster.client.wait(["t"])
+        assert trio.current_time() == pytest.approx(1.5 + 5, abs=0.1)
+
+
+async def test_children_are_stopped_with_the_task(autojump_clock: MockClock) -> None:
+    """A stop reaches everything in the task's nursery; the claim outlives all of it."""
+    async with open_cluster() as cluster:
+
+        async def child(task: RunningTask) -> None:
+            try:
+                await trio.sleep_forever()
+            finally:
+                with task.cleanup():
+                    await trio.sleep(1)
+                    cluster.log.append(f"child ends while {cluster.owners()['t']} owns")
+
+        async def handler(task: RunningTask) -> None:
+            task.nursery.start_soon(child, task)
+
+        node = await cluster.start("a", handler)
+        await cluster.submit("t")
+        await cluster.wait_until(lambda: cluster.starts["t"])
+        await node.consumer.drain()
+        assert cluster.log[-1] == "child ends while ['a'] owns"
+
+
+# ---- deleting
+
+
+async def test_delete_of_a_running_task(autojump_clock: MockClock) -> None:
+    """It is stopped, and then it is gone: no state is left."""
+    async with open_cluster() as cluster:
+        node = await cluster.start("a")
+        await cluster.submit("t")
+        await cluster.wait_running("t")
+        await cluster.client.delete("t")
+        assert (await cluster.client.wait(["t"]))["t"].state == "deleted"
+        assert node.told()[-3:] == ["TaskStopping t deleted", "TaskStopped t deleted", "TaskEnded t killed"]
+        with pytest.raises(TaskNotFound):
+            await cluster.client.get("t")
+
+
+async def test_delete_of_an_unclaimed_task(autojump_clock: MockClock) -> None:
+    """A node claims it only to remove it."""
+    async with open_cluster() as cluster:
+        await cluster.submit("t")
+        await cluster.client.delete("t")
+        with pytest.raises(TaskExists, match="still ending"):
+            await cluster.submit("t")
+        node = await cluster.start("a")
+        await cluster.client.wait(["t"])
+        assert node.told()[1:] == ["TaskEnded t killed"]
+        assert cluster.starts["t"] == 0
+
+
+@pytest.mark.parametrize("latency", [0.0, 0.05])
+async def test_delete_and_submit_again_while_finishing(latency: float, autojump_clock: MockClock) -> None:
+    """A delete that crosses the end is obeyed, and the same id can be submitted anew: it runs once more."""
+    async with open_cluster(latency=latency) as cluster:
+        await cluster.start("a", completes)
+        for _ in range(3):
+            await cluster.submit("t")
+            await cluster.wait_running("t")
+            await cluster.wait_until(lambda: not cluster.running)
+            try:
+                await cluster.client.delete("t")
+            except TaskNotFound:  # pragma: no cover - by the schedule
+                pass
+            await cluster.client.wait()
+            with pytest.raises(TaskNotFound):
+                await cluster.client.get("t")
+        assert cluster.starts["t"] == 3
+
+
+async def test_delete_during_the_grace(autojump_clock: MockClock) -> None:
+    """A task that is deleted while it winds down for another node is removed once its scope has closed."""
+    async with open_cluster() as cluster:
+        node = await cluster.start("a", grace=5.0)
+        await cluster.submit("t")
+        await cluster.wait_running("t")
+        await cluster.client.stop_task("t")
+        await cluster.wait_until(lambda: not node.tasks)
+        await cluster.client.delete("t")
+        await cluster.client.wait(["t"])
+        assert node.told()[-1] == "TaskEnded t killed"
+        assert cluster.starts["t"] == 1
+
+
+# ---- stopping
+
+
+async def stop_after(cluster: Cluster, handler: Callable[[RunningTask], Awaitable[Any]], **options: Any) -> float:
+    """Run a task, give it back by a command, and say how long its scope stayed open after that."""
+    node = await cluster.start("a", handler, **options)
+    await cluster.submit("t")
+    await cluster.wait_running("t")
+    await cluster.client.stop_task("t")
+    began = trio.current_time()
+    await cluster.wait_until(lambda: not node.tasks and not cluster.running)
+    return trio.current_time() - began
+
+
+async def test_no_grace(autojump_clock: MockClock) -> None:
+    """Without grace the scope is cancelled in the same step: who waits for `stopping` is cancelled too."""
+    async with open_cluster() as cluster:
+
+        async def handler(task: RunningTask) -> None:
+            await task.stopping.wait()
+            cluster.log.append("too kind")
+
+        assert await stop_after(cluster, handler) < 0.1
+        assert cluster.log == ["a starts t", "a stops t"]
+
+
+async def test_grace(autojump_clock: MockClock) -> None:
+    """With grace a task winds down by itself; what it returns counts."""
+    async with open_cluster() as cluster:
+
+        async def handler(task: RunningTask) -> Outcome | None:
+            await task.stopping.wait()
+            cluster.log.append(f"{task.stop_reason}")
+            await trio.sleep(2)
+            return None
+
+        assert await stop_after(cluster, handler, grace=5.0) == pytest.approx(2, abs=0.1)
+        assert cluster.log == ["a starts t", "released", "a stops t"]
+        assert (await cluster.client.wait(["t"]))["t"].state == StateName.COMPLETED
+
+
+async def test_grace_runs_out(autojump_clock: MockClock) -> None:
+    """After its grace the task is cancelled."""
+    async with open_cluster() as cluster:
+        assert await stop_after(cluster, run_for_ever, grace=5.0) == pytest.approx(5, abs=0.1)
+
+
+async def test_released_during_the_grace(autojump_clock: MockClock) -> None:
+    """A handler that winds down in its grace and returns RELEASE gives the task back, heir or not."""
+    async with open_cluster() as cluster:
+
+        async def handler(task: RunningTask) -> Outcome:
+            await task.stopping.wait()
+            return Outcome.RELEASE
+
+        a = await cluster.start("a", handler, grace=5.0)
+        await cluster.submit("t")
+        await cluster.wait_running("t")
+        b = await cluster.start("b")
+        await trio.sleep(1)
+        a.consumer.start_draining()
+        await cluster.wait_until(lambda: b.tasks == {"t"})
+        assert a.told()[-4:] == ["TaskStopping t drained b", "TaskStopped t drained", "TaskGivenUp t", "SessionEnded"]
+
+
+async def test_no_grace_once_the_claim_is_lost(autojump_clock: MockClock) -> None:
+    """Whatever grace a task is in, it ends when its claim is gone: another may run it already."""
+    async with open_cluster() as cluster:
+        node = await cluster.start("a", grace=50.0)
+        await cluster.submit("t")
+        await cluster.wait_running("t")
+        await cluster.client.stop_task("t")
+        await trio.sleep(1)
+        store = cluster.coordinator._store
+        claim = store.truth.head("t")
+        assert claim is not None
+        node.take_events()
+        store.remove_claim(claim)
+        await cluster.wait_until(lambda: not cluster.running, within=0.1)
+        assert node.told()[:2] == ["TaskStopping t claim lost", "TaskStopped t claim lost"]
+
+
+async def test_claim_removed_by_hand(autojump_clock: MockClock) -> None:
+    """A task whose claim an operator has removed is stopped, and then claimed anew."""
+    async with open_cluster() as cluster:
+        node = await cluster.start("a", grace=50.0)
+        await cluster.submit("t")
+        await cluster.wait_running("t")
+        store = cluster.coordinator._store
+        claim = store.truth.head("t")
+        assert claim is not None
+        node.take_events()
+        store.remove_claim(claim)
+        await cluster.wait_until(lambda: cluster.starts["t"] == 2)
+        assert node.told()[:4] == [
+            "TaskStopping t claim lost",
+            "TaskStopped t claim lost",
+            "TaskClaimed t",
+            "TaskStarted t",
+        ]
+
+
+async def test_stop_that_fails(autojump_clock: MockClock) -> None:
+    """What a handler raises while it is being cancelled is reported, and does not fail the task: it goes on elsewhere."""
+    async with open_cluster() as cluster:
+
+        async def handler(task: RunningTask) -> None:
+            try:
+                await trio.sleep_forever()
+            finally:
+                raise OSError("cannot close")
+
+        a = await cluster.start("a", handler)
+        await cluster.submit("t")
+        await cluster.wait_running("t")
+        b = await cluster.start("b")
+        await trio.sleep(1)
+        a.consumer.start_draining()
+        await cluster.wait_until(lambda: b.tasks == {"t"})
+        assert a.told()[-4:-1] == ["TaskStopped t drained", "TaskStopFailed t", "TaskGivenUp t b"]
+
+
+async def test_stop_that_fails_in_a_child(autojump_clock: MockClock) -> None:
+    """Also where only a part of the task raises, and the rest is cancelled as it should be, when the node stops."""
+    async with open_cluster() as cluster:
+
+        async def child(task: RunningTask) -> None:
+            try:
+                await trio.sleep_forever()
+            finally:
+                assert task.stop_reason is StopReason.SHUTDOWN
+                raise OSError("cannot close")
+
+        async def handler(task: RunningTask) -> None:
+            task.nursery.start_soon(child, task)
+            await trio.sleep_forever()
+
+        node = await cluster.start("a", handler)
+        await cluster.submit("t")
+        await cluster.wait_running("t")
+        node.scope.cancel()
+        await node.ended.wait()
+        assert node.told()[-3:] == ["TaskStopped t shutdown", "TaskStopFailed t", "SessionEnded"]
+
+
+@pytest.mark.parametrize("needs, timeout, gets", [(2, 5, 2), (20, 5, 5), (20, 0, 0)])
+async def test_cleanup(needs: float, timeout: float, gets: float, autojump_clock: MockClock) -> None:
+    """`cleanup()` shields a handler that must await to clean up, for `cleanup_timeout` seconds."""
+    async with open_cluster() as cluster:
+
+        async def handler(task: RunningTask) -> None:
+            try:
+                await trio.sleep_forever()
+            finally:
+                with task.cleanup() as scope:
+                    await trio.sleep(needs)
+                cluster.log.append("cut short" if scope.cancelled_caught else "cleaned up")
+
+        assert await stop_after(cluster, handler, cleanup_timeout=timeout) == pytest.approx(gets, abs=0.1)
+        assert cluster.log[1:] == ["cleaned up" if needs == gets else "cut short", "a stops t"]
+
+
+async def test_handler_that_exits_ends_the_node(autojump_clock: MockClock) -> None:
+    """What is no `Exception`, such as SystemExit, is no end of a task: it ends the node."""
+
+    async def handler(task: RunningTask) -> None:
+        raise SystemExit(3)
+
+    with pytest.raises(BaseExceptionGroup) as caught:
+        async with open_cluster() as cluster:
+            await cluster.start("a", handler)
+            await cluster.submit("t")
+            await trio.sleep(10)
+    exits = caught.value.subgroup(SystemExit)
+    assert exits is not None

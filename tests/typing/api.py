@@ -1,0 +1,137 @@
+"""The public API as a user types it. Checked by mypy and pyright (`nox -s types`), never run.
+
+Each `type: ignore` below is an assertion too: mypy reports one that is not needed, so the mistake stays a mistake.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, assert_type
+
+import trio
+
+from metafora_trio import (
+    Balancer,
+    Client,
+    Command,
+    CommandName,
+    Consumer,
+    Coordinator,
+    Event,
+    FairBalancer,
+    GreedyBalancer,
+    Handler,
+    MemoryCoordinator,
+    NodesChanged,
+    NodeStatus,
+    Outcome,
+    RunningTask,
+    StopReason,
+    Task,
+    TaskChanged,
+    TaskStatus,
+    open_client,
+    open_consumer,
+)
+
+
+async def handler(task: RunningTask) -> None:
+    """A handler that completes by returning, and looks at all that it is given."""
+    assert_type(task.id, str)
+    assert_type(task.props, Mapping[str, Any])
+    assert_type(task.node, str)
+    assert_type(task.token, int)
+    assert_type(task.nursery, trio.Nursery)
+    assert_type(task.stopping, trio.Event)
+    assert_type(task.stop_reason, StopReason | None)
+    assert_type(task.started, float)
+    assert_type(task.lease.remaining(), float)
+    with task.cleanup() as scope:
+        assert_type(scope, trio.CancelScope)
+
+
+async def undecided(task: RunningTask) -> Outcome | None:
+    """A handler that chooses."""
+    return Outcome.RELEASE if task.stopping.is_set() else None
+
+
+async def always_done(task: RunningTask) -> Outcome:
+    """A handler with one outcome."""
+    return Outcome.DONE
+
+
+async def wrong_outcome(task: RunningTask) -> int:
+    """No handler: an int is no outcome."""
+    return 1
+
+
+def not_async(task: RunningTask) -> None:
+    """No handler: it cannot be awaited."""
+
+
+class Workshop:
+    """A handler may be a bound method."""
+
+    async def run(self, task: RunningTask) -> None:
+        """Handle one task."""
+
+
+handlers: list[Handler] = [handler, undecided, always_done, Workshop().run]
+no_outcome: Handler = wrong_outcome  # type: ignore[assignment]
+no_coroutine: Handler = not_async  # type: ignore[assignment]
+
+
+class Picky(Balancer):
+    """A balancer of the user's own, with every method narrowed as far as it may be."""
+
+    def can_claim(self, task: str) -> bool:
+        """Take only what is ours by name."""
+        return task.startswith(self.context.node.name)
+
+    def steal(self) -> list[str]:
+        """Ask for nothing."""
+        return []
+
+    def release(self) -> Iterable[str]:
+        """Give back all that runs."""
+        return list(self.context.running)
+
+    def consent(self, task: str, heir: str) -> bool:
+        """Give to whoever asks."""
+        return True
+
+
+async def node(coordinator: Coordinator) -> None:
+    """A node, in both ways of life."""
+    consumer = Consumer(coordinator, handler, name="ant", balancer=Picky(), grace=2, on_overrun="exit")
+    async with trio.open_nursery() as nursery:
+        await nursery.start(consumer.run)
+    async with open_consumer(coordinator, undecided, balancer=FairBalancer()) as opened:
+        assert_type(opened, Consumer)
+        assert_type(opened.frozen, bool)
+        assert_type(opened.tasks, Mapping[str, RunningTask])
+        with opened.subscribe() as events:
+            assert_type(await events.receive(), Event)
+        await opened.drain()
+    Consumer(coordinator, handler, balancer=GreedyBalancer())
+    Consumer(coordinator, handler, on_overrun="ignore")  # type: ignore[arg-type]
+    Consumer(coordinator, wrong_outcome)  # type: ignore[arg-type]
+    Consumer(coordinator, handler, "ant")  # type: ignore[call-arg]
+
+
+async def client() -> None:
+    """A client, on the embedded coordinator."""
+    async with open_client(MemoryCoordinator()) as opened:
+        assert_type(opened, Client)
+        await opened.submit(Task("one"))
+        await opened.submit([Task("two", {"url": "https://example.org"})], again=True)
+        await opened.submit("three")  # type: ignore[arg-type]
+        assert_type(await opened.tasks(), list[TaskStatus])
+        assert_type(await opened.nodes(), list[NodeStatus])
+        assert_type(await opened.get("one"), TaskStatus)
+        assert_type(await opened.wait(["one"], timeout=5), dict[str, TaskStatus])
+        await opened.send("ant", Command(CommandName.FREEZE))
+        await opened.delete("one", "two")
+        async with opened.watch() as changes:
+            async for change in changes:
+                assert_type(change, TaskChanged | NodesChanged)

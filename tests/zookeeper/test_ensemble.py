@@ -1,0 +1,185 @@
+"""The ensemble that the tests run on: it starts, fails and recovers as it is told."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import trio
+
+from metafora_trio_zookeeper.testing import (
+    Ensemble,
+    EnsembleError,
+    ZooKeeperNotInstalled,
+    free_ports,
+    open_ensemble,
+)
+
+to_thread = trio.to_thread.run_sync
+
+
+def test_leader_and_followers(ensemble: Ensemble) -> None:
+    leader, followers = ensemble.leader(), ensemble.followers()
+    assert leader is not None
+    assert {leader, *followers} == set(ensemble.servers)
+    assert [ensemble.server(address) for address in ensemble.hosts.split(",")] == ensemble.servers
+
+
+def test_kill_and_restore(ensemble: Ensemble) -> None:
+    leader = ensemble.leader()
+    assert leader is not None
+    leader.kill()
+    assert not leader.alive
+    assert leader.mode() is None
+    with pytest.raises(ProcessLookupError):
+        leader.pause()
+    ensemble.wait_ready()
+    assert ensemble.leader() not in (leader, None)
+    ensemble.restore()
+    assert leader.mode() == "follower"
+
+
+def test_pause_and_resume(ensemble: Ensemble) -> None:
+    follower = ensemble.followers()[0]
+    follower.pause()
+    assert follower.alive
+    assert follower.mode() is None
+    follower.resume()
+    ensemble.wait_ready()
+    assert follower.mode() == "follower"
+
+
+def test_isolate_and_heal(linked_ensemble: Ensemble) -> None:
+    """The isolated follower gives up after ten ticks; the others go on."""
+    leader, followers = linked_ensemble.leader(), linked_ensemble.followers()
+    linked_ensemble.isolate(followers[0])
+    _until(lambda: followers[0].mode() == "not serving")
+    assert (linked_ensemble.leader(), linked_ensemble.followers()) == (leader, followers[1:])
+    linked_ensemble.heal()
+    linked_ensemble.wait_ready()
+    assert linked_ensemble.followers() == followers
+
+
+def test_isolate_needs_links(standalone: Ensemble) -> None:
+    with pytest.raises(ValueError, match="linked"):
+        standalone.isolate(standalone.servers[0])
+
+
+async def test_open_ensemble(tmp_path: Path) -> None:
+    """Its servers and ports are gone after the block; a directory that was given stays."""
+    async with open_ensemble(1, directory=tmp_path, config={"tickTime": 100}) as ensemble:
+        (server,) = ensemble.servers
+        assert ensemble.hosts == server.address
+        assert await to_thread(server.mode) == "standalone"
+        assert "tickTime=100" in (tmp_path / "server1" / "zoo.cfg").read_text()
+    assert not server.alive
+    assert (tmp_path / "server1" / "log.txt").exists()
+
+
+def test_outlives_the_thread_that_started_it() -> None:
+    """As the threads of trio.to_thread, which end when they have been idle for some seconds."""
+    ensemble = Ensemble(1)
+    starter = threading.Thread(target=ensemble.start)
+    starter.start()
+    starter.join()
+    time.sleep(0.1)
+    assert ensemble.servers[0].mode() == "standalone"
+    ensemble.stop()
+
+
+def test_ends_with_its_process() -> None:
+    """Killed as it may be: no server is left behind."""
+    script = (
+        "import time; from metafora_trio_zookeeper.testing import Ensemble; ensemble = Ensemble(1); ensemble.start(); "
+        "print(ensemble.servers[0].process.pid, ensemble.servers[0].folder.parent, flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        pid, folder = process.stdout.readline().split()
+        process.kill()
+    shutil.rmtree(folder)
+    _until(lambda: not _runs(int(pid)))
+
+
+def test_temporary_data_is_removed() -> None:
+    with Ensemble(1) as ensemble:
+        folder = ensemble.servers[0].folder
+        assert folder.exists()
+    assert not folder.parent.exists()
+    ensemble.stop()
+
+
+def test_start_that_fails_says_why() -> None:
+    with pytest.raises(EnsembleError, match="nonsense"):
+        Ensemble(1, config={"tickTime": "nonsense"}).start()
+
+
+def test_port_taken_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the choice of a port and its use somebody else may take it: others are tried."""
+    with socket.socket() as thief:
+        thief.bind(("127.0.0.1", 0))
+        thief.listen()
+        taken = thief.getsockname()[1]
+        choices = [[1, 1, taken], free_ports(3)]
+        monkeypatch.setattr("metafora_trio_zookeeper.testing._ensemble.free_ports", lambda count: choices.pop(0))
+        with Ensemble(1) as ensemble:
+            assert ensemble.servers[0].client_port != taken
+    assert choices == []
+
+
+def test_free_ports() -> None:
+    assert len(set(free_ports(50))) == 50
+
+
+@pytest.mark.parametrize(
+    "environment, reason",
+    [
+        ({"PATH": ""}, "`java` is not on the PATH"),
+        ({"PATH": os.environ["PATH"], "ZOOKEEPER_HOME": "nowhere"}, "ZOOKEEPER_HOME=nowhere"),
+    ],
+)
+def test_not_installed(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], reason: str) -> None:
+    """The error says what is missing and what to install."""
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ZooKeeperNotInstalled, match=reason) as caught:
+        Ensemble(1).start()
+    assert "apt-get install zookeeper default-jre-headless" in str(caught.value)
+
+
+def test_unpacked_release(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """ZOOKEEPER_HOME wins over Debian's jars."""
+    lib = tmp_path / "lib"
+    lib.mkdir()
+    for jar in ("zookeeper.jar", "slf4j-simple.jar"):
+        (lib / jar).symlink_to(Path("/usr/share/java", jar))
+    if not (lib / "zookeeper.jar").exists():
+        pytest.skip("needs Debian's jars")
+    monkeypatch.setenv("ZOOKEEPER_HOME", str(tmp_path))
+    with Ensemble(1) as ensemble:
+        assert ensemble.servers[0].mode() == "standalone"
+
+
+def _runs(pid: int) -> bool:
+    """A process whose parent died may stay as a zombie where nothing reaps it."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return state.rpartition(")")[2].split()[0] != "Z"
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
