@@ -47,4 +47,6 @@ async def _host(*, task_status: trio.TaskStatus[tuple[trio.CancelScope, trio.Nur
             if len(group.exceptions) != 1:
                 raise
             only = group.exceptions[0]
+        else:
+            return  # a helper cancelled the nursery that they share
         raise only

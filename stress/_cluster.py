@@ -19,6 +19,7 @@ from typing import Any
 import trio
 
 from metafora_trio import Task, open_client
+from metafora_trio._service import open_service_nursery
 from metafora_trio.testing import EventName
 from metafora_trio_zookeeper import ZooKeeperCoordinator
 from metafora_trio_zookeeper.testing import open_ensemble
@@ -48,13 +49,24 @@ class NodeProcess:
         self._process = process
         self._observer = observer
         self._buffer = b""
+        self._ending = False
+
+    async def watch(self) -> None:
+        """Return when it has ended as it was told to.
+
+        Raises:
+            RuntimeError: it has ended by itself; why, it has said on standard error.
+        """
+        status = await self._process.wait()
+        if not self._ending:
+            raise RuntimeError(f"node {self.name} has ended by itself, with status {status}")
 
     async def ask(self, command: str, *, timeout: float = _START_TIMEOUT) -> dict[str, Any]:
         """Tell it a command, and return its answer.
 
         Raises:
             trio.TooSlowError: no answer within `timeout` seconds.
-            trio.BrokenResourceError: it has ended.
+            trio.BrokenResourceError: it has ended; `watch` says more.
         """
         assert self._process.stdin is not None
         await self._process.stdin.send_all(f"{command}\n".encode())
@@ -67,7 +79,7 @@ class NodeProcess:
             while b"\n" not in self._buffer:
                 part = await self._process.stdout.receive_some()
                 if not part:
-                    raise trio.BrokenResourceError(f"node {self.name} has ended with {await self._process.wait()}")
+                    raise trio.BrokenResourceError(f"node {self.name} has ended")
                 self._buffer += part
         line, _, self._buffer = self._buffer.partition(b"\n")
         answer: dict[str, Any] = json.loads(line)
@@ -79,6 +91,7 @@ class NodeProcess:
 
     async def kill(self) -> int:
         """SIGKILL; returns when it is gone, the time of its death in nanoseconds of CLOCK_MONOTONIC."""
+        self._ending = True
         self._process.kill()
         await self._process.wait()
         self._observer.look()
@@ -86,6 +99,7 @@ class NodeProcess:
 
     async def aclose(self) -> None:
         """Kill it if it still runs, and wait for it."""
+        self._ending = True
         with trio.CancelScope(shield=True):
             self._process.kill()
             await self._process.wait()
@@ -103,12 +117,13 @@ class Cluster:
         nodes: all that were started, also those that have ended.
     """
 
-    def __init__(self, hosts: str, folder: Path) -> None:
+    def __init__(self, hosts: str, folder: Path, nursery: trio.Nursery) -> None:
         self.hosts = hosts
         self.observer = Observer(folder)
         self.nodes: list[NodeProcess] = []
         self._started = trio.current_time()
         self._folder = folder
+        self._nursery = nursery
 
     async def submit(self, count: int) -> None:
         """Submit `count` tasks, named 1 to `count`."""
@@ -134,6 +149,7 @@ class Cluster:
         )
         node = NodeProcess(name, process, self.observer)
         self.nodes.append(node)
+        self._nursery.start_soon(node.watch)
         await node.answer()
         return node
 
@@ -156,12 +172,15 @@ class Cluster:
 async def open_cluster(servers: int) -> AsyncGenerator[Cluster]:
     """Start a ZooKeeper of `servers` servers for the length of the block, and end all that the block has started.
 
+    Exceptions of the block leave it unwrapped.
+
     Raises:
         ZooKeeperNotInstalled: saying what to install.
+        RuntimeError: a node has ended by itself; the block was cancelled.
     """
-    async with open_ensemble(servers, tick_ms=500, jvm_heap="256m") as ensemble:
+    async with open_ensemble(servers, tick_ms=500, jvm_heap="256m") as ensemble, open_service_nursery() as nursery:
         with tempfile.TemporaryDirectory(prefix="metafora-bench-") as folder:
-            cluster = Cluster(ensemble.hosts, Path(folder))
+            cluster = Cluster(ensemble.hosts, Path(folder), nursery)
             cluster.say(f"{servers} ZooKeeper server{'s' * (servers > 1)} at {cluster.hosts}")
             try:
                 yield cluster

@@ -12,8 +12,10 @@ from ._stock import creates_per_second
 
 __all__ = ["claims", "start_together"]
 
-_STAGGER = 0.2
+STAGGER = 0.2
 """Seconds between the starts of two nodes: five of them start within one second."""
+QUIET = 5.0
+"""Seconds without a move after which there will be no more: longer than every delay and tick of a node."""
 
 
 async def claims(cluster: Cluster, tasks: int) -> Result:
@@ -53,10 +55,10 @@ async def start_together(cluster: Cluster, tasks: int) -> Result:
     async with trio.open_nursery() as nursery:
         for node in nodes:
             nursery.start_soon(node.join)
-            await trio.sleep(_STAGGER)
+            await trio.sleep(STAGGER)
     await observer.wait(lambda: observer.total == tasks, timeout=120, what="all tasks run")
     cluster.say("all run; now until nothing moves any more")
-    await observer.wait_quiet(5, timeout=60)
+    await observer.wait_quiet(QUIET, timeout=60)
     sent = [await node.ask("report") for node in nodes]
     spread = observer.spread(node.name for node in nodes)
     return Result(

@@ -12,8 +12,8 @@ from ._result import Result
 
 __all__ = ["idle"]
 
-_SECONDS = 20.0
-_REST = 3.0
+SECONDS = 20.0
+REST = 3.0
 """Seconds after the last start before the measurement: what a start leaves to do is not idling."""
 
 
@@ -26,12 +26,13 @@ async def idle(cluster: Cluster, tasks: int) -> Result:
     empty = rss_kib(node.pid)
     await cluster.submit(tasks)
     await observer.wait(lambda: observer.total == tasks, timeout=120, what="all tasks run")
-    await trio.sleep(_REST)
-    cluster.say(f"{tasks} tasks run; looking on for {_SECONDS:g} s")
+    await trio.sleep(REST)
+    cluster.say(f"{tasks} tasks run; looking on for {SECONDS:g} s")
     cpu, began = cpu_seconds(node.pid), trio.current_time()
-    await trio.sleep(_SECONDS)
+    await trio.sleep(SECONDS)
     percent = 100 * (cpu_seconds(node.pid) - cpu) / (trio.current_time() - began)
     rss = rss_kib(node.pid)
+    await observer.wait(lambda: observer.total == tasks, timeout=1, what="all tasks still run")
     bare = await _kib_per_bare_trio_task(tasks)
     return Result(
         {

@@ -14,7 +14,7 @@ from ._stock import Witness, round_trip_ms
 
 __all__ = ["failover", "handover", "join", "minimum_moves"]
 
-_QUIET = 5.0
+QUIET = 5.0
 """Seconds without a move after which there will be no more: longer than every delay and tick of a node."""
 
 
@@ -49,7 +49,7 @@ async def _three_nodes(cluster: Cluster, tasks: int, *, session_timeout: float =
     await observer.wait(
         lambda: observer.total == tasks and observer.spread(names) <= 1, timeout=120, what="all tasks run, evenly"
     )
-    await observer.wait_quiet(_QUIET, timeout=60)
+    await observer.wait_quiet(QUIET, timeout=60)
     cluster.say(f"three nodes run {tasks} tasks")
     return nodes
 
@@ -66,7 +66,7 @@ async def failover(cluster: Cluster, tasks: int) -> Result:
         gone = await znode.gone()
     await observer.wait(lambda: observer.total == tasks, timeout=120, what="all tasks run again")
     again = observer.last
-    await observer.wait_quiet(_QUIET, timeout=60)
+    await observer.wait_quiet(QUIET, timeout=60)
     spread = observer.spread(node.name for node in others)
     verdict = observer.verdict()
     return Result(
@@ -89,7 +89,7 @@ async def handover(cluster: Cluster, tasks: int) -> Result:
     began = time.monotonic_ns()
     await leaver.ask("drain")
     await observer.wait(lambda: observer.total == tasks, timeout=120, what="all tasks run again")
-    await observer.wait_quiet(_QUIET, timeout=60)
+    await observer.wait_quiet(QUIET, timeout=60)
     gaps = observer.gaps_since(began)
     seconds = (observer.last - began) / 1e9
     verdict = observer.verdict()
@@ -116,7 +116,7 @@ async def join(cluster: Cluster, tasks: int) -> Result:
     began = time.monotonic_ns()
     await newcomer.join()
     await observer.wait(lambda: bool(observer.running[newcomer.name]), timeout=120, what="the newcomer runs a task")
-    await observer.wait_quiet(_QUIET, timeout=60)
+    await observer.wait_quiet(QUIET, timeout=60)
     starts = observer.starts_since(began)
     gaps = observer.gaps_since(began)
     minimum = minimum_moves(loads, 1)

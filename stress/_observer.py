@@ -78,6 +78,7 @@ class Observer:
         Raises:
             trio.TooSlowError: not within `timeout` seconds.
         """
+        await trio.lowlevel.checkpoint()
         with trio.move_on_after(timeout):
             while True:
                 self.look()

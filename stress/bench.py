@@ -12,13 +12,15 @@ from dataclasses import dataclass, field
 
 import trio
 
+from metafora_trio._service import open_service_nursery
+
 from ._cluster import Cluster, open_cluster
 from ._cold_start import claims, start_together
 from ._idle import idle
 from ._moves import failover, handover, join
 from ._result import Result
 
-__all__ = ["BENCHMARKS", "Benchmark", "main"]
+__all__ = ["BENCHMARKS", "Benchmark", "main", "table"]
 
 _COMPARE = {"<=": operator.le, ">=": operator.ge, "=": operator.eq}
 
@@ -121,7 +123,7 @@ def _verdict(result: Result, target: tuple[str, float | str], value: float) -> s
     return f"{'ok' if met else 'MISSED':8}target {sign} {limit:g}"
 
 
-def _table(name: str, result: Result) -> str:
+def table(name: str, result: Result) -> str:
     """The figures a line each, with their targets and baselines."""
     targets = BENCHMARKS[name].targets
     lines = []
@@ -135,11 +137,11 @@ def _table(name: str, result: Result) -> str:
 async def _measure(benchmark: Benchmark, tasks: int, servers: int) -> Result | None:
     """Run a benchmark; None if a signal ended it."""
     result = None
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(_cancel_by_signal, nursery.cancel_scope)
-        async with open_cluster(servers) as cluster:
-            result = await benchmark.run(cluster, tasks)
-        nursery.cancel_scope.cancel()
+    async with open_service_nursery() as nursery:
+        with trio.CancelScope() as scope:
+            nursery.start_soon(_cancel_by_signal, scope)
+            async with open_cluster(servers) as cluster:
+                result = await benchmark.run(cluster, tasks)
     return result
 
 
@@ -157,7 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     result = trio.run(_measure, benchmark, asked.tasks or benchmark.tasks, asked.servers)
     if result is None:
         return 130
-    print(_table(asked.name, result), file=sys.stderr if asked.json else sys.stdout, flush=True)
+    print(table(asked.name, result), file=sys.stderr if asked.json else sys.stdout, flush=True)
     if asked.json:
         print(json.dumps(result.figures))
     return int(any(result.figures.get(key) for key in _PROMISES))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import re
 import string
@@ -34,6 +35,7 @@ __all__ = ["ZooKeeperCoordinator"]
 
 _MARK = string.ascii_lowercase + string.digits
 _MARK_LENGTH = 10
+_DAY = 86_400.0
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
 
 
@@ -77,9 +79,9 @@ class ZooKeeperCoordinator(Coordinator):
         suspended: Callable[[], float] = suspended_seconds,
     ) -> None:
         self.hosts = _check_hosts(hosts)
-        if session_timeout < MIN_SESSION_TIMEOUT:
-            raise ValueError(f"session_timeout is {session_timeout:g} s, less than {MIN_SESSION_TIMEOUT:g} s")
-        if connect_timeout <= 0:
+        if not MIN_SESSION_TIMEOUT <= session_timeout <= _DAY:
+            raise ValueError(f"session_timeout is {session_timeout:g} s, not {MIN_SESSION_TIMEOUT:g} s to a day")
+        if not 0 < connect_timeout < math.inf:
             raise ValueError(f"connect_timeout is {connect_timeout:g} s")
         self.session_timeout = session_timeout
         self.connect_timeout = connect_timeout
@@ -124,23 +126,27 @@ class ZooKeeperCoordinator(Coordinator):
             rng=self._rng,
             suspended=self._suspended,
         )
+        joined = False
         try:
             await connection.open(session)
             with session.scope:
                 async with open_service_nursery() as nursery:
                     nursery.start_soon(session.serve)
                     await self._join(session)
+                    joined = True
                     try:
                         yield session
                     finally:
                         await session.flush()
+            if session.scope.cancelled_caught:
+                session.end("the lease has run out")
         finally:
             session.close()
             await connection.aclose()
-        if session.scope.cancelled_caught:
-            session.end("the lease has run out")
-        if session.lost is not None:
+        if session.lost is not None and joined:
             raise session.lost
+        if session.lost is not None:
+            raise self._cannot_join(session.lost) from session.lost
 
     async def _join(self, session: ZooKeeperSession) -> None:
         try:
@@ -153,7 +159,10 @@ class ZooKeeperCoordinator(Coordinator):
         except RequestError as error:
             raise await translate(self.hosts, session.server, error) from error
         except SessionLost as error:
-            raise CoordinatorUnavailable(f"cannot join through ZooKeeper at {self.hosts}: {error}") from error
+            raise self._cannot_join(error) from error
+
+    def _cannot_join(self, lost: SessionLost) -> CoordinatorUnavailable:
+        return CoordinatorUnavailable(f"cannot join through ZooKeeper at {self.hosts}: {lost}")
 
     @asynccontextmanager
     async def open_client(self) -> AsyncGenerator[ZooKeeperClient]:

@@ -55,8 +55,10 @@ class Burst:
         self._done = trio.Event()
 
     def slot(self) -> Slot:
-        """A place for one more reply."""
+        """A place for one more reply. More may be asked for after those before have come."""
         self._left += 1
+        if self._done.is_set() and self._error is None:
+            self._done = trio.Event()
         return Slot(self)
 
     def answer(self) -> None:

@@ -239,11 +239,13 @@ class ZooKeeperSession(Session):
             return
         self.lost = SessionLost(f"node {self._me}: {reason}")
         self.lost.__cause__ = cause
-        # Before the join its caller cares for the cause alone.
-        self._failure = self.lost if self._joined.is_set() or cause is None else cause
-        self._joined.set()
-        self.lease.cancel_at = min(self.lease.cancel_at, trio.current_time())
-        self.scope.cancel(reason=str(self.lost))
+        if self._joined.is_set():
+            self._failure = self.lost
+            self.lease.cancel_at = min(self.lease.cancel_at, trio.current_time())
+            self.scope.cancel(reason=str(self.lost))
+        else:  # there is no body yet, but somebody in `wait_joined`, who cares for the cause
+            self._failure = cause or self.lost
+            self._joined.set()
 
     def _refused(self, what: str, error: RequestError) -> None:
         self.end(f"{what}: {error}", error)
@@ -276,10 +278,8 @@ class ZooKeeperSession(Session):
             return
         both = f"asked for a session timeout of {asked:g} s, {self.server} grants {timeout:g} s"
         if timeout < MIN_SESSION_TIMEOUT:
-            self.end(
-                "the session timeout is too short",
-                CoordinatorUnavailable(f"{both}, less than the least of {MIN_SESSION_TIMEOUT:g} s"),
-            )
+            problem = f"{both}, less than the {MIN_SESSION_TIMEOUT:g} s that are needed"
+            self.end(problem, CoordinatorUnavailable(problem))
             return
         if abs(timeout - asked) > 0.001:
             _log.warning("node %s %s", self._me, both)
@@ -303,7 +303,9 @@ class ZooKeeperSession(Session):
                 if synced:
                     self.view = self._picture.view
                     self._writes.resume()
-                    self._joined.set()
+                    if not self._joined.is_set():
+                        self._picture.take_changes()  # the view as joined is where changes begin
+                        self._joined.set()
 
     def _barrier(self, burst: Burst) -> None:
         if not self._joined.is_set():

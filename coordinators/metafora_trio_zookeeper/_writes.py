@@ -59,6 +59,7 @@ class Writes:
         self._wanted = node
         self._announcing: Unit | None = None
         self._discarding: dict[str, Unit] = {}
+        self._full = False
         self._batch = Batch(connection, self._on_read)
         self.run = self._batch.run
 
@@ -95,8 +96,11 @@ class Writes:
         picture, marks = self._picture, self._marks
         if not picture.current or task in marks.pending or picture.view.own_claims(task, self._me):
             return
-        if marks.room <= len(marks.pending):
+        full = marks.room <= len(marks.pending)
+        if full and not self._full:
             _log.warning("node %s holds as many claims as one session may, and takes no more", self._me)
+        self._full = full
+        if full:
             return
         create = Create(self._layout.claim_prefix(task, self._me, kind), ephemeral=True, sequential=True)
         unit = Unit((create,), self._on_claimed, task=task, read=self._layout.task_path(task))

@@ -23,7 +23,7 @@ from ._app import App
 from ._demo_clusters import DemoCluster, open_memory_cluster, open_process_cluster
 from ._demo_screen import Picture, Screen, running
 from ._exits import ExitCode
-from ._output import print_table
+from ._output import print_table, say
 
 _NODES = ("ant", "bee", "cat", "dog")
 _TASKS = tuple(f"task-{number:02}" for number in range(1, 13))
@@ -58,6 +58,8 @@ def demo(app: App, seconds: float, as_json: bool) -> int:
     as_json = as_json or app.json
     screen = Screen(_NODES, _TASKS, err=as_json)
     in_processes = app.url is not None and not app.url.startswith("memory:")
+    if in_processes:
+        app.coordinator()  # so that a wrong URL is told here, and not by a node
     stopped: list[int] = []
 
     async def main() -> int:
@@ -71,10 +73,7 @@ def demo(app: App, seconds: float, as_json: bool) -> int:
         return code
 
     code = app.run(main)
-    if stopped:
-        click.echo("interrupted; every node has been stopped", err=True)
-        return 128 + stopped[0]
-    return code
+    return 128 + stopped[0] if stopped else code
 
 
 def _open_cluster(url: str | None) -> AbstractAsyncContextManager[DemoCluster]:
@@ -94,6 +93,8 @@ async def _cancel_on_signal(
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         task_status.started()
         async for number in signals:
+            if not stopped:
+                say("interrupted: stopping every node, and cleaning up")
             stopped.append(number)
             scope.cancel()
 
@@ -120,7 +121,7 @@ class _Demo:
     async def run(self, as_json: bool) -> int:
         """Play, and print the summary. Returns the exit code."""
         ant, bee, cat, dog = _NODES
-        where = "each in a process of its own" if self._in_processes else "in this process: no broker is needed"
+        where = "each in a process of its own" if self._in_processes else "in this process (no broker is needed)"
         self._screen.print(f"A cluster of three nodes, {where}, and twelve tasks that run for ever.")
         self._screen.print("Below, each row is a moment and each column a task: who runs it?")
         await self._start(ant, bee, cat)

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 import trio
 
-from metafora_trio import Consumer, Coordinator, MemoryCoordinator
+from metafora_trio import Consumer, Coordinator, CoordinatorUnavailable, MemoryCoordinator
 from metafora_trio._service import open_service_nursery
 from metafora_trio._upkeep import Removable
 from metafora_trio.testing import EventName, History, HistoryEvent
@@ -79,7 +79,7 @@ class _MemoryCluster(DemoCluster):
         consumer = Consumer(self.coordinator, recording(history), name=name)
         scope, ended = trio.CancelScope(), trio.Event()
 
-        async def run(task_status: trio.TaskStatus[None]) -> None:
+        async def run(task_status: trio.TaskStatus[None]) -> None:  # noqa: ASYNC128 - consumer.run calls started()
             with scope:
                 await consumer.run(task_status=task_status)
             ended.set()
@@ -182,11 +182,15 @@ async def open_process_cluster(url: str, *, session_timeout: float) -> AsyncGene
     """
     with TemporaryDirectory(prefix="metafora-demo-") as folder:
         cluster = _ProcessCluster(url, Path(folder), session_timeout)
+        reachable = True
         try:
             yield cluster
+        except CoordinatorUnavailable:
+            reachable = False  # trying again to reach it would only double the wait
+            raise
         finally:
             with trio.CancelScope(shield=True):
                 await cluster.stop()
                 cluster.history.close()
-                if isinstance(cluster.coordinator, Removable):
+                if reachable and isinstance(cluster.coordinator, Removable):
                     await cluster.coordinator.remove()

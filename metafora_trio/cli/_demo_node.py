@@ -44,7 +44,9 @@ async def _main(url: str, name: str, path: str) -> None:
             print("joined", flush=True)
 
 
-async def _run(consumer: Consumer, nursery: trio.Nursery, task_status: trio.TaskStatus[None]) -> None:
+async def _run(  # noqa: ASYNC128 - consumer.run calls started()
+    consumer: Consumer, nursery: trio.Nursery, task_status: trio.TaskStatus[None]
+) -> None:
     await consumer.run(task_status=task_status)
     nursery.cancel_scope.cancel()
 

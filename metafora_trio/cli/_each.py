@@ -33,31 +33,30 @@ async def for_each(names: Sequence[str], done: str, action: Callable[[str], Awai
     """
     names = list(dict.fromkeys(names))
     errors: dict[str, MetaforaError] = {}
+    unavailable: list[CoordinatorUnavailable] = []
     progress = Progress(done, len(names))
     waiting = iter(names)
     finished = 0
 
-    async def work() -> None:
+    async def work(scope: trio.CancelScope) -> None:
         nonlocal finished
         for name in waiting:
             try:
                 await action(name)
-            except CoordinatorUnavailable:
-                raise
+            except CoordinatorUnavailable as error:
+                unavailable.append(error)
+                scope.cancel()
+                return
             except MetaforaError as error:
                 errors[name] = error
             finished += 1
             progress.tell(finished)
 
-    try:
-        async with trio.open_nursery() as nursery:
-            for _ in range(min(_AT_ONCE, len(names))):
-                nursery.start_soon(work)
-    except* CoordinatorUnavailable as group:
-        unavailable: BaseException = group
-        while isinstance(unavailable, BaseExceptionGroup):
-            unavailable = unavailable.exceptions[0]
-        raise unavailable from None
+    async with trio.open_nursery() as nursery:
+        for _ in range(min(_AT_ONCE, len(names))):
+            nursery.start_soon(work, nursery.cancel_scope)
+    if unavailable:
+        raise unavailable[0]
     progress.end()
     code = 0
     hints: dict[str, None] = {}

@@ -103,7 +103,7 @@ def cli(context: click.Context, verbose: int) -> None:
       metafora ls
     """
     context.ensure_object(App).verbose = verbose
-    level = {0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG)
+    level = {0: logging.ERROR, 1: logging.INFO}.get(verbose, logging.DEBUG)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=level, stream=sys.stderr)
 
 

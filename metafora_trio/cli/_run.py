@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from typing import Literal, cast
 
 import click
 import trio
@@ -130,7 +130,7 @@ def _import(place: str) -> Handler:
         raise Failure(f"cannot import {place!r}: {error}", ExitCode.USAGE) from error
     if not callable(handler):
         raise Failure(f"{place!r} is {type(handler).__name__}, not an async function", ExitCode.USAGE)
-    return handler
+    return cast("Handler", handler)
 
 
 class _InWords(logging.Formatter):
@@ -156,17 +156,21 @@ def _telling(verbose: int, quiet: bool) -> Generator[None]:
     handler.setFormatter(_InWords())
     if not verbose:
         handler.addFilter(_has_words)
-    logger = logging.getLogger("metafora_trio")
-    before = logger.level, logger.propagate
+    logger, root = logging.getLogger("metafora_trio"), logging.getLogger()
+    before = logger.level, logger.propagate, root.level
     logger.setLevel(logging.WARNING if quiet else logging.DEBUG)
     logger.propagate = False
     logger.addHandler(handler)
+    root.setLevel(
+        min(root.level, logging.WARNING)
+    )  # a node lives long enough for the warnings of its backend to matter
     try:
         yield
     finally:
         logger.removeHandler(handler)
         logger.setLevel(before[0])
         logger.propagate = before[1]
+        root.setLevel(before[2])
 
 
 def _words(event: Event) -> str:

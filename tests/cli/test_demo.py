@@ -68,7 +68,7 @@ def test_interrupted(number: int, code: int) -> None:
         while "START" not in demo.stdout.readline():
             pass
         demo.send_signal(number)
-        assert demo.stderr.read() == "interrupted; every node has been stopped\n"
+        assert demo.stderr.read() == "interrupted: stopping every node, and cleaning up\n"
         assert demo.wait() == code
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,10 +27,20 @@ async def insisting(task: RunningTask) -> None:
     signal.raise_signal(signal.SIGTERM)
     await task.stopping.wait()
     signal.raise_signal(task.props["signal"])
-    await trio.sleep_forever()
+    told = trio.current_time()
+    try:
+        await trio.sleep_forever()
+    finally:
+        print("cancelled after", round(trio.current_time() - told), "s")
 
 
 not_callable = 7
+
+
+@pytest.fixture(autouse=True)
+def _path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command puts the current folder there."""
+    monkeypatch.setattr("sys.path", [*sys.path])
 
 
 def submit(shell: Shell, **props: object) -> None:
@@ -63,6 +74,7 @@ def test_a_second_signal_stops_at_once(shell: Shell, number: int, code: int) -> 
     submit(shell, signal=int(number))
     assert shell("run", f"{_HANDLERS}:insisting", "--grace", "1000") == code
     assert "stopping at once\n" in shell.err
+    assert shell.out == "cancelled after 0 s\n"
 
 
 def test_quiet(shell: Shell) -> None:
@@ -98,7 +110,5 @@ def test_current_folder_is_importable(shell: Shell, monkeypatch: pytest.MonkeyPa
     """As with `python -m`."""
     (tmp_path / "only_here.py").write_text("from tests.cli.test_run import ending as handler\n")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.path", ["."])  # restores what the command inserts
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
     submit(shell, signal=int(signal.SIGTERM))
     assert shell("run", "only_here:handler") == 0

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TypeVar
 
+import pytest
 import trio
+from trio.abc import Clock, Instrument
+from trio.testing import MockClock
 
 from metafora_trio_zookeeper._connection import (
     Check,
@@ -28,6 +32,20 @@ from metafora_trio_zookeeper._connection import (
     Sink,
     WriteOp,
 )
+
+T = TypeVar("T")
+
+
+def _run(
+    function: Callable[..., Awaitable[T]], *, clock: Clock | None = None, instruments: Sequence[Instrument] = ()
+) -> T:
+    return trio.run(function, clock=clock or MockClock(autojump_threshold=0), instruments=instruments)
+
+
+def use_virtual_time(item: pytest.Item) -> None:
+    """For whole modules and classes: pytest-trio looks for a clock among a test's own arguments only."""
+    item.add_marker(pytest.mark.trio(run=_run), append=False)
+
 
 LATENCY = 0.002
 RECONNECT = 0.05
@@ -65,7 +83,7 @@ class FakeZooKeeper:
         has_quorum: whether writes are answered.
         refusing: whether new connections are refused.
         unimplemented: the requests it does not know, by the name of the method.
-        forbidden: the paths that nobody may write.
+        forbidden: below which paths nobody may write.
     """
 
     def __init__(self, session_timeout: float = 4.0) -> None:
@@ -101,7 +119,7 @@ class FakeZooKeeper:
         return tuple(created)
 
     def _change(self, tree: Tree, op: WriteOp, owner: int) -> Change | None:
-        if op.path in self.forbidden:
+        if op.path.startswith(tuple(self.forbidden)):
             raise RequestError(ErrorCode.NO_AUTH)
         if isinstance(op, Create):
             parent = op.path.rpartition("/")[0]

@@ -1,0 +1,227 @@
+"""Batching: what belongs together stays together, nothing is lost, and nothing goes out twice after success."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from metafora_trio_zookeeper._batch import MAX_OPS, Batch, Unit, take, unit_size
+from metafora_trio_zookeeper._connection import (
+    Check,
+    Create,
+    Delete,
+    Done,
+    ErrorCode,
+    ReadResult,
+    Reply,
+    RequestError,
+    WriteOp,
+)
+from metafora_trio_zookeeper._layout import MAX_REQUEST_BYTES
+from tests.zookeeper.fake_zookeeper import FakeConnection, FakeZooKeeper
+
+
+class Server(FakeConnection):
+    """A connection that answers when told, and refuses each operation whose path is bad."""
+
+    def __init__(self) -> None:
+        super().__init__(FakeZooKeeper(), 1)
+        self.transactions: list[list[str]] = []
+        self.waiting: deque[tuple[Sequence[WriteOp], Done]] = deque()
+        self.reads: deque[tuple[Sequence[str], Done]] = deque()
+        self.bad: set[str] = set()
+        self.done: list[str] = []
+
+    def transact(self, ops: Sequence[WriteOp], done: Done) -> None:
+        self.transactions.append([op.path for op in ops])
+        self.waiting.append((ops, done))
+
+    def read(self, paths: Sequence[str], done: Done) -> None:
+        self.reads.append((paths, done))
+
+    def answer(self) -> None:
+        """Answer the oldest transaction."""
+        ops, done = self.waiting.popleft()
+        for index, op in enumerate(ops):
+            if op.path in self.bad:
+                done(RequestError(ErrorCode.NO_NODE, index))
+                return
+        self.done += [op.path for op in ops]
+        done(Reply(tuple(None for _ in ops), 1))
+
+
+class Outcomes(list[tuple[str, ErrorCode | None, int | None]]):
+    """How units ended, in order."""
+
+    def unit(self, *paths: str, read: str = "", size: int = 0) -> Unit:
+        ops = tuple(Create(path, b"x" * size) if size else Delete(path) for path in paths)
+        return Unit(ops, self.settle, task=paths[0], read=read)
+
+    def settle(self, unit: Unit, error: RequestError | None) -> None:
+        self.append((unit.task, error and error.code, error and error.index))
+
+
+def make() -> tuple[Server, Outcomes, Batch, list[tuple[str, ReadResult | None]]]:
+    server, reads = Server(), list[tuple[str, ReadResult | None]]()
+    batch = Batch(server, lambda unit, result: reads.append((unit.task, result)))
+    batch.open()
+    return server, Outcomes(), batch, reads
+
+
+@given(st.lists(st.tuples(st.integers(1, 5), st.sampled_from([0, 10, 200_000, 500_000])), min_size=1, max_size=300))
+def test_take_splits_no_unit_and_keeps_the_order(shapes: list[tuple[int, int]]) -> None:
+    outcomes = Outcomes()
+    units = [
+        outcomes.unit(*[f"/{n}/{k}" for k in range(ops)], size=size // ops) for n, (ops, size) in enumerate(shapes)
+    ]
+    queue, taken = deque(units), list[list[Unit]]()
+    while queue:
+        taken.append(take(queue))
+    assert [unit for group in taken for unit in group] == units
+    for group, following in zip(taken, [*taken[1:], None], strict=True):
+        ops, size = sum(len(unit.ops) for unit in group), sum(map(unit_size, group))
+        assert len(group) == 1 or (ops <= MAX_OPS and size <= MAX_REQUEST_BYTES)
+        if following is not None:  # as full as can be
+            first = following[0]
+            assert ops + len(first.ops) > MAX_OPS or size + unit_size(first) > MAX_REQUEST_BYTES
+
+
+async def run_with(batch: Batch) -> trio.CancelScope:
+    """Start the batch's task; cancel what is returned to end it."""
+    scope = trio.CancelScope()
+
+    async def run() -> None:
+        with scope:
+            await batch.run()
+
+    trio.lowlevel.spawn_system_task(run)
+    await trio.testing.wait_all_tasks_blocked()
+    return scope
+
+
+async def test_what_is_asked_together_travels_together(autojump_clock: trio.testing.MockClock) -> None:
+    server, outcomes, batch, _ = make()
+    await run_with(batch)
+    for n in range(300):
+        batch.add(outcomes.unit(f"/{n}"))
+        assert server.transactions == []  # never inside the call
+    await trio.testing.wait_all_tasks_blocked()
+    assert [len(ops) for ops in server.transactions] == [128, 128]  # two in flight, no more
+    server.answer()
+    assert [len(ops) for ops in server.transactions] == [128, 128, 44]
+    server.answer()
+    server.answer()
+    assert outcomes == [(f"/{n}", None, None) for n in range(300)]
+
+
+async def test_the_refused_unit_is_told_and_the_others_go_on(autojump_clock: trio.testing.MockClock) -> None:
+    server, outcomes, batch, _ = make()
+    await run_with(batch)
+    server.bad.add("/2/b")
+    for n in range(5):
+        batch.add(outcomes.unit(f"/{n}/a", f"/{n}/b", f"/{n}/c"))
+    await trio.testing.wait_all_tasks_blocked()
+    server.answer()
+    assert outcomes == [("/2/a", ErrorCode.NO_NODE, 1)]  # the index within the unit
+    assert [[path[1] for path in ops[::3]] for ops in server.transactions[1:]] == [["0", "1"], ["3", "4"]]
+    server.answer()
+    server.answer()
+    assert [name for name, error, _ in outcomes if error is None] == ["/0/a", "/1/a", "/3/a", "/4/a"]
+    assert len(server.done) == 12
+
+
+async def test_a_failure_without_index_is_halved_down(autojump_clock: trio.testing.MockClock) -> None:
+    server, outcomes, batch, _ = make()
+    await run_with(batch)
+    for n in range(4):
+        batch.add(outcomes.unit(f"/{n}"))
+    await trio.testing.wait_all_tasks_blocked()
+    while server.waiting:
+        ops, done = server.waiting.popleft()
+        done(RequestError(ErrorCode.OTHER) if any(op.path == "/1" for op in ops) else Reply((), 1))
+    assert sorted(outcomes) == [
+        ("/0", None, None),
+        ("/1", ErrorCode.OTHER, None),
+        ("/2", None, None),
+        ("/3", None, None),
+    ]
+
+
+@given(st.integers(1, 200), st.sets(st.integers(0, 199)), st.data())
+def test_each_unit_is_told_once_what_happened(count: int, bad: set[int], data: st.DataObject) -> None:
+    async def main() -> None:
+        server, outcomes, batch, _ = make()
+        scope = await run_with(batch)
+        server.bad = {f"/{n}/a" for n in bad}
+        for n in range(count):
+            batch.add(outcomes.unit(f"/{n}/a", f"/{n}/b"))
+        await trio.testing.wait_all_tasks_blocked()
+        transactions = 0
+        while server.waiting:
+            server.answer()
+            transactions += 1
+        refused = {f"/{n}/a" for n in bad if n < count}
+        assert sorted(outcomes) == sorted(
+            (f"/{n}/a", ErrorCode.NO_NODE if f"/{n}/a" in refused else None, 0 if f"/{n}/a" in refused else None)
+            for n in range(count)
+        )
+        assert sorted(server.done) == sorted(
+            f"/{n}/{k}" for n in range(count) if f"/{n}/a" not in refused for k in "ab"
+        )
+        assert transactions <= 2 * len(refused) + count // 64 + 1
+        scope.cancel()
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+async def test_when_the_connection_breaks_nobody_is_told(autojump_clock: trio.testing.MockClock) -> None:
+    """Nobody knows: the view will tell, after the reconnect. And nothing of the old queue is sent then."""
+    server, outcomes, batch, _ = make()
+    await run_with(batch)
+    for n in range(400):
+        batch.add(outcomes.unit(f"/{n}"))
+    await trio.testing.wait_all_tasks_blocked()
+    waiting = [server.waiting.popleft()[1] for _ in range(2)]
+    batch.close()
+    for done in waiting:
+        done(RequestError(ErrorCode.CONNECTION_LOSS))
+    batch.add(outcomes.unit("/while away"))
+    await trio.testing.wait_all_tasks_blocked()
+    assert (outcomes, len(server.transactions)) == ([], 2)
+    batch.close()
+    batch.open()
+    batch.add(outcomes.unit("/new"))
+    await trio.testing.wait_all_tasks_blocked()
+    assert server.transactions[2:] == [["/new"]]
+
+
+async def test_reads_follow_their_transaction(autojump_clock: trio.testing.MockClock) -> None:
+    server, outcomes, batch, reads = make()
+    await run_with(batch)
+    for n in range(3):
+        batch.add(outcomes.unit(f"/{n}", read=f"/task/{n}" if n != 1 else ""))
+    await trio.testing.wait_all_tasks_blocked()
+    ((paths, done),) = server.reads
+    assert list(paths) == ["/task/0", "/task/2"]
+    found = ReadResult(b"{}", 0, 0, 0)
+    done(Reply((found, None), 1))
+    assert reads == [("/0", found), ("/2", None)]
+    done(RequestError(ErrorCode.CONNECTION_LOSS))
+    assert len(reads) == 2
+
+
+def test_the_size_counts_paths_and_data() -> None:
+    unit = Unit((Create("/a", b"x" * 1000), Check("/b")), Outcomes().settle)
+    assert 1004 < unit_size(unit) < 1200
+
+
+@pytest.mark.parametrize("size", [MAX_REQUEST_BYTES + 1])
+def test_a_unit_that_is_too_large_alone_goes_alone(size: int) -> None:
+    outcomes = Outcomes()
+    queue = deque([outcomes.unit("/a", size=size), outcomes.unit("/b")])
+    assert [[unit.task for unit in take(queue)] for _ in range(2)] == [["/a"], ["/b"]]

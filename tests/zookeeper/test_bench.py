@@ -1,0 +1,83 @@
+"""Each benchmark at a tiny size on a ZooKeeper of its own: the keys it prints, and that it leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stress import _cold_start, _idle, _moves
+from stress.bench import main
+
+ROOT = Path(__file__).parent.parent.parent
+KEYS = {
+    "claims": ["tasks", "seconds", "per_s", "raw_per_s", "ratio", "attempts_per_task", "duplicates"],
+    "cluster": ["seconds", "spread", "attempts_per_task", "duplicates"],
+    "failover": ["detect_seconds", "reclaim_seconds", "spread", "duplicates", "lost"],
+    "handover": ["seconds", "gap_p50_ms", "gap_p99_ms", "overlap_ms", "duplicates"],
+    "join": ["seconds", "moves", "minimum_moves", "spread", "gap_p99_ms", "overlap_ms"],
+    "idle": ["cpu_percent", "rss_mb", "kib_per_task", "kib_per_bare_trio_task"],
+}
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_the_last_line_is_one_json_object_with_the_keys(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the figures only the promises are looked at: a tiny run on a busy machine says nothing of speed."""
+    monkeypatch.setattr(_cold_start, "QUIET", 1.0)
+    monkeypatch.setattr(_moves, "QUIET", 1.0)
+    monkeypatch.setattr(_idle, "SECONDS", 0.5)
+    monkeypatch.setattr(_idle, "REST", 0.0)
+
+    status = main([name, "--tasks", "60", "--json"])
+
+    printed = capsys.readouterr()
+    figures = json.loads(printed.out.splitlines()[-1])
+    assert list(figures) == KEYS[name]
+    assert {figures.get(key, 0) for key in ("duplicates", "lost", "overlap_ms")} == {0}
+    assert status == 0
+    assert all(key in printed.err for key in KEYS[name])
+
+
+def _children(pid: int) -> list[int]:
+    """Of all its threads: the one that starts a server is not the main one."""
+    return [
+        int(child) for thread in Path(f"/proc/{pid}/task").glob("*/children") for child in thread.read_text().split()
+    ]
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize("number,status", [(signal.SIGTERM, 130), (signal.SIGKILL, -signal.SIGKILL)])
+def test_everything_started_ends_with_the_benchmark(number: signal.Signals, status: int, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "stress.bench", "idle", "--tasks", "12"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as bench:
+        assert bench.stderr is not None
+        assert any("12 tasks run" in line for line in bench.stderr)
+        children = _children(bench.pid)
+        bench.send_signal(number)
+        bench.wait(timeout=30)
+
+    assert len(children) == 2  # a server and a node
+    for child in children:
+        for _ in range(300):
+            if not _runs(child):
+                break
+            signal.sigtimedwait([], 0.1)
+        else:
+            pytest.fail(f"process {child} has outlived the benchmark")
+    assert bench.returncode == status
+    if number is signal.SIGTERM:
+        assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,295 @@
+"""The command on real ZooKeeper: tasks from submission to their end, doctor, and the demonstration with processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kazoo.client import KazooClient
+
+from metafora_trio import CoordinatorUnavailable, NodeInfo, Task, open_client
+from metafora_trio_zookeeper import ZooKeeperCoordinator
+from metafora_trio_zookeeper.testing import Ensemble
+
+_WAIT = 30.0
+_HANDLER = """
+import trio
+
+async def handler(task):
+    print("running", task.id, flush=True)
+    if task.props.get("fail"):
+        raise ValueError("as it was told")
+    await trio.sleep(task.props.get("seconds", float("inf")))
+"""
+
+
+class Shell:
+    """Runs the command in processes of its own, which do not outlive the test.
+
+    Args:
+        url: the cluster.
+        folder: the current folder of the commands, with `work.py` in it.
+    """
+
+    def __init__(self, url: str, folder: Path) -> None:
+        self.url = url
+        self._folder = folder
+        self._started: list[subprocess.Popen[str]] = []
+        (folder / "work.py").write_text(_HANDLER)
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start a command."""
+        # The folder of the sources stays importable, where the package is not installed but for its metadata.
+        process = subprocess.Popen(
+            [sys.executable, "-u", "-m", "metafora_trio.cli", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=self._folder,
+            env={**os.environ, "METAFORA_URL": self.url},
+        )
+        self._started.append(process)
+        return process
+
+    def __call__(self, *arguments: str, stdin: str | None = None) -> tuple[int, str, str]:
+        """Run a command: its exit code, stdout and stderr."""
+        run = subprocess.run(
+            [sys.executable, "-m", "metafora_trio.cli", *arguments],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            cwd=self._folder,
+            env={**os.environ, "METAFORA_URL": self.url},
+            timeout=4 * _WAIT,
+        )
+        return run.returncode, run.stdout, run.stderr
+
+    def json(self, *arguments: str) -> Any:
+        """Run a command that succeeds; what it prints, as JSON."""
+        code, out, err = self(*arguments, "-o", "json")
+        assert code == 0, err
+        return json.loads(out)
+
+    def stop(self) -> None:
+        for process in self._started:
+            process.kill()
+            process.communicate()
+
+
+@pytest.fixture
+def shell(standalone: Ensemble, namespace: str, tmp_path: Path) -> Iterator[Shell]:
+    shell = Shell(f"zk://{standalone.hosts}/{namespace}?session_timeout=4", tmp_path)
+    yield shell
+    shell.stop()
+
+
+@contextmanager
+def meddler(hosts: str) -> Iterator[Any]:
+    """A plain client of ZooKeeper, to look and to meddle."""
+    client: Any = KazooClient(hosts)
+    client.start()
+    try:
+        yield client
+    finally:
+        client.stop()
+        client.close()
+
+
+@pytest.fixture
+def zookeeper(standalone: Ensemble) -> Iterator[Any]:
+    with meddler(standalone.hosts) as client:
+        yield client
+
+
+def eventually(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + _WAIT
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def line_with(text: str, process: subprocess.Popen[str]) -> str:
+    """The next line of a process's stdout that has this in it."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        if text in line:
+            return line
+    raise AssertionError(f"{text!r} never came")
+
+
+def test_from_submit_to_rm(shell: Shell) -> None:
+    """One task fails, one ends, one runs on until the node is drained by SIGTERM, and then waits for another node."""
+    node = shell.start("run", "work:handler", "--name", "ant", "--tag", "x")
+    lines = '{"id": "bad", "props": {"fail": true}}\n{"id": "long"}\n{"id": "short", "props": {"seconds": 0.2}}\n'
+    assert shell("submit", "-", stdin=lines) == (0, "bad\nlong\nshort\n", "submitted 3 tasks\n")
+    assert shell("submit", "long")[0] == 4
+    code, out, _ = shell("wait", "bad", "short", "--timeout", "20")
+    assert (code, out.split()[3:]) == (
+        1,
+        ["bad", "failed", *["ValueError:", "as", "it", "was", "told"], "short", "completed"],
+    )
+    assert shell("wait", "long", "--timeout", "0.1")[0] == 6
+    assert shell("submit", "short")[0] == 4
+    (task,) = shell.json("ls")["tasks"]
+    (ant,) = shell.json("nodes")["nodes"]
+    assert (task["task"], task["state"], task["node"]) == ("long", "running", ant["node"])
+    assert (ant["name"], ant["tasks"], ant["tags"]) == ("ant", 1, ["x"])
+    (bad,) = shell.json("describe", "bad")["tasks"]
+    assert bad["errors"][0]["traceback"].startswith("Traceback (most recent call last):\n")
+    assert shell("describe", "nope")[0] == 3
+    assert shell("rm", "bad", "nope") == (
+        3,
+        "bad\n",
+        "error: no task 'nope'\nhint: `metafora ls --finished` lists what there is\n",
+    )
+    assert [task["task"] for task in shell.json("ls", "--finished")["tasks"]] == ["long", "short"]
+    node.send_signal(signal.SIGTERM)
+    out, err = node.communicate(timeout=_WAIT)
+    assert node.returncode == 0, err
+    assert sorted(out.split()) == sorted(["running", "bad", "running", "long", "running", "short"])
+    assert "task long stopped (drained)" in err
+    assert shell("ls", "--state", "unclaimed")[1].split()[5:] == ["BY", "long", "unclaimed", "-", "-"]
+
+
+def test_commands_to_nodes(shell: Shell) -> None:
+    """freeze is seen in `nodes`, a drain from afar ends the process with 0."""
+    node = shell.start("run", "work:handler", "--name", "ant")
+    assert shell("submit", "a")[0] == 0
+    line_with("running a", node)
+    assert shell("freeze", "ant")[0] == 0
+    eventually(lambda: shell.json("nodes")["nodes"][0]["frozen"])
+    assert shell("unfreeze", "--all")[0] == 0
+    eventually(lambda: not shell.json("nodes")["nodes"][0]["frozen"])
+    assert shell("balance", "nope")[0] == 3
+    assert shell("drain", "ant", "--wait", "--timeout", "20") == (0, "", "node ant told to drain\n1 node drained\n")
+    node.communicate(timeout=_WAIT)
+    assert node.returncode == 0
+
+
+def test_doctor(shell: Shell, zookeeper: Any, namespace: str) -> None:
+    """What it says of a namespace that is not there, one that is well, and one that somebody has meddled with."""
+
+    def doctor(code: int) -> dict[str, list[str]]:
+        returned, out, err = shell("doctor", "--patience", "4", "-o", "json")
+        assert returned == code, out + err
+        found: dict[str, list[str]] = {"ok": [], "warning": [], "problem": []}
+        for finding in json.loads(out)["findings"]:
+            found[finding["level"]].append(finding["text"])
+        return found
+
+    assert doctor(0)["warning"] == [f"namespace /{namespace} is not there yet"]
+    assert zookeeper.exists(f"/{namespace}") is None
+    node = shell.start("run", "work:handler", "--name", "ant")
+    assert shell("submit", "a")[0] == 0
+    line_with("running a", node)
+    server, session, layout, clock, seqs, counts = doctor(0)["ok"]
+    assert server.startswith("ZooKeeper 3.")
+    assert session.endswith("timeout 4 s")
+    assert layout == f'namespace /{namespace}: {{"layout": 1, "buckets": 64}}'
+    assert clock.startswith("a write takes ")
+    assert seqs == "highest sequence number 0 of 2,147,483,647"
+    assert counts.startswith("1 node, 1 task: 1 running")
+    assert sorted(zookeeper.get_children(f"/{namespace}")) == [
+        "claims",
+        "commands",
+        "nodes",
+        "orders",
+        "states",
+        "tasks",
+    ]
+    zookeeper.create(f"/{namespace}/orders/gone.aaaaaaaaaa~", b"{}", sequence=True)
+    zookeeper.create(f"/{namespace}/tasks/00/not-in-its-bucket", b"{}")
+    bucket = next(b for b in range(64) if zookeeper.get_children(f"/{namespace}/claims/{b:02}"))
+    zookeeper.create(f"/{namespace}/claims/{bucket:02}/a~gone.aaaaaaaaaa~b~1200000000", b"")
+    found = doctor(1)
+    assert found["problem"] == ["highest sequence number 1,200,000,000 of 2,147,483,647"]
+    assert found["warning"][-1] == f"not Metafora's, and ignored: /{namespace}/tasks/00/not-in-its-bucket"
+    zookeeper.set(f"/{namespace}", b'{"layout": 2, "buckets": 64}')
+    (problem,) = doctor(5)["problem"]
+    assert "has layout 2" in problem
+
+
+def test_doctor_without_a_server(shell: Shell) -> None:
+    """Nobody answers: what was tried, and exit code 5."""
+    code, out, _ = shell("doctor", "--url", "zk://127.0.0.1:1/x?connect_timeout=1")
+    assert code == 5
+    assert "! ZooKeeper 127.0.0.1:1 does not answer\n" in out
+    assert "✗ no answer from ZooKeeper at 127.0.0.1:1 within 1 s" in out
+    code, _, err = shell("ls", "--url", "zk://127.0.0.1:1/x?connect_timeout=1")
+    assert code == 5
+    assert err.startswith("error: no answer from ZooKeeper at 127.0.0.1:1 within 1 s")
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that a process has started, from whichever thread."""
+    return [int(child) for path in Path(f"/proc/{pid}/task").glob("*/children") for child in path.read_text().split()]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_demo_with_processes(ensemble: Ensemble, namespace: str, tmp_path: Path) -> None:
+    """Three servers, three processes, one killed: no task lost, none ran twice, and nothing is left behind."""
+    shell = Shell(f"zk://{ensemble.hosts}/{namespace}", tmp_path)
+    code, out, err = shell("demo", "--seconds", "5", "--json")
+    assert code == 0, err
+    summary = json.loads(out.splitlines()[-1])
+    wanted = {"ok": True, "tasks": 12, "nodes": 4, "crashes": 1, "tasks_lost": 0, "duplicate_runs": 0}
+    assert {key: summary[key] for key in wanted} == wanted
+    assert summary["moves"] >= 16  # more where the machine is slow: a node that joins late makes tasks move once more
+    assert 2.0 < summary["longest_gap_seconds"] < 10.0
+    with meddler(ensemble.hosts) as client:
+        assert [name for name in client.get_children("/") if name.startswith(namespace)] == []
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_demo_interrupted(shell: Shell, zookeeper: Any, namespace: str, number: int, code: int) -> None:
+    """Ctrl-C stops every process and removes the namespace, also when a node has just been killed."""
+    demo = shell.start("demo", "--seconds", "5")
+    line_with("CRASH", demo)
+    nodes = children_of(demo.pid)
+    assert len(nodes) >= 2
+    demo.send_signal(number)
+    _, err = demo.communicate(timeout=_WAIT)
+    assert (demo.returncode, err) == (code, "interrupted: stopping every node, and cleaning up\n")
+    assert [pid for pid in nodes if alive(pid)] == []
+    assert [name for name in zookeeper.get_children("/") if name.startswith(namespace)] == []
+
+
+def test_killed_demo_leaves_no_process(shell: Shell) -> None:
+    """The nodes of a demonstration end when it does, even by SIGKILL: their stdin ends."""
+    demo = shell.start("demo")
+    line_with("bee 4", demo)
+    nodes = children_of(demo.pid)
+    assert len(nodes) == 3
+    demo.kill()
+    eventually(lambda: not any(map(alive, nodes)))
+
+
+async def test_namespace_in_use_is_not_removed(standalone: Ensemble, namespace: str, zookeeper: Any) -> None:
+    """Not while a node is alive; then whole, with tasks and states in it; and again, which does nothing."""
+    coordinator = ZooKeeperCoordinator(
+        standalone.hosts, namespace=f"/{namespace}", session_timeout=4, connect_timeout=2
+    )
+    async with open_client(coordinator) as client:
+        await client.submit(Task(f"t{number}") for number in range(300))
+    async with coordinator.open_session(NodeInfo("ant")):
+        with pytest.raises(CoordinatorUnavailable, match=r"was not removed: ant\.\w+ still there"):
+            await coordinator.remove()
+    assert zookeeper.exists(f"/{namespace}/nodes")
+    await coordinator.remove()
+    assert zookeeper.exists(f"/{namespace}") is None
+    await coordinator.remove()

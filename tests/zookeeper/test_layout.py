@@ -1,0 +1,183 @@
+"""Paths and names: what is written can be read, and nothing else can."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from metafora_trio import Claim, ClaimKind, InvalidTask, LayoutMismatch, TaskRecord
+from metafora_trio_zookeeper import ZooKeeperCoordinator, from_url
+from metafora_trio_zookeeper._connection import ReadResult
+from metafora_trio_zookeeper._layout import TOMBSTONE, Layout, decode_record
+
+LAYOUT = Layout("/metafora")
+MARK = "x" * 10
+names = st.from_regex(r"[A-Za-z0-9._:@=+-]{1,128}", fullmatch=True).filter(lambda name: name not in (".", ".."))
+identities = st.builds("{}.{}".format, names, st.from_regex(r"[a-z0-9]{10}", fullmatch=True))
+claims = st.builds(Claim, st.integers(0, 2**31 - 1), names, identities, st.sampled_from(ClaimKind))
+
+
+@given(claims)
+def test_a_claim_is_read_as_it_was_written(claim: Claim) -> None:
+    path = LAYOUT.claim_path(claim)
+    assert path == f"{LAYOUT.claim_prefix(claim.task, claim.node, claim.kind)}{claim.seq:010}"
+    _, _, section, bucket, name = path.split("/")
+    assert (section, LAYOUT.parse_claim(bucket, name)) == ("claims", claim)
+    assert len(path) + 4 <= LAYOUT.claim_size(claim.task, claim.node) <= len(path) + 8
+
+
+@given(st.text("ab.~/c0123456789", max_size=60), st.sampled_from(LAYOUT.buckets))
+def test_what_is_read_as_a_claim_is_exactly_one(name: str, bucket: str) -> None:
+    claim = LAYOUT.parse_claim(bucket, name)
+    assert claim is None or LAYOUT.claim_path(claim) == f"/metafora/claims/{bucket}/{name}"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        f"t~n.{MARK}~c",
+        f"t~n.{MARK}~c~123456789",
+        f"t~n.{MARK}~c~00000000001",
+        f"t~n.{MARK}~c~-000000001",
+        f"t~n.{MARK}~c~000000000\u0661",
+        f"t~n.{MARK}~x~0000000001",
+        "t~n~c~0000000001",
+        f"t~n.{MARK.upper()}~c~0000000001",
+        f"t~u~n.{MARK}~c~0000000001",
+        f"~n.{MARK}~c~0000000001",
+        f"t~n.{MARK}~c~0000000001\n",
+        "",
+    ],
+)
+def test_what_is_no_claim(name: str) -> None:
+    assert all(LAYOUT.parse_claim(bucket, name) is None for bucket in LAYOUT.buckets)
+
+
+def test_a_long_sequence_number_is_one() -> None:
+    claim = Claim(12_345_678_901, "t", f"n.{MARK}", ClaimKind.BID)
+    name = LAYOUT.claim_path(claim).rpartition("/")[2]
+    assert LAYOUT.parse_claim(LAYOUT.bucket("t"), name) == claim
+
+
+@given(names)
+def test_a_task_stands_in_its_bucket_only(task: str) -> None:
+    right = LAYOUT.bucket(task)
+    assert LAYOUT.task_path(task) == f"/metafora/tasks/{right}/{task}"
+    assert LAYOUT.state_path(task) == f"/metafora/states/{right}/{task}"
+    assert [bucket for bucket in LAYOUT.buckets if LAYOUT.parse_task(bucket, task)] == [right]
+
+
+def test_the_bucket_never_changes() -> None:
+    """It is in every path there is."""
+    assert [LAYOUT.bucket(task) for task in ("a", "task1", "task10")] == ["03", "43", "36"]
+
+
+@given(identities, st.integers(0, 2**31 - 1))
+def test_nodes_and_orders(identity: str, seq: int) -> None:
+    assert LAYOUT.parse_node(LAYOUT.node_path(identity).rpartition("/")[2]) == identity
+    name = f"{LAYOUT.order_prefix(identity)}{seq:010}".rpartition("/")[2]
+    assert LAYOUT.order_path(name) == f"/metafora/orders/{name}"
+    assert LAYOUT.parse_order(name) == (identity, seq)
+
+
+@pytest.mark.parametrize("name", ["n", "n.short", f"n.{MARK}~1", f"{MARK}", f".{MARK}"])
+def test_what_is_no_node(name: str) -> None:
+    assert (LAYOUT.parse_node(name), LAYOUT.parse_order(f"{name}~1")) == (None, None)
+
+
+def test_the_directories() -> None:
+    directories = Layout("/a/b", 2).directories()
+    assert len(directories) == 6 + 4 * 2
+    assert directories[:6] == [f"/a/b/{name}" for name in ("nodes", "tasks", "claims", "states", "commands", "orders")]
+    assert "/a/b/commands/01" in directories
+
+
+def test_the_record() -> None:
+    assert json.loads(LAYOUT.record) == {"layout": 1, "buckets": 64}
+    LAYOUT.check_record(LAYOUT.record)
+    for record, message in [
+        (b'{"layout":2,"buckets":64}', "layout 2; .* up to 1"),
+        (b'{"layout":1,"buckets":32}', "buckets=32, not with buckets=64"),
+        (b"{}", "not Metafora's"),
+        (b"\xff", "not Metafora's"),
+        (b"[]", "not Metafora's"),
+    ]:
+        with pytest.raises(LayoutMismatch, match=message):
+            LAYOUT.check_record(record)
+
+
+@pytest.mark.parametrize(
+    "namespace", ["", "/", "metafora", "/a//b", "/a b", "/a/../b", "/zookeeper", "/zookeeper/x", "/ä"]
+)
+def test_bad_namespaces(namespace: str) -> None:
+    with pytest.raises(ValueError, match="namespace"):
+        Layout(namespace)
+
+
+def test_namespaces() -> None:
+    assert Layout("/a/b/").root == "/a/b"
+    with pytest.raises(ValueError, match="buckets is 0"):
+        Layout("/a", 0)
+
+
+def test_records() -> None:
+    def stored(data: bytes, version: int = 0) -> ReadResult:
+        return ReadResult(data, version, 0, 0)
+
+    assert decode_record("t", None) is None
+    assert decode_record("t", stored(b'{"a":1}')) == TaskRecord({"a": 1}, 0)
+    assert decode_record("t", stored(TOMBSTONE, 1)) == TaskRecord({}, 1)
+    with pytest.raises(InvalidTask, match="task 't'"):
+        decode_record("t", stored(b"[]"))
+
+
+class TestUrl:
+    def test_all_of_it(self) -> None:
+        coordinator = from_url("zk://a:1,[::1]:2,c/some/where?session_timeout=4&connect_timeout=2.5&buckets=8")
+        assert (coordinator.hosts, coordinator.namespace) == ("a:1,[::1]:2,c", "/some/where")
+        assert (coordinator.session_timeout, coordinator.connect_timeout) == (4.0, 2.5)
+        assert len(coordinator._layout.buckets) == 8
+
+    def test_defaults(self) -> None:
+        for url in ("zk://a", "zk://a/"):
+            assert (from_url(url).namespace, from_url(url).session_timeout) == ("/metafora", 10.0)
+        assert from_url("zk://a", session_timeout=5.0).session_timeout == 5.0
+
+    @pytest.mark.parametrize(
+        "url, message",
+        [
+            ("http://a", "not a ZooKeeper URL"),
+            ("zk:///metafora", "names no host"),
+            ("zk://user:secret@a", "do not belong in a URL"),
+            ("zk://a?timeout=4", r"unknown option 'timeout' \(known: session_timeout"),
+            ("zk://a?session_timeout=long", "session_timeout is 'long', not a number"),
+            ("zk://a?session_timeout=1", "session_timeout is 1 s, not 2 s to a day"),
+            ("zk://a?session_timeout=nan", "session_timeout"),
+            ("zk://a?connect_timeout=0", "connect_timeout is 0 s"),
+            ("zk://a?buckets=1.5", "buckets is '1.5'"),
+            ("zk://a:port", "'a:port' is not 'host:port'"),
+            ("zk://a, b", "' b' is not 'host:port'"),
+            ("zk://a/b c", "namespace '/b c'"),
+            ("zk://a#b", "'b' means nothing"),
+        ],
+    )
+    def test_what_is_wrong_is_named(self, url: str, message: str) -> None:
+        with pytest.raises(ValueError, match=message) as caught:
+            from_url(url)
+        assert "secret" not in str(caught.value)
+
+    def test_a_chroot_in_the_hosts_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="chroot is given as the namespace"):
+            ZooKeeperCoordinator("a:1/root")
+
+
+def test_importing_is_quick() -> None:
+    """kazoo is loaded when the first connection is made."""
+    code = "import sys, metafora_trio_zookeeper as z; z.from_url('zk://a'); print('kazoo' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
