@@ -49,6 +49,8 @@ _CHUNK = 256
 """Tasks to look at between two checkpoints: about 5 ms."""
 _FLUSH_TIMEOUT = 2.0
 """Seconds for the ends of tasks to reach the broker when the node is cancelled."""
+_OVERRUN_TOLERANCE = 0.05
+"""Seconds that cancelling may take when a lease is revoked at once: what a thawed process is granted."""
 
 
 class Membership:
@@ -340,7 +342,7 @@ class Membership:
         finally:
             late = trio.current_time() - session.lease.end
             self.consumer.emit(TaskStopped(self.me, room.id, room.claim.seq, task.stop_reason))
-            if late > 0:
+            if late > _OVERRUN_TOLERANCE:
                 self.consumer.emit(TaskOverran(self.me, room.id, room.claim.seq, late))
         if room.stop_error is not None:
             self.consumer.emit(TaskStopFailed(self.me, room.id, room.claim.seq, room.stop_error))

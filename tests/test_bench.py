@@ -68,6 +68,7 @@ def test_percentile_is_the_nearest_rank() -> None:
     values = [float(n) for n in range(1, 101)]
 
     assert (percentile(values, 0.5), percentile(values, 0.99), percentile(values, 1)) == (50, 99, 100)
+    assert percentile([1.0, 2.0, 3.0], 0.5) == 2
     assert percentile([], 0.5) == 0
     assert percentile([7.0], 0.99) == 7
 

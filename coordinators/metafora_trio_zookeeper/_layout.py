@@ -15,7 +15,9 @@ Names are read strictly. A claim's path is made again from its fields, so what i
 from __future__ import annotations
 
 import json
+import logging
 import re
+from typing import TypeVar
 from zlib import crc32
 
 from metafora_trio._coordinator import TaskRecord
@@ -25,7 +27,11 @@ from metafora_trio._view import Claim, ClaimKind
 
 from ._connection import ReadResult
 
-__all__ = ["LAYOUT_VERSION", "MAX_REQUEST_BYTES", "MAX_SESSION_BYTES", "TOMBSTONE", "Layout", "decode_record"]
+__all__ = ["LAYOUT_VERSION", "MAX_REQUEST_BYTES", "MAX_SESSION_BYTES", "TOMBSTONE", "Layout", "decode_record", "known"]
+
+T = TypeVar("T")
+
+_log = logging.getLogger("metafora_trio.zookeeper")
 
 LAYOUT_VERSION = 1
 TOMBSTONE = b'{"deleted":true}'
@@ -70,6 +76,13 @@ def decode_record(task: str, stored: ReadResult | None) -> TaskRecord | None:
     if stored is None:
         return None
     return TaskRecord({} if stored.version else decode_props(task, stored.data), stored.version)
+
+
+def known(thing: T | None, directory: str, name: str) -> T | None:
+    """What a name was parsed to; reports the names that are not ours."""
+    if thing is None:
+        _log.warning("ignored %r below %s: not a name of ours, or in the wrong bucket", name, directory)
+    return thing
 
 
 class Layout:

@@ -19,12 +19,10 @@ import itertools
 import logging
 import random
 from collections.abc import Callable, Iterable
-from typing import TypeVar
 
 import trio
 
 from metafora_trio._coordinator import Changes
-from metafora_trio._order import Command, Order
 from metafora_trio._view import (
     ClaimAdded,
     ClaimRemoved,
@@ -38,15 +36,14 @@ from metafora_trio._view import (
 )
 
 from ._batch import MAX_OPS
-from ._connection import Connection, ConnectionState, ErrorCode, EventType, ReadResult, Reply, RequestError
-from ._layout import Layout
+from ._connection import Connection, ConnectionState, Done, ErrorCode, EventType, ReadResult, Reply, RequestError
+from ._layout import Layout, known
 from ._marks import Marks
+from ._orders import Orders
 from ._records import Records
 from ._replies import Burst, Slot, is_broken
 
 __all__ = ["Picture"]
-
-T = TypeVar("T")
 
 _CHUNK = 500
 """Events to apply between two checkpoints: about 3 ms."""
@@ -69,8 +66,7 @@ class Picture:
     Attributes:
         view: the picture; another object after each resync.
         current: whether it may be acted on.
-        orders: the orders addressed to this session, by the name of their znode.
-        strays: the orders addressed to others, with the time at which they were first seen.
+        orders: those that stand at the broker.
         records: of tasks that were read ahead.
         deliveries: counts events and replies, as a sign of life of the connection.
     """
@@ -78,13 +74,12 @@ class Picture:
     def __init__(self, connection: Connection, layout: Layout, marks: Marks, rng: random.Random) -> None:
         self.view = ClusterView()
         self.current = False
-        self.orders: dict[str, Order] = {}
-        self.strays: dict[str, float] = {}
         self.records = Records()
         self.deliveries = 0
         self.connection = connection
         self._layout = layout
         self._marks = marks
+        self.orders = Orders(layout, marks.identity, self._read_one, self.touch_nodes)
         self._rng = rng
         self._building: ClusterView | None = None
         self._events: list[tuple[EventType, str]] = []
@@ -201,8 +196,8 @@ class Picture:
         records = self._read(burst, map(layout.task_path, held))
         await burst.wait()
 
-        identities = [name for name in _names(nodes) if _known(layout.parse_node(name), layout.nodes, name)]
-        own_orders = self._sort_orders(_names(orders) if orders else [])
+        identities = [name for name in _names(nodes) if known(layout.parse_node(name), layout.nodes, name)]
+        own_orders = self.orders.sort(_names(orders) if orders else [])
         burst = Burst(self._heard)
         node_records = self._read(burst, map(layout.node_path, identities))
         order_records = self._read(burst, map(layout.order_path, own_orders))
@@ -212,12 +207,12 @@ class Picture:
         view = self._building = ClusterView()
         for bucket, slot in claims:
             for name in _names(slot):
-                if claim := _known(layout.parse_claim(bucket, name), layout.claims, name):
+                if claim := known(layout.parse_claim(bucket, name), layout.claims, name):
                     view.apply(ClaimAdded(claim))
             await self._breathe(number)
         for bucket, slot in tasks:
             for name in _names(slot):
-                if task := _known(layout.parse_task(bucket, name), layout.tasks, name):
+                if task := known(layout.parse_task(bucket, name), layout.tasks, name):
                     view.apply(TaskAdded(task))
             await self._breathe(number)
         for task, record in zip(held, _results(records), strict=True):
@@ -226,9 +221,7 @@ class Picture:
         for identity, record in zip(identities, _results(node_records), strict=True):
             if record is not None:
                 view.apply(NodeAdded(_decode_node(identity, record)))
-        self.orders = {}
-        for name, record in zip(own_orders, _results(order_records), strict=True):
-            self._add_order(name, record)
+        self.orders.restart(own_orders, _results(order_records))
 
         events, done = self._events, 0
         while done < len(events):
@@ -245,6 +238,13 @@ class Picture:
         self._synced.set()
         self._changes.everything = True
         self._changed.set()
+
+    def _read_one(self, path: str, done: Done) -> None:
+        def heard(reply: Reply | RequestError) -> None:
+            self._heard()
+            done(reply)
+
+        self.connection.read([path], heard)
 
     def _heard(self) -> None:
         self.deliveries += 1
@@ -280,14 +280,14 @@ class Picture:
             self._apply_task(view, event, name)
         elif section == "nodes":
             self._apply_node(view, event, name)
-        elif section == "orders":
-            self._apply_order(event, name)
+        elif section == "orders" and name:
+            self.orders.apply(event, name)
 
     def _apply_claim(self, view: ClusterView, event: EventType, path: str) -> None:
         bucket, _, name = path.partition("/")
         if not name:
             return
-        claim = _known(self._layout.parse_claim(bucket, name), self._layout.claims, name)
+        claim = known(self._layout.parse_claim(bucket, name), self._layout.claims, name)
         if claim is None:
             return
         # Marks belong to the view that decides; of the one that is built aside they know at the swap.
@@ -307,7 +307,7 @@ class Picture:
         bucket, _, name = path.partition("/")
         if not name:
             return
-        task = _known(self._layout.parse_task(bucket, name), self._layout.tasks, name)
+        task = known(self._layout.parse_task(bucket, name), self._layout.tasks, name)
         if task is None:
             return
         if event == EventType.CREATED:
@@ -320,69 +320,21 @@ class Picture:
         self.touch(task)
 
     def _apply_node(self, view: ClusterView, event: EventType, name: str) -> None:
-        identity = _known(self._layout.parse_node(name), self._layout.nodes, name) if name else None
+        identity = known(self._layout.parse_node(name), self._layout.nodes, name) if name else None
         if identity is None:
             return
         if event == EventType.DELETED:
             view.apply(NodeRemoved(identity))
             self.touch_nodes()
         else:
-            self.connection.read([self._layout.node_path(identity)], lambda reply: self._on_node(identity, reply))
+            self._read_one(self._layout.node_path(identity), lambda reply: self._on_node(identity, reply))
 
     def _on_node(self, identity: str, reply: Reply | RequestError) -> None:
         """A node's znode was read. One that is gone again has an event of its own on the way."""
-        self.deliveries += 1
         if isinstance(reply, Reply) and (record := reply.value[0]) is not None:
             view = self.view if self._building is None else self._building
             view.apply(NodeAdded(_decode_node(identity, record)))
             self.touch_nodes()
-
-    # ---- orders: not part of the view, and harmless when late
-
-    def _apply_order(self, event: EventType, name: str) -> None:
-        if not name:
-            return
-        if event == EventType.DELETED:
-            self.strays.pop(name, None)
-            if self.orders.pop(name, None):
-                self.touch_nodes()
-        elif event == EventType.CREATED and self._sort_orders([name]):
-            self.connection.read([self._layout.order_path(name)], lambda reply: self._on_order(name, reply))
-
-    def _sort_orders(self, names: Iterable[str]) -> list[str]:
-        """Those of the orders that are addressed to this session; the others are remembered as strays."""
-        own = []
-        for name in names:
-            order = _known(self._layout.parse_order(name), self._layout.orders, name)
-            if order is None:
-                continue
-            if order[0] == self._marks.identity:
-                own.append(name)
-            else:
-                self.strays.setdefault(name, trio.current_time())
-        return own
-
-    def _on_order(self, name: str, reply: Reply | RequestError) -> None:
-        self.deliveries += 1
-        if isinstance(reply, Reply):
-            self._add_order(name, reply.value[0])
-
-    def _add_order(self, name: str, record: ReadResult | None) -> None:
-        if record is None:
-            return
-        try:
-            command = Command.decode(record.data)
-        except ValueError:
-            command = None  # whoever carries it out reports and discards it
-        self.orders[name] = Order(name, self._marks.identity, command)
-        self.touch_nodes()
-
-
-def _known(thing: T | None, directory: str, name: str) -> T | None:
-    """Report a name that is not one of ours."""
-    if thing is None:
-        _log.warning("ignored %r below %s: not a name of ours, or in the wrong bucket", name, directory)
-    return thing
 
 
 def _names(slot: Slot) -> list[str]:

@@ -333,7 +333,7 @@ class ZooKeeperSession(Session):
             if not self.current or not nodes or min(nodes) != self._me:
                 continue
             seen_before = trio.current_time() - patience
-            for name, seen in self._picture.strays.items():
+            for name, seen in list(self._picture.orders.strays.items()):
                 order = self._layout.parse_order(name)
                 if order is not None and order[0] not in nodes and seen <= seen_before:
                     self._writes.remove_order(name)

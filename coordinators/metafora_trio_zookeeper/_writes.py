@@ -84,9 +84,10 @@ class Writes:
         self._announcing = None
         if self._wanted != self._announced:
             self.announce(self._wanted)
+        orders = self._picture.orders
         discarding, self._discarding = self._discarding, {}
         for name in discarding:
-            if name in self._picture.orders or name in self._picture.strays:
+            if name in orders.own or name in orders.strays:
                 self.remove_order(name)
 
     # ---- claims
@@ -219,7 +220,7 @@ class Writes:
 
     def orders(self) -> Sequence[Order]:
         """The orders to this node that are not being discarded, in order."""
-        orders = (order for name, order in self._picture.orders.items() if name not in self._discarding)
+        orders = (order for name, order in self._picture.orders.own.items() if name not in self._discarding)
         return sorted(orders, key=lambda order: int(order.id.rpartition("~")[2]))
 
     def remove_order(self, name: str) -> None:
@@ -234,6 +235,5 @@ class Writes:
             self._refused("removing an order", error)
             return
         self._discarding.pop(unit.task, None)
-        self._picture.orders.pop(unit.task, None)
-        self._picture.strays.pop(unit.task, None)
+        self._picture.orders.forget(unit.task)
         self._picture.touch_nodes()

@@ -20,6 +20,7 @@ def connection_of(session: Session) -> KazooConnection:
 async def expire(session: Session) -> None:
     """End a session behind its back: another client takes it over, by its id and password, and closes it."""
     client = connection_of(session)._client
+    assert client.hosts is not None
     hosts = ",".join(f"{host}:{port}" for host, port in client.hosts)
 
     def take_over() -> None:

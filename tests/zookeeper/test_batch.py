@@ -63,7 +63,7 @@ class Outcomes(list[tuple[str, ErrorCode | None, int | None]]):
         return Unit(ops, self.settle, task=paths[0], read=read)
 
     def settle(self, unit: Unit, error: RequestError | None) -> None:
-        self.append((unit.task, error and error.code, error and error.index))
+        self.append((unit.task, error.code if error else None, error.index if error else None))
 
 
 def make() -> tuple[Server, Outcomes, Batch, list[tuple[str, ReadResult | None]]]:

@@ -1,0 +1,133 @@
+"""The lease over a simulated ZooKeeper, on virtual time: no longer than what was proven, no shorter than need be."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+
+from metafora_trio import (
+    SessionLost,
+    StateName,
+    TaskState,
+)
+from metafora_trio_zookeeper._connection import Delete
+from metafora_trio_zookeeper._session import ZooKeeperSession
+from tests.zookeeper.fake_cluster import World
+from tests.zookeeper.fake_zookeeper import use_virtual_time
+
+COMPLETED = TaskState(StateName.COMPLETED)
+
+
+@pytest.fixture(autouse=True)
+def _virtual_time(request: pytest.FixtureRequest) -> None:
+    use_virtual_time(request.node)
+
+
+class TestLease:
+    async def test_it_counts_from_the_sending_of_what_was_answered(self) -> None:
+        async with World().session() as (session, connection):
+            await trio.sleep(10)
+            assert session.lease.cancel_at == connection.proof + 2.0
+            assert session.lease.end == pytest.approx(connection.proof + 4.0 * 2 / 3 - 0.12)
+            assert trio.current_time() - connection.proof <= 4 / 12 + 0.01
+
+    async def test_without_a_quorum_the_body_is_cancelled_in_time(self) -> None:
+        """Reads are still answered; only writes prove anything."""
+        world = World()
+
+        async def life() -> None:
+            async with world.session() as (_, connection):
+                await trio.sleep(5)
+                world.has_quorum = False
+                last = connection.proof
+                try:
+                    await trio.sleep(100)
+                finally:
+                    assert trio.current_time() == pytest.approx(last + 2.0)
+
+        with pytest.raises(SessionLost, match="lease has run out"):
+            await life()
+
+    async def test_a_silent_connection_is_dropped_in_time(self) -> None:
+        """After T/6 another server is tried, and the session is saved."""
+        async with World().session() as (session, connection):
+            await trio.sleep(5)
+            connection.losing = True
+            await trio.sleep(3)
+            assert (connection.number, session.current) == (2, True)
+
+    async def test_a_stalled_loop_does_not_stretch_it(self, autojump_clock: trio.testing.MockClock) -> None:
+        async with World().session() as (_, connection):
+            await trio.sleep(5)
+            before = connection.proof
+            autojump_clock.jump(1.5)
+            await trio.sleep(0.1)
+            # Sent 1.5 s late, but counted from when it was due.
+            assert connection.proof <= before + 2 * 4 / 12
+
+    async def test_a_suspended_machine_ends_it(self) -> None:
+        world = World()
+
+        async def life() -> None:
+            async with world.session():
+                await trio.sleep(1)
+                world.suspended += 5.0
+                with trio.fail_after(0.5):
+                    await trio.sleep_forever()
+
+        with pytest.raises(SessionLost, match=r"suspended for 5\.0 s"):
+            await life()
+
+    async def test_disconnection_alone_cancels_nothing(self) -> None:
+        world = World()
+        async with world.session() as (session, connection):
+            world.refusing = True
+            connection.cut()
+            await trio.sleep(1.5)
+            assert not session.current
+            world.refusing = False
+            await trio.sleep(1)
+            assert session.current
+
+    async def test_a_useless_session_is_given_up(self) -> None:
+        """What we send arrives, no answer does: each new connection would keep the session for ever."""
+        world = World()
+
+        async def life() -> None:
+            async with world.session() as (session, connection):
+                world.refusing = True
+                connection.cut()
+                end = session.lease.end
+                with trio.CancelScope(shield=True):  # a body that does not let itself be cancelled
+                    await trio.sleep(2 * 4 + 5)
+                assert isinstance(session, ZooKeeperSession)
+                assert "two session timeouts" in str(session.lost)
+                assert session.lease.end <= end
+
+        with pytest.raises(SessionLost):
+            await life()
+
+    async def test_the_own_znode_is_removed(self) -> None:
+        world = World()
+
+        async def life() -> None:
+            async with world.session() as (session, _):
+                world.commit([Delete(f"/m/nodes/{session.node.identity}")])
+                await trio.sleep(1)
+
+        with pytest.raises(SessionLost, match="znode is gone"):
+            await life()
+
+    async def test_a_reconnect_with_less_patience_shortens_it(self) -> None:
+        world = World()
+        async with world.session() as (session, connection):
+            await trio.sleep(3)
+            world.session_timeout = 2.0
+            world.has_quorum = False
+            connection.cut()
+            await trio.sleep(0.1)
+            assert session.lease.cancel_at == connection.connected_at + 1.0
+            world.has_quorum = True
+            connection.cut()
+            await trio.sleep(1)
+            assert session.session_timeout == 2.0
