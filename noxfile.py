@@ -54,7 +54,7 @@ def wheel(session: nox.Session) -> None:
     session.run("python", "-m", "build", "--outdir", str(folder / "dist"), str(ROOT), silent=True)
     (built,) = (folder / "dist").glob("*.whl")
     session.install("--force-reinstall", f"{built}[all]")  # its version may be that of the last run
-    for name in ("tests", "examples", "stress"):
+    for name in ("tests", "examples", "stress", "docs"):
         shutil.copytree(ROOT / name, folder / name)
     shutil.copy(ROOT / "pyproject.toml", folder)
     session.chdir(folder)

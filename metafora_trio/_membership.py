@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 import trio
 
@@ -20,8 +20,6 @@ from ._coordinator import Changes, Session, TaskRecord
 from ._errors import InvalidTask
 from ._events import (
     LeaseAtRisk,
-    OrderDone,
-    OrderRejected,
     TaskClaimed,
     TaskEnded,
     TaskGivenUp,
@@ -31,7 +29,7 @@ from ._events import (
     TaskStopped,
     TaskStopping,
 )
-from ._order import Command, CommandName
+from ._orders import Orders
 from ._planner import Planner
 from ._reconcile import RoomState, may_open, reconcile
 from ._runner import TaskRoom, failure
@@ -64,11 +62,11 @@ class Membership:
         self.running: dict[str, RunningTask] = {}
         self.handing_over = 0
         self.planner = Planner(self)
+        self._orders = Orders(self)
         self._nursery: trio.Nursery | None = None
         self._left = trio.Event()
         self._ending = False
         self._drain_ended = False
-        self._orders_done: set[str] = set()
 
     # ---- Circumstances
 
@@ -101,8 +99,7 @@ class Membership:
 
     async def run(self) -> None:
         """Work until the node has drained. Cancelled from outside when the session is lost, or the node stops."""
-        watched = self.session.watched and self.session.lease.finite
-        if not watched:
+        if not (self.session.watched and self.session.lease.finite):
             await self._run()
             return
         consumer = self.consumer
@@ -124,8 +121,11 @@ class Membership:
             await self._flush()
 
     def _open_tasks(self) -> Sequence[str]:
-        """Called in the watchdog's thread: one atomic copy, then no shared state."""
-        return [room.id for room in list(self.rooms.values()) if room.state in (RoomState.RUNNING, RoomState.CLOSING)]
+        return [room.id for room in self._open_rooms()]
+
+    def _open_rooms(self) -> Sequence[TaskRoom]:
+        """Called in the watchdog's thread too: one atomic copy, then no shared state."""
+        return [room for room in list(self.rooms.values()) if room.state in (RoomState.RUNNING, RoomState.CLOSING)]
 
     async def _follow(self) -> None:
         while True:
@@ -137,7 +137,7 @@ class Membership:
                 self.look_at_everything()
             elif self.session.current:
                 await self._look_at_changed(changes)
-            self._carry_out_orders()
+            self._orders.carry_out()
             self.planner.refill()
             self.leave_if_done()
 
@@ -162,8 +162,10 @@ class Membership:
 
         def cancelled(_: object) -> trio.lowlevel.Abort:
             self._ending = True
-            for task in self.running.values():
-                task._reason = task.stop_reason or StopReason.SHUTDOWN
+            for room in self._open_rooms():
+                assert room.task is not None
+                room.task._reason = room.task.stop_reason or StopReason.SHUTDOWN
+                room.task._lease_changed()
             return trio.lowlevel.Abort.SUCCEEDED
 
         await trio.lowlevel.wait_task_rescheduled(cancelled)
@@ -183,15 +185,19 @@ class Membership:
 
     async def _flush(self) -> None:
         """When the node is cancelled, see that ends already reached are reported: they must not run again."""
-        if not any(room.state is RoomState.FINISHED for room in self.rooms.values()) or not self.session.current:
+        if not self.session.current:
             return
         end = min(trio.current_time() + _FLUSH_TIMEOUT, self.session.lease.cancel_at)
         with trio.CancelScope(shield=True, deadline=end):
-            while any(room.state is RoomState.FINISHED for room in self.rooms.values()):
-                for room in [room for room in self.rooms.values() if room.state is RoomState.FINISHED]:
-                    self.look_at(room.id)
+            while self._report_ends():
                 await self.session.wait_changed()
                 self.session.take_changes()
+
+    def _report_ends(self) -> bool:
+        """Look at the tasks with an end to report; returns whether there still are any."""
+        for room in [room for room in self.rooms.values() if room.state is RoomState.FINISHED]:
+            self.look_at(room.id)
+        return any(room.state is RoomState.FINISHED for room in self.rooms.values())
 
     # ---- looking at tasks
 
@@ -249,6 +255,8 @@ class Membership:
                 assert room is not None
                 self._forget(room)
                 return True
+            case _:
+                assert_never(action)
         return False
 
     def _start(self, task: str, claim: Claim) -> None:
@@ -347,7 +355,7 @@ class Membership:
         if room.stop_error is not None:
             self.consumer.emit(TaskStopFailed(self.me, room.id, room.claim.seq, room.stop_error))
 
-    # ---- leaving, and orders
+    # ---- what the consumer asks for
 
     def drain(self) -> None:
         """Begin to leave: announce it, and hold each task until someone bids for it."""
@@ -375,35 +383,3 @@ class Membership:
         """Tell everyone that this node is, or is no longer, frozen."""
         self.session.announce(dataclasses.replace(self.session.node, frozen=frozen))
         self.look_at_everything()
-
-    def _carry_out_orders(self) -> None:
-        for order in self.session.orders():
-            if order.id in self._orders_done:
-                continue
-            self._orders_done.add(order.id)
-            command = order.command
-            why = "it cannot be read" if command is None else self._obey(command)
-            name = "?" if command is None else str(command.name)
-            if why is None:
-                self.consumer.emit(OrderDone(self.me, name, command.task if command else None))
-            else:
-                self.consumer.emit(OrderRejected(self.me, name, why))
-            self.session.discard(order)
-
-    def _obey(self, command: Command) -> str | None:
-        """Carry out a command, or say why not."""
-        match command.name:
-            case CommandName.FREEZE | CommandName.UNFREEZE:
-                self.consumer.set_frozen(command.name == CommandName.FREEZE)
-            case CommandName.BALANCE:
-                self.planner.balance()
-            case CommandName.DRAIN:
-                self.consumer.start_draining()
-            case CommandName.STOP_TASK:
-                room = self.rooms.get(command.task or "")
-                if room is None or room.state is not RoomState.RUNNING:
-                    return f"task {command.task!r} does not run here"
-                self.give_back(room)
-            case _:
-                return "it is unknown"
-        return None

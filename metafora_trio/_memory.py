@@ -335,7 +335,6 @@ class MemoryCoordinator(Coordinator):
         session = self._find(identity)
         session.mute()
         self._store.end_session(identity)
-        session.lease.revoke(trio.current_time())
         session.scope.cancel(reason="the session has expired")
 
     def crash(self, identity: str) -> None:

@@ -52,6 +52,7 @@ def plan(
     *,
     pending_claims: Collection[str] = (),
     pending_bids: Collection[str] = (),
+    refused: Collection[str] = (),
     even: bool = True,
 ) -> dict[str, str]:
     """Say which tasks should change hands, and who should get them.
@@ -60,7 +61,8 @@ def plan(
         view: the picture. Tasks of nodes that have left count as being without an owner.
         me: the identity of the planning node. What it knows for certain goes before the view:
         pending_claims: unclaimed tasks it has asked for already;
-        pending_bids: tasks of others it has bid for, where the bid is not in the view yet.
+        pending_bids: tasks of others it has bid for, where the bid is not in the view yet;
+        refused: tasks that it must leave alone for a while: of a node over its share, others are moved instead.
         even: whether nodes over their share give tasks up; without it only tasks without a lasting owner
             are given out, to the node that fits best.
 
@@ -79,7 +81,11 @@ def plan(
         hashes = {identity: _hash(identity) for identity in loads}
         for identity, quota in quotas.items():
             if loads[identity] > quota:
-                movable = (t for t in view.owned_by(identity) if t not in view.contested and t not in pending_bids)
+                movable = (
+                    task
+                    for task in view.owned_by(identity)
+                    if task not in view.contested and task not in pending_bids and task not in refused
+                )
                 pool += _least_affine(movable, hashes[identity], int(loads[identity] - quota))
     else:
         quotas = caps

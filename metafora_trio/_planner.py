@@ -72,7 +72,8 @@ class Planner:
         self._session = membership.session
         self._context = BalancerContext(self._session, membership.running)
         self._wanted = trio.Event()
-        self._urgent = False
+        self._urgent = trio.Event()
+        self._settled_early = trio.Event()
         self._to_claim: deque[str] = deque()
         self._to_bid: deque[str] = deque()
         self._bids: dict[str, float] = {}
@@ -105,7 +106,7 @@ class Planner:
             self._to_claim.clear()
             self._to_bid.clear()
         if self._known_nodes - nodes:
-            self._urgent = True
+            self._urgent.set()
         self._known_nodes = nodes
         self.tasks_changed()
 
@@ -114,14 +115,15 @@ class Planner:
         while True:
             with trio.move_on_after(self._idle_time()):
                 await self._wanted.wait()
-            if not self._urgent:
-                await trio.sleep(max(self._consumer.random.uniform(*_DEBOUNCE), _COST_FACTOR * self._cost))
-            await trio.sleep_until(self._settled_at)
+            with trio.move_on_after(max(self._consumer.random.uniform(*_DEBOUNCE), _COST_FACTOR * self._cost)):
+                await self._urgent.wait()
+            while trio.current_time() < self._settled_at and not self._settled_early.is_set():  # joins move it on
+                with trio.move_on_at(self._settled_at):
+                    await self._settled_early.wait()
             with trio.move_on_after(_TICK):
                 while not self._session.quiet:  # noqa: ASYNC110 - bounded, and rare: a backlog is milliseconds
                     await trio.sleep(0.01)
-            self._wanted = trio.Event()
-            self._urgent = False
+            self._wanted, self._urgent, self._settled_early = trio.Event(), trio.Event(), trio.Event()
             started = trio.current_time()
             self._plan()
             self._m.look_at_contested()
@@ -136,8 +138,8 @@ class Planner:
 
     def balance(self) -> None:
         """Look at once, by a command."""
-        self._urgent = True
-        self._settled_at = trio.current_time()
+        self._urgent.set()
+        self._settled_early.set()
         self.tasks_changed()
 
     # ---- what
@@ -158,7 +160,12 @@ class Planner:
         bids = [task for task in self._bids if session.is_pending(task)]
         claims = [task for task in view.unclaimed if session.is_pending(task)] if session.pending else []
         heirs = plan(
-            view, me, pending_claims=frozenset(claims), pending_bids=frozenset(bids), even=self._consumer.balancer.even
+            view,
+            me,
+            pending_claims=frozenset(claims),
+            pending_bids=frozenset(bids),
+            refused={task for task, (until, _) in self._alone.items() if now < until},
+            even=self._consumer.balancer.even,
         )
         mine = [task for task, heir in heirs.items() if heir == me]
         self._to_claim.extend(task for task in mine if task in view.unclaimed)
@@ -222,9 +229,11 @@ class Planner:
         owner = session.view.nodes.get(session.view.owner(task) or "")
         if owner is None:
             return True  # it is going: the bid is about to own the task
-        if owner.frozen or not may_receive(session.node):
+        if not may_receive(session.node):
             return False
-        return owner.draining or session.view.load(owner.identity) - 1 >= session.view.load(self._m.me)
+        return owner.draining or (
+            not owner.frozen and session.view.load(owner.identity) - 1 >= session.view.load(self._m.me)
+        )
 
     def consents(self, task: str, heir: str) -> bool:
         """Ask the balancer whether to hand a running task over."""
@@ -265,12 +274,12 @@ class Planner:
     def _may_bid(self, task: str) -> bool:
         view, me = self._session.view, self._m.me
         owner = view.nodes.get(view.owner(task) or "")
-        if owner is None or owner.identity == me or owner.frozen or task not in view.tasks:
+        if owner is None or owner.identity == me or task not in view.tasks:
             return False
         if view.own_claims(task, me) or not self._may_take(task):
             return False
         my_load = view.load(me) + self._session.pending + 1
-        return owner.draining or view.load(owner.identity) - 1 >= my_load
+        return owner.draining or (not owner.frozen and view.load(owner.identity) - 1 >= my_load)
 
     # ---- room
 

@@ -47,6 +47,7 @@ class RunningTask:
 
     __slots__ = (
         "_cleanup_timeout",
+        "_cleanups",
         "_lease",
         "_nursery",
         "_reason",
@@ -69,6 +70,7 @@ class RunningTask:
         self.started: float = trio.current_time()
         self._lease = lease
         self._cleanup_timeout = cleanup_timeout
+        self._cleanups: dict[trio.CancelScope, None] = {}
         self._nursery: trio.Nursery | None = None
         self._reason: StopReason | None = None
 
@@ -100,7 +102,16 @@ class RunningTask:
         """
         end = min(self._lease.end, trio.current_time() + self._cleanup_timeout)
         with trio.CancelScope(shield=True, deadline=end) as scope:
-            yield scope
+            self._cleanups[scope] = None
+            try:
+                yield scope
+            finally:
+                del self._cleanups[scope]
+
+    def _lease_changed(self) -> None:
+        """End shields that outlast a lease that was revoked."""
+        for scope in self._cleanups:
+            scope.deadline = min(scope.deadline, self._lease.end)
 
     def __repr__(self) -> str:
         reason = f" stopping ({self.stop_reason})" if self.stop_reason else ""

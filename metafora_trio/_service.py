@@ -22,10 +22,11 @@ async def open_service_nursery() -> AsyncGenerator[trio.Nursery]:
     """
     try:
         async with trio.open_nursery() as outer:
-            scope, helpers = await outer.start(_host)
+            scope = trio.CancelScope(shield=True)
             try:
+                helpers = await outer.start(_host, scope)
                 yield helpers
-            finally:
+            finally:  # also when `start` is cancelled after the host has begun: nobody else could end it
                 scope.cancel()
     except BaseExceptionGroup as group:
         if len(group.exceptions) != 1:
@@ -36,12 +37,14 @@ async def open_service_nursery() -> AsyncGenerator[trio.Nursery]:
     raise only
 
 
-async def _host(*, task_status: trio.TaskStatus[tuple[trio.CancelScope, trio.Nursery]]) -> None:
-    """Hold the helpers' nursery, shielded from what cancels the body."""
-    with trio.CancelScope(shield=True) as scope:
+async def _host(scope: trio.CancelScope, *, task_status: trio.TaskStatus[trio.Nursery]) -> None:
+    """Hold the helpers' nursery in a scope that shields it from what cancels the body."""
+    # Cancelled before it began, `start` would wait for ever for what is shielded from that.
+    await trio.lowlevel.checkpoint_if_cancelled()
+    with scope:
         try:
             async with trio.open_nursery() as helpers:
-                task_status.started((scope, helpers))
+                task_status.started(helpers)
                 await trio.sleep_forever()
         except BaseExceptionGroup as group:
             if len(group.exceptions) != 1:

@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from metafora_trio import Claim, ClaimKind, ClusterView, NodeInfo, StopReason
 from metafora_trio import _reconcile as do
@@ -171,18 +172,18 @@ class ModelNode:
                 yield f"hear {self.me}", self.hear
             for task in self.server.truth.tasks:
                 if self.may_claim(task):
-                    yield f"claim {self.me} {task}", lambda task=task: self.queue_up(task, ClaimKind.CLAIM)
+                    yield f"claim {self.me} {task}", partial(self.queue_up, task, ClaimKind.CLAIM)
                 elif self.may_bid(task):
-                    yield f"bid {self.me} {task}", lambda task=task: self.queue_up(task, ClaimKind.BID)
+                    yield f"bid {self.me} {task}", partial(self.queue_up, task, ClaimKind.BID)
         for task, room in self.rooms.items():
             if room.state is RoomState.OPENING and task in self.ahead:
-                yield f"open {self.me} {task}", lambda task=task: self.open(task, *self.ahead.pop(task))
+                yield f"open {self.me} {task}", partial(self.open_ahead, task)
             elif room.state is RoomState.RUNNING:
-                yield f"return {self.me} {task}", lambda task=task: self.close(task, RoomState.FINISHED)
-                yield f"give back {self.me} {task}", lambda task=task: self.give_back(task)
+                yield f"return {self.me} {task}", partial(self.close, task, RoomState.FINISHED)
+                yield f"give back {self.me} {task}", partial(self.give_back, task)
             elif room.state is RoomState.CLOSING:
-                yield f"close {self.me} {task}", lambda task=task: self.close(task, RoomState.CLOSED)
-                yield f"end {self.me} {task}", lambda task=task: self.close(task, RoomState.FINISHED)
+                yield f"close {self.me} {task}", partial(self.close, task, RoomState.CLOSED)
+                yield f"end {self.me} {task}", partial(self.close, task, RoomState.FINISHED)
 
     def may_claim(self, task: str) -> bool:
         return task in self.view.unclaimed and self.may_take(task)
@@ -238,6 +239,9 @@ class ModelNode:
                 if self.ahead.pop(task, None) and task in self.rooms and self.rooms[task].state is RoomState.OPENING:
                     del self.rooms[task]  # what was read is out of date
                 self.look_at(task)
+
+    def open_ahead(self, task: str) -> None:
+        self.open(task, *self.ahead.pop(task))
 
     def open(self, task: str, generation: int, deleted: bool) -> None:
         room, claim = self.rooms[task], self.rooms[task].claim

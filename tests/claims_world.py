@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from metafora_trio import ClusterView, NodeInfo
 from metafora_trio._reconcile import RoomState
 from metafora_trio._view import ClaimAdded, NodeAdded, TaskAdded, TaskDeleted
 from tests.claims_model import ModelNode, Server, Step
-
 
 ENDINGS = ("return", "give back")
 
@@ -62,12 +62,12 @@ class World:
         for node in self.nodes:
             if not node.alive:  # no fault but the consequence of one
                 for order in range(3):
-                    yield f"expire {node.me} {order}", lambda node=node, order=order: self.expire(node, order)
+                    yield f"expire {node.me} {order}", partial(self.expire, node, order)
             elif not node.current:
-                yield f"reconnect {node.me}", lambda node=node: self.reconnect(node)
+                yield f"reconnect {node.me}", partial(self.reconnect, node)
         for fault in [fault for fault, left in self.budget.items() if left > 0]:
             for name, act in self.faults_of(fault):
-                yield name, lambda fault=fault, act=act: self.spend(fault, act)
+                yield name, partial(self.spend, fault, act)
 
     def spend(self, fault: str, act: Callable[[], None]) -> None:
         self.budget[fault] -= 1
@@ -79,7 +79,7 @@ class World:
         match fault:
             case "crash":
                 for node in alive:
-                    yield f"crash {node.me}", lambda node=node: self.crash(node)
+                    yield f"crash {node.me}", partial(self.crash, node)
             case "drain":
                 for node in alive:
                     if not node.draining:
@@ -88,16 +88,16 @@ class World:
                 for node in alive:
                     if node.current:
                         for sent in range(len(node.outbox) + 1):
-                            yield f"cut {node.me} {sent}", lambda node=node, n=sent: self.disconnect(node, n)
+                            yield f"cut {node.me} {sent}", partial(self.disconnect, node, sent)
             case "delete":
                 for task, deleted in tasks.items():
                     if not deleted:
-                        yield f"delete {task}", lambda task=task: self.server.commit(TaskDeleted(task))
+                        yield f"delete {task}", partial(self.server.commit, TaskDeleted(task))
             case _:
                 assert fault == "submit"
                 for task in self.server.generations:
                     if task not in tasks:
-                        yield f"submit {task}", lambda task=task: self.server.submit(task)
+                        yield f"submit {task}", partial(self.server.submit, task)
 
     # ---- faults
 

@@ -16,11 +16,11 @@ from metafora_trio._view import node_name
 
 def brief(event: Event) -> str:
     """An event in a few words: its type, and what it is about."""
-    words = [type(event).__name__]
-    for field in ("task", "command", "method", "state", "why", "reason", "heir"):
-        if value := getattr(event, field, None):
-            words.append(node_name(value) if field == "heir" else str(value))
-    return " ".join(words)
+    fields = ("task", "command", "method", "state", "why", "reason", "heir")
+    about = {field: value for field in fields if (value := getattr(event, field, None))}
+    if "heir" in about:
+        about["heir"] = node_name(about["heir"])
+    return " ".join([type(event).__name__, *map(str, about.values())])
 
 
 class Node:
@@ -55,7 +55,7 @@ class Node:
         """The same, in brief."""
         return [brief(event) for event in self.take_events()]
 
-    async def run(self, task_status: trio.TaskStatus[None]) -> None:
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         try:
             with self.scope:
                 await self.consumer.run(task_status=task_status)
@@ -86,11 +86,20 @@ class Cluster:
         return await self.start_consumer(Consumer(self.coordinator, watched, name=name, **options))
 
     async def start_consumer(self, consumer: Consumer) -> Node:
-        subscription = consumer.subscribe()
-        node = Node(consumer, subscription.__enter__())
-        self._subscriptions.append(subscription)
+        node = self._node(consumer)
         await self._nursery.start(node.run)
         return node
+
+    def begin(self, consumer: Consumer) -> Node:
+        """Start a node, and do not wait for it."""
+        node = self._node(consumer)
+        self._nursery.start_soon(node.run)
+        return node
+
+    def _node(self, consumer: Consumer) -> Node:
+        subscription = consumer.subscribe()
+        self._subscriptions.append(subscription)
+        return Node(consumer, subscription.__enter__())
 
     def watched(self, handler: Handler) -> Handler:
         """A handler that notes and checks each run of another one."""
@@ -125,7 +134,7 @@ class Cluster:
     async def wait_until(self, condition: Callable[[], object], *, within: float = 60.0, every: float = 0.01) -> None:
         """Wait, in virtual time, until something is so."""
         with trio.fail_after(within):
-            while not condition():
+            while not condition():  # noqa: ASYNC110 - any condition, and time is virtual
                 await trio.sleep(every)
 
     async def wait_running(self, *ids: str) -> None:

@@ -181,6 +181,15 @@ async def test_wait_for_what_has_ended_already(autojump_clock: trio.testing.Mock
         assert [status.state for status in (await client.wait(["t", "t"])).values()] == ["completed"]
 
 
+async def test_wait_for_what_the_view_does_not_show_yet(autojump_clock: trio.testing.MockClock) -> None:
+    """What another client has submitted is read afresh, however far this one's view lags behind."""
+    coordinator = mt.MemoryCoordinator(latency=0.1)
+    async with mt.open_client(coordinator) as client:
+        coordinator._store.submit([mt.Task("t")], again=False)
+        with pytest.raises(trio.TooSlowError, match="1 task has not ended within 5 s: t"):
+            await client.wait(["t"], timeout=5)
+
+
 async def test_wait_for_what_is_not_known(autojump_clock: trio.testing.MockClock) -> None:
     async with cluster("t") as (client, _):
         with pytest.raises(mt.TaskNotFound, match="no task 'none'"):
@@ -296,6 +305,9 @@ async def test_after_a_resync_what_has_gone_is_told(autojump_clock: trio.testing
         await client.submit(mt.Task("t1"), mt.Task("t2"))
         async with client.watch() as changes:
             assert [type(await anext(changes)) for _ in range(3)] == [mt.NodesChanged, mt.TaskChanged, mt.TaskChanged]
+            with trio.move_on_after(1) as idle:
+                await anext(changes)
+            assert idle.cancelled_caught  # nothing is left of what was told so far
             (feed,) = coordinator._store._feeds
             feed.inbox.put(mt.ClusterView(tasks={"t2": False, "t3": False}))
             assert [await anext(changes) for _ in range(2)] == [

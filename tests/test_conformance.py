@@ -12,7 +12,8 @@ import metafora_trio as mt
 from metafora_trio._memory import MemoryClient, MemorySession
 from metafora_trio._memory_store import Feed, Item, Request, Store
 from metafora_trio._view import ClaimRemoved, TaskRemoved
-from metafora_trio.testing import CoordinatorConformance, Subject
+from metafora_trio.testing import CoordinatorConformance, Subject, eventually
+from metafora_trio.testing._conformance_tools import raises, told
 
 Patch = Callable[[pytest.MonkeyPatch], None]
 
@@ -174,3 +175,46 @@ def test_caught(check: str, monkeypatch: pytest.MonkeyPatch) -> None:
         except (AssertionError, trio.TooSlowError, ExceptionGroup):
             caught += 1
     assert caught > 0
+
+
+# ---- the tools
+
+
+async def test_told_gathers_all_that_was_reported(autojump_clock: trio.testing.MockClock) -> None:
+    coordinator = mt.MemoryCoordinator(latency=0.1)
+    async with coordinator.open_session(mt.NodeInfo("a")) as a, trio.open_nursery() as nursery:
+
+        async def submit() -> None:
+            async with mt.open_client(coordinator) as client:
+                for id in ("t1", "t2", "t3"):
+                    await client.submit(mt.Task(id))
+                    await trio.sleep(1)
+
+        nursery.start_soon(submit)
+        changes = await told(a, lambda: "t2" in a.view.tasks)
+        assert list(changes.tasks) == ["t1", "t2"]
+        await eventually(a, lambda it: "t3" in it.view.tasks)
+
+
+async def test_what_does_not_come_true_is_given_up(autojump_clock: trio.testing.MockClock) -> None:
+    async with mt.MemoryCoordinator().open_session(mt.NodeInfo("a")) as a:
+        with pytest.raises(trio.TooSlowError):
+            await eventually(a, lambda it: it.view.tasks)
+        with pytest.raises(trio.TooSlowError):
+            await told(a, lambda: a.view.tasks)
+
+
+def test_raises() -> None:
+    with raises(KeyError, "mine"):
+        raise KeyError("mine")
+
+
+@pytest.mark.parametrize("error, problem", [(None, "KeyError was not raised"), (KeyError("other"), "other")])
+def test_raises_something_else(error: Exception | None, problem: str) -> None:
+    def body() -> None:
+        with raises(KeyError, "mine"):
+            if error:
+                raise error
+
+    with pytest.raises(AssertionError, match=problem):
+        body()

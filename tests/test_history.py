@@ -180,6 +180,12 @@ class TestFrozen:
         events = [start(0, 1), self.freeze, start(100 * MS, 2, "p2"), fault(200 * MS, EventName.KILL, "p1")]
         assert check_history([*events, stop(900 * MS, 2, "p2")]).ok
 
+    def test_killed_while_frozen_and_begun_anew(self) -> None:
+        """The death ends the freeze: a new process of that name is not frozen."""
+        kill = fault(200 * MS, EventName.KILL, "p1")
+        events = [start(0, 1), self.freeze, kill, start(400 * MS, 2, "p2"), start(500 * MS, 3), stop(501 * MS, 3)]
+        assert [overlap.ns for overlap in check_history(events).overlaps] == [MS]
+
     def test_thawed_without_freeze(self) -> None:
         assert self.overlap(100 * MS + 1, self.thaw) == [1]
 

@@ -65,3 +65,12 @@ def test_replies_in_any_order_never_shorten_it(proofs: list[float]) -> None:
         assert lease.renew(terms, proof) == (proof > longest)
         longest = max(longest, proof)
         assert (lease.cancel_at, lease.end) == (longest + terms.until_cancel, longest + terms.until_end)
+
+
+def test_revoked_there_is_no_time_left() -> None:
+    lease = mt.Lease()
+    lease.renew(LeaseTerms(12), 100.0)
+    lease.revoke(103.0)
+    assert (lease.cancel_at, lease.end) == (103.0, 103.0)
+    lease.revoke(105.0)  # what has ended does not come back
+    assert (lease.cancel_at, lease.end) == (103.0, 103.0)

@@ -51,6 +51,7 @@ async def test_expired_while_it_works(autojump_clock: trio.testing.MockClock) ->
             claim = own(a, "t")
             coordinator.expire(a.node.identity)
             seen.append(a.current)
+            seen.append(a.lease.end - trio.current_time())
             try:
                 await trio.sleep_forever()
             except trio.Cancelled as cancelled:
@@ -62,7 +63,7 @@ async def test_expired_while_it_works(autojump_clock: trio.testing.MockClock) ->
         with pytest.raises(mt.SessionLost, match=r"node (a\.\d+) has ended") as lost:
             await node()
         await eventually(watcher, lambda it: "t" in it.view.unclaimed)
-        assert seen == [False, True]
+        assert seen == [False, 0, True]
         with pytest.raises(mt.NodeNotFound):
             coordinator.expire(str(lost.value).split()[5])
 
@@ -166,8 +167,8 @@ async def test_lease_is_renewed_while_connected(autojump_clock: trio.testing.Moc
         await trio.sleep(100)
         assert 5 <= a.lease.cancel_at - trio.current_time() <= 6
         coordinator.partition(a.node.identity)
-        await trio.sleep(4)
-        coordinator.heal(a.node.identity)
+        await trio.sleep_until(a.lease.cancel_at - 0.01)
+        coordinator.heal(a.node.identity)  # at the last moment
         await trio.sleep(100)
 
 
@@ -256,6 +257,17 @@ async def test_orders_are_discarded_once(autojump_clock: trio.testing.MockClock)
         a.discard(order)
         a.discard(order)
         assert (a.outstanding, a.orders()) == (1, ())
+        await eventually(a, lambda it: it.outstanding == 0)
+        assert coordinator._store._orders == {}
+
+
+async def test_orders_go_with_their_node(autojump_clock: trio.testing.MockClock) -> None:
+    coordinator = mt.MemoryCoordinator()
+    async with coordinator.open_client() as client:
+        async with coordinator.open_session(mt.NodeInfo("a")) as a:
+            await client.send(a.node.identity, mt.Command("freeze"))
+        await client.send(a.node.identity, mt.Command("drain"))
+        assert coordinator._store._orders == {}
 
 
 async def test_outage(autojump_clock: trio.testing.MockClock) -> None:

@@ -233,6 +233,14 @@ def test_removed_task_and_tombstone() -> None:
     assert plan(view, "a.0") == {"t": "a.0"}
 
 
+def test_refused_task_is_not_the_one_to_move() -> None:
+    """A node that was refused a task tries for another one."""
+    view = Picture((NodeInfo("a.0"), NodeInfo("b.1")), {"t0": "a.0", "t1": "a.0"}).view()
+    (first,) = plan(view, "b.1")
+    (second,) = plan(view, "b.1", refused={first})
+    assert {first, second} == {"t0", "t1"}
+
+
 def test_nobody_can_receive() -> None:
     """Without a node that takes part there is no plan."""
     assert plan(Picture((NodeInfo("a.0", frozen=True),), {"t": None}).view(), "a.0") == {}

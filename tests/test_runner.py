@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -67,7 +68,7 @@ async def test_released(autojump_clock: MockClock) -> None:
         node = await cluster.start("a", handler)
         await cluster.submit("t")
         await cluster.wait_until(lambda: len(times) == 10, within=1000, every=0.1)
-        pauses = [int(later - earlier) for earlier, later in zip(times, times[1:], strict=False)]
+        pauses = [int(later - earlier) for earlier, later in itertools.pairwise(times)]
         assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 60]
         assert node.told()[:5] == [
             "SessionOpened",
@@ -125,7 +126,7 @@ async def raises_group(task: RunningTask) -> None:
     raise ExceptionGroup("mine", [KeyError("inner")])
 
 
-FAILURES = {
+FAILURES: dict[Callable[[RunningTask], Awaitable[Any]], tuple[str, str]] = {
     nonsense: ("TypeError", "the handler returned 'done': return None, Outcome.DONE or Outcome.RELEASE"),
     raises: ("LookupError", "no such"),
     child_raises: ("LookupError", "no such"),
@@ -136,7 +137,7 @@ FAILURES = {
 
 @pytest.mark.parametrize("handler", FAILURES, ids=lambda handler: handler.__name__)
 async def test_failed(handler: Callable[[RunningTask], Awaitable[Any]], autojump_clock: MockClock) -> None:
-    """Whatever a handler or its children raise, or return in vain, fails the task alone; clients read what and where."""
+    """Whatever a handler or its children raise, or return in vain, fails the task alone; clients read the traceback."""
     kind, line = FAILURES[handler]
     async with open_cluster() as cluster:
 
@@ -398,6 +399,31 @@ async def test_no_grace_once_the_claim_is_lost(autojump_clock: MockClock) -> Non
         assert node.told()[:2] == ["TaskStopping t claim lost", "TaskStopped t claim lost"]
 
 
+async def test_lost_claim_is_told_once(autojump_clock: MockClock) -> None:
+    """Whatever else happens to a task while it closes after its claim was lost, it is told to stop only once."""
+    async with open_cluster() as cluster:
+
+        async def handler(task: RunningTask) -> None:
+            try:
+                await trio.sleep_forever()
+            finally:
+                with task.cleanup():
+                    await trio.sleep(2)
+
+        node = await cluster.start("a", handler)
+        await cluster.submit("t")
+        await cluster.wait_running("t")
+        store = cluster.coordinator._store
+        claim = store.truth.head("t")
+        assert claim is not None
+        node.take_events()
+        store.remove_claim(claim)
+        await trio.sleep(1)
+        await cluster.client.delete("t")
+        await cluster.client.wait(["t"])
+        assert node.told() == ["TaskStopping t claim lost", "TaskStopped t claim lost", "TaskEnded t killed"]
+
+
 async def test_claim_removed_by_hand(autojump_clock: MockClock) -> None:
     """A task whose claim an operator has removed is stopped, and then claimed anew."""
     async with open_cluster() as cluster:
@@ -419,7 +445,7 @@ async def test_claim_removed_by_hand(autojump_clock: MockClock) -> None:
 
 
 async def test_stop_that_fails(autojump_clock: MockClock) -> None:
-    """What a handler raises while it is being cancelled is reported, and does not fail the task: it goes on elsewhere."""
+    """What a handler raises while it is being cancelled is reported; the task does not fail, it goes on elsewhere."""
     async with open_cluster() as cluster:
 
         async def handler(task: RunningTask) -> None:
@@ -484,7 +510,7 @@ async def test_handler_that_exits_ends_the_node(autojump_clock: MockClock) -> No
     async def handler(task: RunningTask) -> None:
         raise SystemExit(3)
 
-    with pytest.raises(BaseExceptionGroup) as caught:
+    with pytest.raises(BaseExceptionGroup) as caught:  # noqa: PT012 - what ends is the whole cluster
         async with open_cluster() as cluster:
             await cluster.start("a", handler)
             await cluster.submit("t")

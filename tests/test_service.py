@@ -125,3 +125,21 @@ async def test_a_group_of_the_body_stays_as_it_is(autojump_clock: trio.testing.M
     with pytest.RaisesGroup(ValueError, KeyError):
         async with open_service_nursery():
             raise ExceptionGroup("mine", [ValueError(), KeyError()])
+
+
+async def test_helpers_that_are_cancelled_leave_the_body_alone(autojump_clock: trio.testing.MockClock) -> None:
+    record = []
+
+    async def helper() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            record.append("helper ends")
+
+    async with open_service_nursery() as nursery:
+        nursery.start_soon(helper)
+        await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+        await trio.sleep(1)
+        record.append("body ends")
+    assert record == ["helper ends", "body ends"]

@@ -40,6 +40,7 @@ class ViewMachine(RuleBasedStateMachine):
         self.claims: set[Claim] = set()
         self.gone: set[Claim] = set()
         self.nodes: dict[str, NodeInfo] = {}
+        self.orphaned: dict[str, Claim] = {}
 
     def apply(self, event: ViewEvent) -> None:
         self.view.apply(event)
@@ -57,7 +58,8 @@ class ViewMachine(RuleBasedStateMachine):
 
     @rule(task=st.sampled_from(TASKS))
     def remove_task(self, task: str) -> None:
-        self.tasks.pop(task, None)
+        if self.tasks.pop(task, None) is not None and (queue := self.queue(task)):
+            self.orphaned[task] = queue[0]
         self.apply(TaskRemoved(task))
 
     @rule(
@@ -79,6 +81,8 @@ class ViewMachine(RuleBasedStateMachine):
         claim = data.draw(st.sampled_from(sorted(self.claims)))
         self.claims.remove(claim)
         self.gone.add(claim)
+        if self.orphaned.get(claim.task) == claim:
+            del self.orphaned[claim.task]
         self.apply(ClaimRemoved(claim))
 
     @precondition(lambda self: self.gone)
@@ -121,6 +125,7 @@ class ViewMachine(RuleBasedStateMachine):
             assert self.view.load(node) == sum(map(bool, own.values()))
             heads = {task for task in TASKS if (queue := self.queue(task)) and queue[0].node == node}
             assert set(self.view.owned_by(node)) == heads
+        assert set(self.view.owners()) == {queue[0].node for queue in map(self.queue, TASKS) if queue}
 
     @invariant()
     def tasks_and_nodes(self) -> None:
@@ -131,6 +136,8 @@ class ViewMachine(RuleBasedStateMachine):
             t for t, deleted in self.tasks.items() if deleted
         }
         assert self.view.nodes == self.nodes
+        assert self.view.orphaned == self.orphaned
+        assert set(self.view.contested) == {task for task in TASKS if len(self.queue(task)) > 1}
 
     @invariant()
     def nothing_is_left_behind(self) -> None:

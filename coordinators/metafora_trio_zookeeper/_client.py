@@ -39,7 +39,7 @@ from ._connection import (
     WriteOp,
 )
 from ._errors import translate
-from ._layout import MAX_REQUEST_BYTES, TOMBSTONE, Layout, decode_record
+from ._layout import MAX_REQUEST_BYTES, TOMBSTONE, Layout, decode_record, decode_state
 from ._marks import Marks
 from ._picture import Picture
 from ._replies import Burst, ask, is_broken
@@ -266,8 +266,10 @@ class ZooKeeperClient(BrokerClient):
                 if record is not None:
                     where = "is still ending" if record.version else "is in the cluster already"
                     raise TaskExists(f"task {task.id!r} {where}")
-                if state is not None and not again and (name := TaskState.decode(state.data).state).terminal:
-                    raise TaskFinished(f"task {task.id!r} has ended ({name}); submit it again=True")
+                # A state without an end that has no task was left behind by hand: nothing is to be kept of it.
+                known = None if again else decode_state(task.id, state)
+                if known is not None and known.state.terminal:
+                    raise TaskFinished(f"task {task.id!r} has ended ({known.state}); submit it again=True")
         raise self._contested("submitting tasks")
 
     async def delete(self, task: str) -> None:
@@ -300,7 +302,7 @@ class ZooKeeperClient(BrokerClient):
         claims = (self._layout.parse_claim(bucket, name) for name in names if name.startswith(f"{task}~"))
         return TaskFacts(
             decode_record(task, stored),
-            None if state is None else TaskState.decode(state.data),
+            decode_state(task, state),
             tuple(sorted(claim for claim in claims if claim is not None)),
         )
 

@@ -128,14 +128,15 @@ class Heartbeat:
                 # The connection may be such that what we send arrives and no answer does: each attempt to connect then
                 # keeps the session alive, and its claims from everybody else.
                 self._over("no answer for two session timeouts after the lease ran out")
-            if self._beating:
-                if self._overdue(now):
-                    _log.warning("no answer from %s to a heartbeat; trying another server", self._connection.server)
-                    self._connection.drop()
-                elif now >= self._previous + self.terms.heartbeat_period:
+            due = now + self.terms.heartbeat_period
+            if self._beating and self._overdue(now):
+                _log.warning("no answer from %s to a heartbeat; trying another server", self._connection.server)
+                self._connection.drop()
+            elif self._beating:
+                if now >= self._previous + self.terms.heartbeat_period:
                     self.send()
-            due = self._previous if self._beating else now
-            await trio.sleep_until(max(due, now) + self.terms.heartbeat_period)
+                due = self._previous + self.terms.heartbeat_period
+            await trio.sleep_until(due)
 
     @property
     def _beating(self) -> bool:

@@ -21,13 +21,14 @@ from typing import TypeVar
 from zlib import crc32
 
 from metafora_trio._coordinator import TaskRecord
-from metafora_trio._errors import LayoutMismatch
+from metafora_trio._errors import InvalidTask, LayoutMismatch
+from metafora_trio._state import TaskState
 from metafora_trio._task import decode_props
 from metafora_trio._view import Claim, ClaimKind
 
 from ._connection import ReadResult
 
-__all__ = ["LAYOUT_VERSION", "MAX_REQUEST_BYTES", "MAX_SESSION_BYTES", "TOMBSTONE", "Layout", "decode_record", "known"]
+__all__ = ["LAYOUT_VERSION", "MAX_REQUEST_BYTES", "MAX_SESSION_BYTES", "TOMBSTONE", "Layout", "decode_record", "decode_state", "known"]
 
 T = TypeVar("T")
 
@@ -76,6 +77,20 @@ def decode_record(task: str, stored: ReadResult | None) -> TaskRecord | None:
     if stored is None:
         return None
     return TaskRecord({} if stored.version else decode_props(task, stored.data), stored.version)
+
+
+def decode_state(task: str, stored: ReadResult | None) -> TaskState | None:
+    """A state's znode as a state, None for no such znode.
+
+    Raises:
+        InvalidTask: it is not a state record.
+    """
+    if stored is None:
+        return None
+    try:
+        return TaskState.decode(stored.data)
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        raise InvalidTask(f"task {task!r}: its stored state cannot be read: {error!r}") from error
 
 
 def known(thing: T | None, directory: str, name: str) -> T | None:

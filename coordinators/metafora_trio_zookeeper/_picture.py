@@ -355,6 +355,6 @@ def _decode_node(identity: str, record: ReadResult) -> NodeInfo:
     """What a node tells of itself; if that is not readable, that it is there."""
     try:
         return NodeInfo.decode(identity, record.data)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         _log.warning("node %s tells something unreadable of itself: %s", identity, error)
         return NodeInfo(identity)

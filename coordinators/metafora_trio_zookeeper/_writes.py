@@ -121,10 +121,12 @@ class Writes:
 
     def release(self, claim: Claim) -> None:
         """Give up a claim unconditionally: now, or after the reconnect."""
-        if claim.node == self._me and claim not in self._marks.released:
-            self._marks.released[claim] = None
-            if self._picture.current:
-                self._release(claim)
+        picture, marks = self._picture, self._marks
+        if claim not in picture.view.own_claims(claim.task, self._me) or claim in marks.released:
+            return
+        marks.released[claim] = None
+        if picture.current:
+            self._release(claim)
 
     def _release(self, claim: Claim) -> None:
         self._give_up(claim, (Delete(self._layout.claim_path(claim)),), self._on_released)

@@ -83,7 +83,7 @@ class EndConformance:
             await submit(subject, [a], *tasks)
             claims = {task: await get_claim(a, task) for task in tasks}
 
-            known = {}
+            known: dict[str, bool] = {}
 
             async def race(task: str, ahead: float) -> None:
                 nursery.start_soon(client.delete, task)

@@ -59,13 +59,14 @@ async def told(follower: Session | BrokerClient, condition: Callable[[], object]
     """
     gathered = Changes()
     with trio.fail_after(PATIENCE):
-        while not condition():
+        while True:
             await follower.wait_changed()
             changes = follower.take_changes()
             gathered.tasks.update(changes.tasks)
             gathered.nodes |= changes.nodes
             gathered.everything |= changes.everything
-    return gathered
+            if condition():
+                return gathered
 
 
 @contextmanager

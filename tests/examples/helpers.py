@@ -22,14 +22,18 @@ async def until(check: Callable[[], bool | Awaitable[bool]], timeout: float = SO
             await trio.sleep(0.01)
 
 
+_EXITING = 0x4
+"""The kernel's PF_EXITING: a killed process that has given up its memory and its files, and is not a zombie yet."""
+
+
 def group_runs(group: int) -> bool:
     """Whether any process of a group still runs; one that is dead and waits for its parent does not."""
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
             with open(f"/proc/{pid}/stat") as file:
-                state, _, its_group = file.read().rpartition(")")[2].split()[:3]
+                state, _, its_group, _, _, _, flags, *_ = file.read().rpartition(")")[2].split()
         except (FileNotFoundError, ProcessLookupError):  # it has gone since it was listed
             continue
-        if int(its_group) == group and state not in "ZX":
+        if int(its_group) == group and state not in "ZX" and not int(flags) & _EXITING:
             return True
     return False

@@ -76,8 +76,11 @@ async def test_every_way_to_stop(
     ways: dict[str, tuple[Callable[[], Awaitable[None]], Callable[[str], Awaitable[None]]]] = {
         "leave": (lambda: stopping["work_for"](coordinator, 20), by_itself),
         "drain": (lambda: stopping["work_until"](coordinator, enough), lambda name: set_event(enough)),
-        "signal": (lambda: stopping["work_until_signalled"](coordinator), lambda name: send_signals(1)),
-        "two signals": (lambda: stopping["work_until_signalled"](coordinator), lambda name: send_signals(2)),
+        "signal": (lambda: stopping["work_until_signalled"](coordinator), lambda name: send_signals(signal.SIGTERM)),
+        "two signals": (
+            lambda: stopping["work_until_signalled"](coordinator),
+            lambda name: send_signals(signal.SIGTERM, signal.SIGINT),
+        ),
         "remote drain": (
             lambda: stopping["work_until_drained"](coordinator),
             lambda name: stopping["send_home"](coordinator, name),
@@ -117,11 +120,11 @@ async def set_event(event: trio.Event) -> None:
     event.set()
 
 
-async def send_signals(count: int) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM):  # one that nobody else receives must not end the test run
-        for _ in range(count):
-            signal.raise_signal(signal.SIGTERM)
-            await trio.testing.wait_all_tasks_blocked()
+async def send_signals(*numbers: signal.Signals) -> None:
+    with trio.open_signal_receiver(*numbers):  # one that nobody else receives must not end the test run
+        for number in numbers:
+            signal.raise_signal(number)
+        await trio.testing.wait_all_tasks_blocked()
 
 
 @asynccontextmanager

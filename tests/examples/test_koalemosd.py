@@ -188,7 +188,8 @@ async def test_daemon_ends_with_its_reaper(caplog: pytest.LogCaptureFixture) -> 
                 await client.submit(program("echo group $$; sleep 1000"))
                 await logged(caplog, "| group ")
                 reaper.process.kill()
-                await trio.sleep(SOON)
+                with trio.fail_after(SOON):
+                    await trio.sleep_forever()
     assert not group_runs(int((await logged(caplog, "| group ")).split()[-1]))
 
 

@@ -1,7 +1,8 @@
 """koalemosd and koalemosctl as processes, on real ZooKeeper: a program never runs twice, whatever befalls its daemon.
 
-Every program writes its process group and its fencing token to a file when it starts. When the group of the first run
-is gone and the file has no second line yet, there was no overlap.
+Every program takes a lock that its whole process group then holds, and writes down its group, its fencing token, and
+whether it got the lock. The kernel frees it when the last process of the group is dead, so a run that did not get
+it has overlapped with another. The fixture `cluster` checks that none has.
 """
 
 from __future__ import annotations
@@ -47,13 +48,21 @@ class Cluster:
     @property
     def runs(self) -> list[tuple[int, int]]:
         """Group and token of each run so far."""
+        return [(int(group), int(token)) for group, token, _ in self._lines()]
+
+    @property
+    def overlaps(self) -> int:
+        """How many runs began while another was not over."""
+        return sum(alone != "alone" for _, _, alone in self._lines())
+
+    def _lines(self) -> list[list[str]]:
         file = self.folder / "runs"
-        lines = file.read_text().splitlines() if file.exists() else []
-        return [(int(group), int(token)) for group, token in map(str.split, lines)]
+        return [line.split() for line in file.read_text().splitlines()] if file.exists() else []
 
     def script(self, then: str) -> list[str]:
         """The arguments of a program that writes down its run first."""
-        return ["sh", "-c", f'echo "$$ $KOALEMOS_TOKEN" >>{self.folder}/runs; {then}']
+        write_down = f'echo "$$ $KOALEMOS_TOKEN $how" >>{self.folder}/runs'
+        return ["sh", "-c", f"exec 9>{self.folder}/lock; flock -n 9 && how=alone || how=overlap; {write_down}; {then}"]
 
     async def started(self, count: int = 1) -> None:
         await until(lambda: len(self.runs) >= count)
@@ -98,6 +107,7 @@ async def cluster(standalone: Ensemble, namespace: str, tmp_path: Path) -> Async
             await stack.enter_async_context(open_daemon(found, name, "--grace", "2"))
         yield found
     await until(lambda: not any(group_runs(group) for group, _ in found.runs))
+    assert found.overlaps == 0
 
 
 async def submit(cluster: Cluster, *arguments: str) -> str:
@@ -147,9 +157,8 @@ async def test_drain_hands_over(cluster: Cluster) -> None:
     [(group, _)] = cluster.runs
     leaving, other = cluster.daemon_of(group)
     leaving.process.terminate()
-    await until(lambda: not group_runs(group))
-    assert len(cluster.runs) == 1
     await cluster.started(2)
+    assert not group_runs(group)
     assert other.says(f": process {cluster.runs[1][0]} runs")
     with trio.fail_after(SOON):
         assert await leaving.process.wait() == 0

@@ -66,6 +66,41 @@ class TestRequests:
             session.finish(claim, None)
             await eventually(session, lambda it: not it.view.tasks and not it.outstanding)
 
+    async def test_what_was_asked_for_last_arrives_before_the_session_closes(self) -> None:
+        """An end that is not recorded would be run again by somebody else. More of them than are in flight at once."""
+        world = World()
+        await world.submit(*(f"t{n}" for n in range(200)))
+        async with world.session() as (session, _):
+            for task in list(session.view.tasks):
+                session.claim(task)
+            await eventually(session, lambda it: not it.pending)
+            for claim in list(session.view.claims()):
+                session.finish(claim, COMPLETED)
+        layout = world.coordinator._layout
+        for n in range(200):
+            assert layout.task_path(f"t{n}") not in world.tree
+            assert TaskState.decode(world.tree[layout.state_path(f"t{n}")].data) == COMPLETED
+
+    async def test_only_own_claims_are_released(self) -> None:
+        world = World()
+        await world.submit("t")
+        async with world.session("a") as (a, _), world.session("a") as (b, _):
+            claim = await own_claim(a, "t")
+            await eventually(b, lambda it: it.view.head("t"))
+            b.release(claim)
+            await trio.sleep(0.1)
+            assert (list(a.view.claims()), b.outstanding) == ([claim], 0)
+
+    async def test_the_task_goes_before_the_claim(self) -> None:
+        """Or the next in the queue would own it for a moment, and could start it once more."""
+        world = World()
+        await world.submit("t")
+        async with world.session() as (session, _):
+            session.finish(await own_claim(session, "t"), COMPLETED)
+            await eventually(session, lambda it: not it.view.tasks)
+            last = next(changes for changes in reversed(world.log) if len(changes) == 3)
+            assert [change.path.split("/")[2] for change in last] == ["states", "tasks", "claims"]
+
     async def test_a_missing_state_record_is_made(self) -> None:
         world = World()
         await world.submit("t", "u")
@@ -158,6 +193,12 @@ class TestRequests:
             assert 300 < size <= 400
             session.claim("t19")
             assert (session.room, session.pending) == (0, 0)
+            held = len(list(session.view.claims()))
+            for claim in list(session.view.claims()):
+                session.finish(claim, COMPLETED)
+            await eventually(session, lambda it: not it.outstanding)
+            await own_claim(session, "t19")
+            assert session.room == held - 1
 
     async def test_strange_names_are_ignored(self, caplog: pytest.LogCaptureFixture) -> None:
         world = World()
@@ -212,7 +253,8 @@ class TestOrders:
         world = World()
         gone = f"gone.{'x' * 10}"
         world_before = f"/m/orders/{gone}~"
-        async with world.session("a"), world.session("b") as (b_session, b):
+        # The second to join is the first by name: it is the other who gets round to it first.
+        async with world.session("b") as (b_session, b), world.session("a"):
             world.commit([Create(world_before, b"{}", sequential=True)])
             world.commit([Create(f"/m/orders/{b_session.node.identity}~", b"{}", sequential=True)])
             await trio.sleep(0.5)

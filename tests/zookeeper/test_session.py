@@ -18,7 +18,7 @@ from metafora_trio import (
     TaskState,
 )
 from metafora_trio.testing import CoordinatorConformance, Subject, eventually
-from metafora_trio_zookeeper._connection import Create, SetData
+from metafora_trio_zookeeper._connection import Create, Delete, SetData
 from metafora_trio_zookeeper._session import ZooKeeperSession
 from tests.zookeeper.fake_cluster import World, own_claim
 from tests.zookeeper.fake_zookeeper import FakeConnection, use_virtual_time
@@ -194,6 +194,41 @@ class TestReconnect:
             assert a.view.tasks == b.view.tasks == {"stays": False, "new": False, "mine": False}
             assert list(a.view.claims()) == list(b.view.claims()) == [mine]
             assert a.view.nodes == b.view.nodes
+
+    async def test_what_happens_meanwhile_is_not_missed(self) -> None:
+        """Before a list, between two lists, and after the last: all of it is in the new view."""
+        world = World()
+        layout = world.coordinator._layout
+        async with world.session() as (session, connection):
+            alive: set[str] = set()
+            connection.cut()
+            for n in range(400):
+                # Jitter, lists and reads are over in less time than this takes.
+                await trio.sleep(0.0015)
+                alive.add(f"t{n}")
+                world.commit([Create(layout.task_path(f"t{n}"), b"{}")])
+                if n % 3:
+                    gone = alive.pop()
+                    world.commit([Delete(layout.task_path(gone))])
+            assert session.current
+            await trio.sleep(0.1)
+            assert session.view.tasks.keys() == alive
+
+    async def test_the_barrier_is_sent_at_once_and_the_lists_are_spread(self) -> None:
+        """A change of leader makes every node list: not all in the same moment."""
+        world = World()
+        delays = set()
+        async with world.session() as (session, connection):
+            for _ in range(4):
+                connection.sent.clear()
+                connection.cut()
+                await eventually(session, lambda it: not it.current)
+                await eventually(session, lambda it: it.current)
+                assert connection.sent[:6] == ["add_watch"] * 4 + ["heartbeat", "children"]
+                delay = trio.current_time() - connection.connected_at
+                assert delay < 4 / 10 + 0.05
+                delays.add(round(delay, 3))
+        assert len(delays) > 2
 
     async def test_a_server_that_lags_does_not_show_the_past(self) -> None:
         """The finished task must not come back: what is listed counts only behind the barrier."""
