@@ -28,7 +28,16 @@ from metafora_trio._view import Claim, ClaimKind
 
 from ._connection import ReadResult
 
-__all__ = ["LAYOUT_VERSION", "MAX_REQUEST_BYTES", "MAX_SESSION_BYTES", "TOMBSTONE", "Layout", "decode_record", "decode_state", "known"]
+__all__ = [
+    "LAYOUT_VERSION",
+    "MAX_REQUEST_BYTES",
+    "MAX_SESSION_BYTES",
+    "TOMBSTONE",
+    "Layout",
+    "decode_record",
+    "decode_state",
+    "known",
+]
 
 T = TypeVar("T")
 

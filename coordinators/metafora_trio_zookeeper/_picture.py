@@ -18,6 +18,7 @@ from __future__ import annotations
 import itertools
 import logging
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable
 
 import trio
@@ -68,6 +69,7 @@ class Picture:
         current: whether it may be acted on.
         orders: those that stand at the broker.
         records: of tasks that were read ahead.
+        task_counts, claim_counts: how many of them the view has in each bucket; for the audit.
         deliveries: counts events and replies, as a sign of life of the connection.
     """
 
@@ -81,6 +83,9 @@ class Picture:
         self._marks = marks
         self.orders = Orders(layout, marks.identity, self._read_one, self.touch_nodes)
         self._rng = rng
+        self.task_counts: Counter[str] = Counter()
+        self.claim_counts: Counter[str] = Counter()
+        self._epoch = 0
         self._building: ClusterView | None = None
         self._events: list[tuple[EventType, str]] = []
         self._changes = Changes()
@@ -126,6 +131,7 @@ class Picture:
 
     def on_state(self, state: ConnectionState) -> None:
         """Follow the connection's state."""
+        self._epoch += 1
         self._building = None
         self._events = []
         if self.current:
@@ -179,14 +185,14 @@ class Picture:
 
     async def _sync(self, barrier: Callable[[Burst], None]) -> None:
         connection, layout = self.connection, self._layout
-        number = connection.number
+        epoch = self._epoch
         burst = Burst(self._heard)
         for path in self._watched:
             connection.add_watch(path, burst.slot())
         barrier(burst)
-        if number > 1:
+        if connection.number > 1:
             await trio.sleep(self._rng.uniform(0, min(_MOST_JITTER, connection.session_timeout / 10)))
-            self._still(number)
+            self._still(epoch)
         nodes = self._list(burst, layout.nodes)
         orders = self._list(burst, layout.orders) if self._marks.identity else None
         claims = [(bucket, self._list(burst, f"{layout.claims}/{bucket}")) for bucket in layout.buckets]
@@ -205,16 +211,20 @@ class Picture:
 
         # Out of the callbacks and a bucket at a time: 100,000 names are most of a second.
         view = self._building = ClusterView()
+        self.claim_counts.clear()
+        self.task_counts.clear()
         for bucket, slot in claims:
             for name in _names(slot):
                 if claim := known(layout.parse_claim(bucket, name), layout.claims, name):
                     view.apply(ClaimAdded(claim))
-            await self._breathe(number)
+                    self.claim_counts[bucket] += 1
+            await self._breathe(epoch)
         for bucket, slot in tasks:
             for name in _names(slot):
                 if task := known(layout.parse_task(bucket, name), layout.tasks, name):
                     view.apply(TaskAdded(task))
-            await self._breathe(number)
+                    self.task_counts[bucket] += 1
+            await self._breathe(epoch)
         for task, record in zip(held, _results(records), strict=True):
             if record is not None and record.version > 0:
                 view.apply(TaskDeleted(task))
@@ -229,9 +239,9 @@ class Picture:
                 self._apply(view, event, path)
             done = min(done + _CHUNK, len(events))
             if done < len(events):
-                await self._breathe(number)
+                await self._breathe(epoch)
         # No await between the last look at the events and this.
-        self._still(number)
+        self._still(epoch)
         self.view, self._building, self._events = view, None, []
         self.records.clear()
         self.current = True
@@ -262,13 +272,13 @@ class Picture:
             self.connection.read(chunk, slots[-1])
         return slots
 
-    def _still(self, number: int) -> None:
-        if self.connection.number != number or self.connection.state is not ConnectionState.CONNECTED:
+    def _still(self, epoch: int) -> None:
+        if self._epoch != epoch:
             raise RequestError(ErrorCode.CONNECTION_LOSS)
 
-    async def _breathe(self, number: int) -> None:
+    async def _breathe(self, epoch: int) -> None:
         await trio.lowlevel.checkpoint()
-        self._still(number)
+        self._still(epoch)
 
     # ---- one event
 
@@ -292,6 +302,7 @@ class Picture:
             return
         # Marks belong to the view that decides; of the one that is built aside they know at the swap.
         own = claim.node == self._marks.identity and view is self.view
+        before = len(view.queue(claim.task))
         if event == EventType.CREATED:
             view.apply(ClaimAdded(claim))
             if own:
@@ -301,6 +312,8 @@ class Picture:
             if own:
                 self._marks.gone(claim)
                 self.records.forget(claim.task)
+        # By the difference, since an event before the list may tell of what was listed.
+        self.claim_counts[bucket] += len(view.queue(claim.task)) - before
         self.touch(claim.task)
 
     def _apply_task(self, view: ClusterView, event: EventType, path: str) -> None:
@@ -310,12 +323,14 @@ class Picture:
         task = known(self._layout.parse_task(bucket, name), self._layout.tasks, name)
         if task is None:
             return
+        before = len(view.tasks)
         if event == EventType.CREATED:
             view.apply(TaskAdded(task))
         elif event == EventType.CHANGED:
             view.apply(TaskDeleted(task))
         else:
             view.apply(TaskRemoved(task))
+        self.task_counts[bucket] += len(view.tasks) - before
         self.records.forget(task)
         self.touch(task)
 

@@ -20,6 +20,7 @@ from metafora_trio._order import Order
 from metafora_trio._state import TaskState
 from metafora_trio._view import Claim, ClaimKind, ClusterView, NodeInfo
 
+from ._audit import run_audit
 from ._connection import Connection, ConnectionState, Create, ErrorCode, EventType, Reply, RequestError
 from ._heartbeat import Heartbeat
 from ._layout import Layout, decode_record
@@ -74,6 +75,7 @@ class ZooKeeperSession(Session):
         self.server = ""
         self._me = node.identity
         self._connection = connection
+        self._rng = rng
         self._layout = layout
         self._path = layout.node_path(self._me)
         self._asked_timeout = asked_timeout
@@ -202,6 +204,7 @@ class ZooKeeperSession(Session):
             nursery.start_soon(self._heartbeat.run)
             nursery.start_soon(self._follow)
             nursery.start_soon(self._remove_strays)
+            nursery.start_soon(run_audit, self._connection, self._layout, self._picture, self._rng)
 
     async def wait_joined(self) -> None:
         """Wait until the session is current for the first time.

@@ -81,6 +81,18 @@ class TestRequests:
             assert layout.task_path(f"t{n}") not in world.tree
             assert TaskState.decode(world.tree[layout.state_path(f"t{n}")].data) == COMPLETED
 
+    async def test_a_claim_that_is_gone_already_is_not_released(self) -> None:
+        world = World()
+        await world.submit("t")
+        async with world.session() as (session, connection):
+            claim = await own_claim(session, "t")
+            world.commit([Delete(world.coordinator._layout.claim_path(claim))])
+            await eventually(session, lambda it: not it.view.head("t"))
+            session.release(claim)
+            assert session.outstanding == 0
+            await trio.sleep(0.1)
+            assert connection.number == 1
+
     async def test_only_own_claims_are_released(self) -> None:
         world = World()
         await world.submit("t")
