@@ -174,7 +174,7 @@ class Consumer:
 
     # ---- what one can do
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:  # noqa: ASYNC128 - it does, in the loop
         """Join the cluster and work, until drained or cancelled. `started` is told after the first join.
 
         A lost session is reported as an event, and the node joins again by itself, for as long as it takes; the

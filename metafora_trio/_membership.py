@@ -118,7 +118,7 @@ class Membership:
                 self._nursery.cancel_scope.cancel()
         finally:
             self._nursery = None
-            await self._flush()
+            await self._flush()  # noqa: ASYNC102 - shielded and bounded within
 
     def _open_tasks(self) -> Sequence[str]:
         return [room.id for room in self._open_rooms()]

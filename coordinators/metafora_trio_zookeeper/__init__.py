@@ -4,7 +4,7 @@ The layers, each importing only those before it:
 
     _connection                                  the seam: what is needed of a ZooKeeper client
     _layout _replies _batch _marks _records      paths, batching and bookkeeping
-    _picture                                     the ClusterView that follows ZooKeeper
+    _orders _picture _audit                      the ClusterView that follows ZooKeeper
     _heartbeat _writes _skeleton _session        one membership: the lease, requests, joining
     _client                                      what clients ask for
     _coordinator _url                            what users construct

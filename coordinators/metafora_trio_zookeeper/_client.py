@@ -192,7 +192,7 @@ class ZooKeeperClient(BrokerClient):
                 await ask(lambda done: self._connection.transact(ops, done))
             except RequestError as error:
                 if is_broken(error):
-                    await self._ask(lambda done: self._connection.transact([Check(self._layout.root)], done))
+                    await self._ask(lambda done: self._connection.transact([Check(self._layout.root)], done))  # noqa: ASYNC120 - a cancel may discard it
                     return ErrorCode.CONNECTION_LOSS
                 if error.code not in (ErrorCode.NODE_EXISTS, ErrorCode.NO_NODE, ErrorCode.BAD_VERSION):
                     raise await translate(self._hosts, self._server, error) from error

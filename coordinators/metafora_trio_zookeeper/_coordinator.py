@@ -131,13 +131,13 @@ class ZooKeeperCoordinator(Coordinator):
             await connection.open(session)
             with session.scope:
                 async with open_service_nursery() as nursery:
-                    nursery.start_soon(session.serve)
+                    nursery.start_soon(session.serve)  # noqa: ASYNC113 - joining waits for it
                     await self._join(session)
                     joined = True
                     try:
                         yield session
                     finally:
-                        await session.flush()
+                        await session.flush()  # noqa: ASYNC102 - shielded and bounded within
             if session.scope.cancelled_caught:
                 session.end("the lease has run out")
         finally:
@@ -170,7 +170,7 @@ class ZooKeeperCoordinator(Coordinator):
             self._connect, self._layout, hosts=self.hosts, patience=self.connect_timeout, rng=self._rng
         )
         async with open_service_nursery() as nursery:
-            nursery.start_soon(client.serve)
+            nursery.start_soon(client.serve)  # noqa: ASYNC113 - prepare() waits for it
             await client.prepare()
             yield client
 

@@ -10,6 +10,7 @@ from metafora_trio import (
     StateName,
     TaskState,
 )
+from metafora_trio.testing import eventually
 from metafora_trio_zookeeper._connection import Delete
 from metafora_trio_zookeeper._session import ZooKeeperSession
 from tests.zookeeper.fake_cluster import World
@@ -30,6 +31,20 @@ class TestLease:
             assert session.lease.cancel_at == connection.proof + 2.0
             assert session.lease.end == pytest.approx(connection.proof + 4.0 * 2 / 3 - 0.12)
             assert trio.current_time() - connection.proof <= 4 / 12 + 0.01
+
+    async def test_no_period_is_missed_after_a_reconnect(self) -> None:
+        """The barrier is a heartbeat out of turn: the next one is due a period after it."""
+        async with World().session() as (session, connection):
+            for _ in range(5):
+                await trio.sleep(1.13)
+                connection.cut()
+                await eventually(session, lambda it: not it.current)
+                await eventually(session, lambda it: it.current)
+                oldest = 0.0
+                for _ in range(300):
+                    await trio.sleep(0.005)
+                    oldest = max(oldest, trio.current_time() - connection.proof)
+                assert oldest <= 4 / 12 + 0.03
 
     async def test_without_a_quorum_the_body_is_cancelled_in_time(self) -> None:
         """Reads are still answered; only writes prove anything."""

@@ -114,7 +114,7 @@ class Ensemble:
                     server.start()
                 self.wait_ready(timeout)
                 return
-            except BaseException as error:
+            except BaseException as error:  # noqa: ASYNC103 - it is raised below or within
                 self.stop()
                 # Somebody else may take a port between its choice and its use.
                 taken = isinstance(error, EnsembleError) and "already in use" in str(error)
