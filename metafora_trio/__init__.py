@@ -6,7 +6,7 @@ The layers, each importing only those before it:
     _plan _reconcile                            decisions: pure functions of that data
     _coordinator                                the contract with a broker
     _running _balancer events                   what users implement, and what they are told
-    _runner _planner _membership _consumer      the node: its nursery, and one child nursery a task
+    _runner _planner _orders _membership _consumer   the node: its nursery, and one child nursery a task
     _client                                     submit, delete, look, command, wait, watch
     _memory                                     the embedded coordinator
 

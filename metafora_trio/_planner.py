@@ -35,7 +35,7 @@ _CLAIM_WINDOW = 512
 got in the meantime are never sent."""
 _BID_WINDOW = 16
 _BID_TIMEOUT = 30.0
-"""Seconds after which a bid that nobody answered is withdrawn."""
+"""Seconds after which a bid that nobody answered is withdrawn; more by the time that a task may take to stop."""
 _ALONE_FIRST, _ALONE_MOST = 1.0, 60.0
 """Seconds for which a node leaves a task alone that it gave back: doubling while the task comes back."""
 
@@ -222,8 +222,8 @@ class Planner:
 
     def wants(self, task: str) -> bool:
         """Whether a bid of ours that is in the view is still justified."""
-        session, now = self._session, trio.current_time()
-        if now - self._bids.setdefault(task, now) > _BID_TIMEOUT:
+        session, consumer, now = self._session, self._consumer, trio.current_time()
+        if now - self._bids.setdefault(task, now) > _BID_TIMEOUT + consumer.grace + consumer.cleanup_timeout:
             self.leave_alone(task)
             return False
         owner = session.view.nodes.get(session.view.owner(task) or "")

@@ -15,7 +15,8 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from metafora_trio import Consumer, Outcome, RunningTask, StateName
+from metafora_trio import Consumer, Outcome, RunningTask, StateName, TaskRecord
+from metafora_trio._memory import MemorySession
 from tests.nodes import Cluster, Node, open_cluster
 
 Disturb = Callable[[Cluster, Node], None]
@@ -140,6 +141,27 @@ def test_cancelled_at_every_step(part: int) -> None:
     for when in range(1 + part, steps_of_a_life(), 4):
         _, work = life(when, cancel)
         assert work.completed == 1, f"cancelled after {when} steps"
+
+
+def test_cancelled_in_the_step_that_opens_the_scope(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that is cancelled after a task has been read, and before its handler begins, runs none of its lines."""
+
+    async def main() -> None:
+        async with open_cluster() as cluster:
+            original = MemorySession.read
+
+            async def read(self: MemorySession, task: str) -> TaskRecord | None:
+                record = await original(self, task)
+                node.scope.cancel()
+                return record
+
+            monkeypatch.setattr(MemorySession, "read", read)
+            node = await cluster.start("a")
+            await cluster.submit("t")
+            await node.ended.wait()
+            assert cluster.starts["t"] == 0
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
 
 
 @pytest.mark.parametrize(

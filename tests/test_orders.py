@@ -6,7 +6,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from metafora_trio import Command, CommandName, Consumer, NodeNotFound, Order, TaskNotFound
+from metafora_trio import ClaimKind, Command, CommandName, Consumer, NodeNotFound, Order, TaskNotFound
 from metafora_trio._memory import MemorySession
 from tests.nodes import open_cluster, run_for_ever
 
@@ -48,6 +48,20 @@ async def test_freeze_withdraws_bids(autojump_clock: MockClock) -> None:
         await cluster.client.freeze("b")
         await cluster.wait_until(lambda: sum(map(len, cluster.owners().values())) == 4, within=1)
         assert b.tasks == set()
+
+
+async def test_frozen_node_answers_no_bid(autojump_clock: MockClock) -> None:
+    """A bid that comes all the same, from who has not heard yet, is not answered."""
+    async with open_cluster() as cluster:
+        a, b = await cluster.start("a"), await cluster.start("b", capacity=0)
+        await cluster.submit("t0", "t1", "t2", "t3")
+        await cluster.wait_until(lambda: len(a.tasks) == 4)
+        await cluster.client.freeze("a")
+        await cluster.wait_until(lambda: a.consumer.frozen)
+        a.take_events()
+        cluster.coordinator._store.add_claim("t0", b.identity, ClaimKind.BID)
+        await trio.sleep(1)
+        assert a.told() == []
 
 
 async def test_frozen_outlasts_the_session(autojump_clock: MockClock) -> None:

@@ -6,7 +6,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from metafora_trio import GreedyBalancer, RunningTask
+from metafora_trio import ClaimKind, GreedyBalancer, RunningTask
 from metafora_trio._memory import MemorySession
 from metafora_trio._plan import affinity_order
 from metafora_trio._view import NodeRemoved
@@ -54,9 +54,11 @@ async def test_a_join_ends_the_old_plan(autojump_clock: MockClock, monkeypatch: 
     monkeypatch.setattr("metafora_trio._planner._CLAIM_WINDOW", 1)
     async with open_cluster(latency=0.5) as cluster:
         await cluster.submit(*(f"t{i}" for i in range(20)))
-        a = await cluster.start("a", settle=0.0)
+        a = await cluster.start("a", settle=10.0, backup_delay=100.0)
         await cluster.wait_until(lambda: len(a.tasks) == 3)
-        b = await cluster.start("b", settle=0.0)
+        b = await cluster.start("b", settle=10.0, backup_delay=100.0)
+        await trio.sleep(9)
+        assert len(a.tasks) <= 6  # what was under way when it heard of the other
         await cluster.wait_until(lambda: len(cluster.running) == 20)
         assert abs(len(a.tasks) - len(b.tasks)) <= 1
         assert sum(cluster.starts.values()) == 20
@@ -101,8 +103,20 @@ async def test_first_choice_that_declines(autojump_clock: MockClock) -> None:
         assert a.tasks == set()
 
 
+async def test_lost_race(autojump_clock: MockClock) -> None:
+    """An attempt that came second is taken back at once, and means nothing to who came first."""
+    async with open_cluster() as cluster:
+        a, b = await cluster.start("a"), await cluster.start("b", capacity=0)
+        await cluster.submit("t0", "t1", "t2")
+        await cluster.wait_until(lambda: len(a.tasks) == 3)
+        a.take_events()
+        cluster.coordinator._store.add_claim("t0", b.identity, ClaimKind.CLAIM)
+        await cluster.wait_until(lambda: cluster.owners()["t0"] == ["a"], within=0.02)
+        assert (a.told(), b.told()) == ([], ["SessionOpened"])
+
+
 async def test_unanswered_bid_is_withdrawn(autojump_clock: MockClock) -> None:
-    """A bid that the owner never answers is withdrawn after 30 s, and tried again later and later."""
+    """A bid that the owner never answers is withdrawn after 30 s (and 5 for the cleanup), and tried again later."""
     async with open_cluster() as cluster:
         a = await cluster.start("a", balancer=GreedyBalancer())
         await cluster.submit("t0", "t1", "t2", "t3")
@@ -118,8 +132,19 @@ async def test_unanswered_bid_is_withdrawn(autojump_clock: MockClock) -> None:
             had = has
             await trio.sleep(0.1)
         assert [what for what, _ in spans[:4]] == ["bids", "withdraws"] * 2
-        assert spans[1][1] - spans[0][1] == pytest.approx(30, abs=4)
+        assert spans[1][1] - spans[0][1] == pytest.approx(35, abs=4)
         assert a.tasks == {"t0", "t1", "t2", "t3"}
+
+
+async def test_bid_outlasts_a_long_grace(autojump_clock: MockClock) -> None:
+    """A task that takes its time to stop for another node goes there all the same, and is stopped only once."""
+    async with open_cluster() as cluster:
+        a = await cluster.start("a", grace=50.0)
+        await cluster.submit("t0", "t1")
+        await cluster.wait_until(lambda: len(a.tasks) == 2)
+        b = await cluster.start("b", grace=50.0)
+        await cluster.wait_until(lambda: len(b.tasks) == 1, within=70)
+        assert sum(cluster.starts.values()) == 3
 
 
 async def test_bid_is_withdrawn_once_it_is_unjustified(autojump_clock: MockClock) -> None:

@@ -16,6 +16,7 @@ from metafora_trio import (
     Command,
     CommandName,
     Consumer,
+    ConsumerStatistics,
     Coordinator,
     Event,
     FairBalancer,
@@ -30,6 +31,7 @@ from metafora_trio import (
     Task,
     TaskChanged,
     TaskStatus,
+    events,
     open_client,
     open_consumer,
 )
@@ -110,13 +112,40 @@ async def node(coordinator: Coordinator) -> None:
         assert_type(opened, Consumer)
         assert_type(opened.frozen, bool)
         assert_type(opened.tasks, Mapping[str, RunningTask])
-        with opened.subscribe() as events:
-            assert_type(await events.receive(), Event)
+        with opened.subscribe() as stream:
+            assert_type(await stream.receive(), Event)
         await opened.drain()
     Consumer(coordinator, handler, balancer=GreedyBalancer())
     Consumer(coordinator, handler, on_overrun="ignore")  # type: ignore[arg-type]
     Consumer(coordinator, wrong_outcome)  # type: ignore[arg-type]
     Consumer(coordinator, handler, "ant")  # type: ignore[call-arg]
+
+
+class Patient(Balancer):
+    """A balancer that says when to ask again."""
+
+    def can_claim(self, task: str) -> float:
+        """Take nothing for a while."""
+        return 2.5
+
+
+async def watch(consumer: Consumer) -> None:
+    """What a consumer tells, and how much of it there is."""
+    statistics = consumer.statistics()
+    assert_type(statistics, ConsumerStatistics)
+    assert_type(statistics.node, str | None)
+    with consumer.subscribe(buffer=100) as stream:
+        async for event in stream:
+            match event:
+                case events.TaskStopping(task=task, reason=reason, heir=heir):
+                    assert_type(task, str)
+                    assert_type(reason, StopReason)
+                    assert_type(heir, str | None)
+                case events.BalancerFailed(error=error):
+                    assert_type(error, BaseException)
+    consumer.set_frozen(True)
+    consumer.start_draining()
+    await consumer.drain()
 
 
 async def client() -> None:
