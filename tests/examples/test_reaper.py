@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import array
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -54,6 +57,21 @@ def tell(reaper: subprocess.Popen[bytes], group: subprocess.Popen[bytes], word: 
     reaper.stdin.write(f"{group.pid} {word}\n".encode())
 
 
+def until_heard(reaper: subprocess.Popen[bytes]) -> None:
+    """Wait until it ignores signals, and has read all that it was told."""
+    assert reaper.stdin is not None
+    end = time.monotonic() + SOON
+    waiting = array.array("i", [0])
+    while True:
+        status = Path(f"/proc/{reaper.pid}/status").read_text()
+        ignored = int(status.partition("SigIgn:")[2].split()[0], 16)
+        fcntl.ioctl(reaper.stdin, termios.FIONREAD, waiting)
+        if ignored >> (signal.SIGTERM - 1) & 1 and not waiting[0]:
+            return
+        assert time.monotonic() < end
+        time.sleep(0.01)  # a process outside Python: nothing tells us but a look
+
+
 def boot_time() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
@@ -66,7 +84,7 @@ def test_end_of_pipe_kills_every_group(start_group: Start) -> None:
         tell(reaper, two, boot_time() + 1000)
         tell(reaper, ended, "inf")
         tell(reaper, ended, "gone")
-        time.sleep(0.2)  # past its start, when it does not ignore them yet
+        until_heard(reaper)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             reaper.send_signal(number)
         _, said = reaper.communicate(timeout=SOON)
@@ -93,9 +111,9 @@ def test_a_late_renewal_is_too_late(start_group: Start) -> None:
     group = start_group()
     with reaping() as reaper:
         tell(reaper, group, boot_time() + 0.5)
-        time.sleep(0.2)
+        until_heard(reaper)
         reaper.send_signal(signal.SIGSTOP)
-        time.sleep(0.5)
+        time.sleep(0.6)  # the lease of 0.5 s must run out while it is frozen
         tell(reaper, group, "inf")
         reaper.send_signal(signal.SIGCONT)
         assert group.wait(SOON) == -signal.SIGKILL

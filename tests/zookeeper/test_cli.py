@@ -114,7 +114,7 @@ def eventually(true: Callable[[], bool]) -> None:
     end = time.monotonic() + _WAIT
     while not true():
         assert time.monotonic() < end
-        time.sleep(0.1)
+        time.sleep(0.1)  # what is awaited happens in other processes; `_WAIT` bounds it
 
 
 def line_with(text: str, process: subprocess.Popen[str]) -> str:

@@ -150,7 +150,7 @@ class Ensemble:
                     f"server {one.id}: {mode}\n{one.log[-2000:]}" for one, mode in zip(expected, modes, strict=True)
                 ]
                 raise EnsembleError("\n".join([f"no ZooKeeper ensemble in {timeout} s", *logs]))
-            time.sleep(_POLL)
+            time.sleep(_POLL)  # a server tells nobody when it serves; `timeout` bounds it
 
     def leader(self) -> Server | None:
         """The server that leads (or stands alone) now. Blocks, for a second for each server that is paused."""
