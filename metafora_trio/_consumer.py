@@ -206,6 +206,8 @@ class Consumer:
                 attempt += 1
                 with trio.move_on_after(self.random.uniform(delay / 2, delay)):
                     await self._draining.wait()
+            if not self._sessions:
+                task_status.started()  # told to leave before it began: `nursery.start` must not wait for a join
         finally:
             self._running = False
             self._draining = trio.Event()
@@ -249,7 +251,7 @@ class Consumer:
             await trio.lowlevel.checkpoint()
 
     def start_draining(self) -> None:
-        """Begin to drain, and return at once."""
+        """Begin to drain, and return at once. Before `run` has begun: it then returns without joining."""
         self._draining.set()
         if self._membership is not None:
             self._membership.drain()

@@ -25,17 +25,19 @@ class Orders:
         """Carry out every order that is new."""
         m = self._m
         for order in m.session.orders():
-            if order.id in self._done:
-                continue
-            self._done.add(order.id)
-            command = order.command
-            if command is None:
-                m.consumer.emit(OrderRejected(m.me, "?", "it cannot be read"))
-            elif (why := self._obey(command)) is not None:
-                m.consumer.emit(OrderRejected(m.me, str(command.name), why))
-            else:
-                m.consumer.emit(OrderDone(m.me, str(command.name), command.task))
-            m.session.discard(order)
+            if order.id not in self._done:
+                self._done.add(order.id)
+                self._carry_out(order.command)
+            m.session.discard(order)  # also one done before, whose removal a disconnection has swallowed
+
+    def _carry_out(self, command: Command | None) -> None:
+        m = self._m
+        if command is None:
+            m.consumer.emit(OrderRejected(m.me, "?", "it cannot be read"))
+        elif (why := self._obey(command)) is not None:
+            m.consumer.emit(OrderRejected(m.me, str(command.name), why))
+        else:
+            m.consumer.emit(OrderDone(m.me, str(command.name), command.task))
 
     def _obey(self, command: Command) -> str | None:
         """Carry out a command, or say why not."""

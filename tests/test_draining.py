@@ -211,3 +211,15 @@ async def test_cancelling_stops_at_once(autojump_clock: MockClock) -> None:
         assert reasons == [StopReason.SHUTDOWN]
         assert node.told()[-2:] == ["TaskStopped t shutdown", "SessionEnded"]
         assert cluster.owners() == {}
+
+
+async def test_told_to_leave_before_it_began(autojump_clock: MockClock) -> None:
+    """A signal may come before `run`: it does not join then, and `nursery.start` returns. The next `run` joins."""
+    async with open_cluster() as cluster:
+        consumer = Consumer(cluster.coordinator, run_for_ever, name="a")
+        consumer.start_draining()
+        async with trio.open_nursery() as nursery:
+            await nursery.start(lambda task_status: consumer.run(task_status=task_status))
+        assert consumer.statistics().sessions == 0
+        node = await cluster.start_consumer(consumer)
+        assert node.told() == ["SessionOpened"]

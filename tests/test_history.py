@@ -139,6 +139,14 @@ def test_what_comes_after_the_end_does_not_count() -> None:
     assert check_history(events).ok
 
 
+@pytest.mark.parametrize("end", [[], [mark(2, EventName.END)]])
+def test_duplicate_that_starts_last(end: list[HistoryEvent]) -> None:
+    """Both runs go on when the history ends: that they overlap only from its last event on excuses nothing."""
+    verdict = check_history([start(0, 1), start(1, 2, "p2"), *end])
+    assert [overlap.ns for overlap in verdict.overlaps] == [1]
+    assert not verdict.ok
+
+
 class TestFrozen:
     """A frozen process counts as not running, and has 50 ms after a thaw to cancel."""
 

@@ -226,3 +226,26 @@ async def test_a_name_means_every_node_of_that_name(autojump_clock: MockClock) -
         await cluster.client.freeze("a")
         await trio.sleep(1)
         assert [node.consumer.frozen for node in nodes] == [True, True]
+
+
+async def test_removal_swallowed_by_a_disconnection_is_asked_for_again(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The order is carried out once, and is gone in the end."""
+    async with open_cluster() as cluster:
+        node = await cluster.start("a")
+        asked: list[Order] = []
+        discard = MemorySession.discard
+
+        def swallow_the_first(session: MemorySession, order: Order) -> None:
+            asked.append(order)
+            if len(asked) > 1:
+                discard(session, order)
+
+        monkeypatch.setattr(MemorySession, "discard", swallow_the_first)
+        await cluster.client.send("a", Command("dance"))
+        await trio.sleep(1)
+        await cluster.submit("t")
+        await cluster.wait_running("t")
+        assert cluster.coordinator._store._orders == {}
+        assert node.told().count("OrderRejected dance it is unknown") == 1

@@ -227,7 +227,9 @@ def check_history(events: Iterable[HistoryEvent], *, after_thaw: int = AFTER_THA
     in_order = sorted(events, key=lambda event: event.t)
     for event in takewhile(lambda event: event.ev is not EventName.END, in_order):
         tale.add(event)
-    runs = tale.finish(after_thaw)
+    # What is open goes on beyond the last event: a second run that starts as the very last one overlaps too.
+    last = next((event.t for event in in_order if event.ev is EventName.END), in_order[-1].t + 1 if in_order else 0)
+    runs = tale.finish(last, after_thaw)
     verdict = Verdict(sum(map(len, runs.values())), started_after_done=tale.after_done, strays=tale.strays)
     for of_task in runs.values():
         _check_overlaps(of_task, tale.frozen, verdict)
@@ -254,10 +256,8 @@ class _Tale:
         self._running: dict[tuple[str, str, int], list[Run]] = defaultdict(list)
         self._done: Counter[str] = Counter()
         self._dead_until_submit: set[str] = set()
-        self._last = 0
 
     def add(self, event: HistoryEvent) -> None:
-        self._last = event.t
         match event.ev:
             case EventName.START:
                 self._start(event)
@@ -284,9 +284,9 @@ class _Tale:
             case _:  # a delete: the task may start once more, until its owner has seen the tombstone
                 self.over[event.task] = True
 
-    def finish(self, after_thaw: int) -> dict[str, list[Run]]:
-        """The runs of each task by start; those that go on end here."""
-        self.runs += (replace(run, stop=self._last) for begun in self._running.values() for run in begun)
+    def finish(self, last: int, after_thaw: int) -> dict[str, list[Run]]:
+        """The runs of each task by start; those that go on end at `last`."""
+        self.runs += (replace(run, stop=last) for begun in self._running.values() for run in begun)
         for windows in self.frozen.values():
             windows[:] = [(start, stop + after_thaw) for start, stop in windows]
         of_task: dict[str, list[Run]] = defaultdict(list)
