@@ -78,7 +78,7 @@ class ZooKeeperCoordinator(Coordinator):
         rng: random.Random | None = None,
         suspended: Callable[[], float] = suspended_seconds,
     ) -> None:
-        self.hosts = _check_hosts(hosts)
+        self.hosts: str = _check_hosts(hosts)
         if not MIN_SESSION_TIMEOUT <= session_timeout <= _DAY:
             raise ValueError(f"session_timeout is {session_timeout:g} s, not {MIN_SESSION_TIMEOUT:g} s to a day")
         if not 0 < connect_timeout < math.inf:

@@ -89,7 +89,7 @@ class History:
         now: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self.events: list[HistoryEvent] = []
-        self.process = process or str(os.getpid())
+        self.process: str = process or str(os.getpid())
         self._now = now
         self._file = None if path is None else os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 

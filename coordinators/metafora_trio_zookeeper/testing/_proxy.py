@@ -101,7 +101,9 @@ class TcpProxy:
     async def _serve(self, address: tuple[str, int], *, task_status: trio.TaskStatus[None]) -> None:
         with self._scope:
             (listener,) = await trio.open_tcp_listeners(address[1], host=address[0])
-            self.host, self.port = listener.socket.getsockname()[:2]
+            bound = listener.socket.getsockname()
+            self.host: str = bound[0]
+            self.port: int = bound[1]
             task_status.started()
             await trio.serve_listeners(self._carry, [listener])
 
