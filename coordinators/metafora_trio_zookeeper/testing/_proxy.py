@@ -41,8 +41,8 @@ class TcpProxy:
         self._changed = trio.Event()
         self._connections: set[trio.CancelScope] = set()
         self._scope = trio.CancelScope()
-        self.host = ""
-        self.port = 0
+        self.host: str = ""
+        self.port: int = 0
 
     @property
     def address(self) -> str:
@@ -102,8 +102,7 @@ class TcpProxy:
         with self._scope:
             (listener,) = await trio.open_tcp_listeners(address[1], host=address[0])
             bound = listener.socket.getsockname()
-            self.host: str = bound[0]
-            self.port: int = bound[1]
+            self.host, self.port = bound[0], bound[1]
             task_status.started()
             await trio.serve_listeners(self._carry, [listener])
 
