@@ -27,6 +27,10 @@ EXIT_CODE = 70
 
 OnOverrun = Literal["log", "exit"]
 
+_LOOKS = 5
+_BETWEEN_LOOKS = 0.01
+"""Seconds. Together the 50 ms that a process has after a thaw to cancel what is no longer its own."""
+
 
 class _Watchdog:
     """The state shared with the thread. Everything it reads is replaced atomically by the Trio thread."""
@@ -48,18 +52,18 @@ class _Watchdog:
 
     def run(self) -> None:
         reported = -1.0
+        looks = 0
         while True:
             end = self.lease.end
             late = self.clock() - end
-            if late <= 0:
-                wait = -late
-            else:
-                tasks = self.open_tasks()
-                if tasks and end != reported:
-                    self.report(tasks, late)
-                    reported = end
-                wait = 0.05
-            if self.stopped.wait(wait):
+            # At the end of a lease, and when a frozen process goes on after it, this thread wakes together with
+            # Trio's, which needs a moment to close the scopes. Looks are counted, not seconds: those pass while the
+            # process is frozen, and then nobody could have closed anything.
+            looks = looks + 1 if late > 0 and end != reported else 0
+            if looks > _LOOKS and (tasks := self.open_tasks()):
+                self.report(tasks, late)
+                reported = end
+            if self.stopped.wait(max(-late, _BETWEEN_LOOKS)):
                 return
 
     def report(self, tasks: Sequence[str], late: float) -> None:

@@ -80,6 +80,35 @@ async def test_sees_a_blocked_event_loop(caplog: pytest.LogCaptureFixture) -> No
     assert "t" in caplog.records[0].getMessage()
 
 
+class Thawed(threading.Event):
+    """A frozen process that goes on 100 s later, with waits that take as long as was asked for."""
+
+    def __init__(self, looks: int) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.looks = looks
+
+    def wait(self, timeout: float | None = None) -> bool:
+        assert timeout is not None
+        self.now += timeout if self.now else 100.0
+        self.looks -= 1
+        return self.looks == 0
+
+
+@pytest.mark.parametrize("closed_after, reports", [(0.04, 0), (0.2, 1)])
+def test_thaw_is_given_time(monkeypatch: pytest.MonkeyPatch, closed_after: float, reports: int) -> None:
+    """What a thawed process closes within 50 ms is no overrun; what stays open longer is."""
+    thawed = Thawed(looks=50)
+    watchdog = _Watchdog(
+        Lease(end=1.0), lambda: ["t"] if thawed.now < 100.0 + closed_after else [], "log", LOGGER, lambda: thawed.now
+    )
+    watchdog.stopped = thawed
+    told: list[float] = []
+    monkeypatch.setattr(watchdog, "report", lambda tasks, late: told.append(late))
+    watchdog.run()
+    assert len(told) == reports
+
+
 def test_exit(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     """What it does before it ends the process, seen from within: the reason and all tracebacks on stderr."""
     codes: list[int] = []
