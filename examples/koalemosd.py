@@ -198,8 +198,7 @@ def _arguments(task: RunningTask) -> list[str]:
 
 def _lease_end(task: RunningTask) -> str:
     """When nothing of the task may run any more, as the reaper takes it."""
-    with task.cleanup() as cleanup:  # which ends when the lease does
-        remaining = cleanup.deadline - trio.current_time()
+    remaining = task.lease.end - trio.current_time()
     return f"{time.clock_gettime(time.CLOCK_BOOTTIME) + remaining:.3f}"
 
 

@@ -26,6 +26,7 @@ from ._client import NodesChanged as NodesChanged
 from ._client import NodeStatus as NodeStatus
 from ._client import TaskChanged as TaskChanged
 from ._client import TaskStatus as TaskStatus
+from ._client import Watch as Watch
 from ._client import open_client as open_client
 from ._consumer import Consumer as Consumer
 from ._consumer import ConsumerStatistics as ConsumerStatistics

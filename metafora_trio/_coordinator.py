@@ -212,8 +212,8 @@ class BrokerClient(ABC):
 
         Raises:
             TaskExists: at least one is in the cluster already, or is still ending. Tasks of other batches may
-                have been submitted: the error names in `submitted` how many were.
-            TaskFinished: at least one has a terminal state, and `again` is false.
+                have been submitted: the message says how many were.
+            TaskFinished: at least one has a terminal state, and `again` is false; likewise.
         """
 
     @abstractmethod

@@ -64,7 +64,7 @@ class LeaseAtRisk(Event):
 
 @dataclass(frozen=True, slots=True)
 class TaskClaimed(Event):
-    """A claim of this node owns the task now."""
+    """A claim of this node owns the task now. Told again if the connection broke before the start."""
 
     task: str
     token: int

@@ -26,6 +26,12 @@ class TaskLease:
         """Seconds until the task's scope is cancelled unless the broker is heard again; never below 0."""
         return max(0.0, self._lease.cancel_at - trio.current_time())
 
+    @property
+    def end(self) -> float:
+        """When nothing of the task may run any more, cleanup included, unless the broker is heard again: in Trio time,
+        infinite with an embedded coordinator. For what Trio cannot cancel, such as processes of the system."""
+        return self._lease.end
+
     def __repr__(self) -> str:
         return f"<TaskLease until {self._lease.cancel_at:.3f} (Trio time)>"
 

@@ -7,6 +7,7 @@ property); where there are threads, as with kazoo, it is real.
 from __future__ import annotations
 
 import os
+import signal
 
 from hypothesis import settings
 
@@ -15,3 +16,7 @@ from hypothesis import settings
 settings.register_profile("metafora", deadline=None, print_blob=True, derandomize="CI" in os.environ)
 settings.register_profile("deep", deadline=None, print_blob=True, max_examples=5000)
 settings.load_profile("metafora")
+
+# A shell starts what runs in its background with SIGINT ignored, and that is inherited by every process of the tests.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -62,6 +62,7 @@ PUBLIC = [
     "TaskRecord",
     "TaskState",
     "TaskStatus",
+    "Watch",
     "open_client",
     "open_consumer",
 ]

@@ -204,7 +204,7 @@ async def test_what_a_handler_is_given(autojump_clock: MockClock) -> None:
         (task,) = seen
         assert (task.id, task.props, task.node) == ("t", {"url": "x", "sizes": [1, 2]}, first.identity)
         assert task.started == trio.current_time() or task.started > 0
-        assert task.lease.remaining() == float("inf")
+        assert task.lease.remaining() == task.lease.end == float("inf")
         assert task.stop_reason is None
         assert not task.stopping.is_set()
         assert repr(task) == f"<RunningTask 't' on {first.identity} token={task.token}>"

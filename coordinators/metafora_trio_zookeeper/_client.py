@@ -262,14 +262,17 @@ class ZooKeeperClient(BrokerClient):
                 for task, record in zip(tasks, stored, strict=True)
             ):
                 return  # they arrived, only the reply did not
+            unknown = "; the answer to this submit was lost" if failure is ErrorCode.CONNECTION_LOSS else ""
             for task, record, state in zip(tasks, stored, states, strict=True):
                 if record is not None:
                     where = "is still ending" if record.version else "is in the cluster already"
-                    raise TaskExists(f"task {task.id!r} {where}")
+                    raise TaskExists(f"task {task.id!r} {where}{unknown}")
                 # A state without an end that has no task was left behind by hand: nothing is to be kept of it.
                 known = None if again else decode_state(task.id, state)
                 if known is not None and known.state.terminal:
-                    raise TaskFinished(f"task {task.id!r} has ended ({known.state}); submit it again=True")
+                    raise TaskFinished(
+                        f"task {task.id!r} has ended ({known.state}): submit it with again=True{unknown}"
+                    )
         raise self._contested("submitting tasks")
 
     async def delete(self, task: str) -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote
 
 from ._coordinator import ZooKeeperCoordinator
 
 __all__ = ["from_url"]
 
 _NUMBERS = {"session_timeout": float, "connect_timeout": float, "buckets": int}
+# RFC 3986, appendix B. Not urlsplit, which refuses a list of hosts with an IPv6 address in it.
+_PARTS = re.compile(
+    r"(?:(?P<scheme>[^:/?#]+):)?(?://(?P<hosts>[^/?#]*))?(?P<path>[^?#]*)(?:\?(?P<query>[^#]*))?(?:#(?P<fragment>.*))?"
+)
 _FORM = "zk://host:port,host:port/namespace?session_timeout=10"
 
 
@@ -25,22 +30,22 @@ def from_url(url: str, **options: Any) -> ZooKeeperCoordinator:
     Raises:
         ValueError: the URL breaks a rule; the message names it.
     """
-    parts = urlsplit(url)
-    if parts.scheme != "zk":
+    parts = _PARTS.fullmatch(url)
+    if parts is None or parts["scheme"] != "zk":
         raise ValueError(f"{url!r} is not a ZooKeeper URL ({_FORM})")
-    if not parts.netloc:
+    if not parts["hosts"]:
         raise ValueError(f"{url!r} names no host ({_FORM})")
-    if "@" in parts.netloc:
+    if "@" in parts["hosts"]:
         raise ValueError("credentials do not belong in a URL, which is logged and listed: pass auth=")
-    if parts.fragment:
-        raise ValueError(f"{url!r}: {parts.fragment!r} means nothing here ({_FORM})")
-    for name, value in parse_qsl(parts.query, keep_blank_values=True):
+    if parts["fragment"]:
+        raise ValueError(f"{url!r}: {parts['fragment']!r} means nothing here ({_FORM})")
+    for name, value in parse_qsl(parts["query"] or "", keep_blank_values=True):
         if name not in _NUMBERS:
             raise ValueError(f"{url!r}: unknown option {name!r} (known: {', '.join(_NUMBERS)})")
         try:
             options[name] = _NUMBERS[name](value)
         except ValueError:
             raise ValueError(f"{url!r}: {name} is {value!r}, not a number") from None
-    if parts.path not in ("", "/"):
-        options["namespace"] = unquote(parts.path)
-    return ZooKeeperCoordinator(parts.netloc, **options)
+    if parts["path"] not in ("", "/"):
+        options["namespace"] = unquote(parts["path"])
+    return ZooKeeperCoordinator(parts["hosts"], **options)

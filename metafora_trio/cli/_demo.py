@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlencode
 
 import click
 import trio
@@ -79,11 +79,14 @@ def demo(app: App, seconds: float, as_json: bool) -> int:
 def _open_cluster(url: str | None) -> AbstractAsyncContextManager[DemoCluster]:
     if url is None:
         return open_memory_cluster()
-    parts = urlsplit(url)
-    options = {"session_timeout": f"{_SESSION_TIMEOUT:g}", **dict(parse_qsl(parts.query))}
+    # By hand: urlsplit refuses a list of hosts with an IPv6 address in it.
+    address, _, query = url.partition("?")
+    scheme, _, place = address.partition("://")
+    hosts, _, namespace = place.partition("/")
+    options = {"session_timeout": f"{_SESSION_TIMEOUT:g}", **dict(parse_qsl(query))}
     # Beside the namespace, not below it: nothing is left there, not even a parent.
-    path = f"{parts.path.rstrip('/') or '/metafora'}-demo-{secrets.token_hex(4)}"
-    own = urlunsplit((parts.scheme, parts.netloc, path, urlencode(options), ""))
+    own_namespace = f"{namespace.rstrip('/') or 'metafora'}-demo-{secrets.token_hex(4)}"
+    own = f"{scheme}://{hosts}/{own_namespace}?{urlencode(options)}"
     return open_process_cluster(own, session_timeout=float(options["session_timeout"]))
 
 

@@ -48,6 +48,7 @@ async def handler(task: RunningTask) -> None:
     assert_type(task.stop_reason, StopReason | None)
     assert_type(task.started, float)
     assert_type(task.lease.remaining(), float)
+    assert_type(task.lease.end, float)
     with task.cleanup() as scope:
         assert_type(scope, trio.CancelScope)
 

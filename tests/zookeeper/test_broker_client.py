@@ -139,6 +139,24 @@ async def test_another_task_of_this_name_is_not_ours() -> None:
             await client.submit([Task("t", {"a": 2})], again=False)
 
 
+async def test_a_task_that_ended_before_the_reply_was_found_lost() -> None:
+    """Nobody can say whether it was this submit that ran: that is said."""
+    world = World()
+    async with world.coordinator.open_client() as client:
+        connection = world.connections[-1]
+        assert isinstance(connection, Meddled)
+
+        def run_it_and_lose_the_reply(_: Sequence[WriteOp]) -> None:
+            connection.before = Meddled.before
+            world.commit([Create(world.layout.state_path("t")), Create(world.layout.task_path("t"))])
+            world.end("t")
+            connection.cut()
+
+        connection.before = run_it_and_lose_the_reply
+        with pytest.raises(TaskFinished, match=r"'t' has ended .*; the answer to this submit was lost"):
+            await client.submit([Task("t")], again=False)
+
+
 async def test_batches_are_bounded_and_the_error_says_how_far_it_came() -> None:
     world = World()
     async with world.coordinator.open_client() as client:
