@@ -253,12 +253,9 @@ class ClusterView:
             case ClaimRemoved(claim):
                 self._remove_claim(claim)
             case TaskAdded(task):
-                self.tasks.setdefault(task, False)
-                if task not in self._queues:
-                    self.unclaimed[task] = None
+                self._add_task(task)
             case TaskDeleted(task):
-                if task in self.tasks:
-                    self.tasks[task] = True
+                self._mark_deleted(task)
             case TaskRemoved(task):
                 if self.tasks.pop(task, None) is not None and (head := self.head(task)):
                     self.orphaned[task] = head
@@ -267,6 +264,15 @@ class ClusterView:
                 self.nodes[node.identity] = node
             case NodeRemoved(identity):  # pragma: no branch - the last of the union
                 self.nodes.pop(identity, None)
+
+    def _add_task(self, task: str) -> None:
+        self.tasks.setdefault(task, False)
+        if task not in self._queues:
+            self.unclaimed[task] = None
+
+    def _mark_deleted(self, task: str) -> None:
+        if task in self.tasks:
+            self.tasks[task] = True
 
     def _add_claim(self, claim: Claim) -> None:
         task = claim.task
