@@ -28,8 +28,9 @@ from ._watchdog import OnOverrun
 
 __all__ = ["Consumer", "ConsumerStatistics", "open_consumer"]
 
-_REJOIN_FIRST, _REJOIN_MOST = 0.2, 10.0
-"""Seconds to wait before joining again: doubling, with full jitter."""
+_REJOIN_FIRST, _REJOIN_MOST = 0.2, 3.0
+"""Seconds to wait before joining again: doubling, with jitter. The most is a part of the 2 T + 1 tick + 5 s that a
+cluster may take to be even again after an outage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,11 @@ class ConsumerStatistics:
     events_dropped: int
     draining: bool
     frozen: bool
+
+
+def _rejoin_delay(attempts: int) -> float:
+    """Seconds to wait, before jitter, after so many attempts to join that failed or did not last."""
+    return min(_REJOIN_MOST, _REJOIN_FIRST * 2.0 ** min(attempts, 16))
 
 
 def _default_name() -> str:
@@ -191,19 +197,21 @@ class Consumer:
             raise trio.BusyResourceError(f"{self!r} runs already")
         self._running = True
         self._ended = trio.Event()
-        attempt = self._sessions = 0
+        attempts = self._sessions = 0
         try:
             while not self._draining.is_set():
+                began = trio.current_time()
                 try:
                     if await self._spend_session(task_status):
                         return
-                    attempt = 0
+                    if trio.current_time() - began > _REJOIN_MOST:  # else whatever ended it may end the next one, too
+                        attempts = 0
                 except CoordinatorUnavailable:
                     if self._sessions == 0:
                         raise
                     self.logger.warning("node %s cannot join again yet", self.name, exc_info=True)
-                delay = min(_REJOIN_MOST, _REJOIN_FIRST * 2**attempt)
-                attempt += 1
+                delay = _rejoin_delay(attempts)
+                attempts += 1
                 with trio.move_on_after(self.random.uniform(delay / 2, delay)):
                     await self._draining.wait()
             if not self._sessions:

@@ -75,10 +75,12 @@ class _Watchdog:
         if self.on_overrun == "log":
             self.logger.critical("%s", message)
             return
-        stderr = sys.__stderr__ or sys.stderr
-        print(f"metafora: {message}; ending this process", file=stderr, flush=True)
-        faulthandler.dump_traceback(file=stderr, all_threads=True)
-        os._exit(EXIT_CODE)
+        try:
+            stderr = sys.__stderr__ or sys.stderr
+            print(f"metafora: {message}; ending this process", file=stderr, flush=True)
+            faulthandler.dump_traceback(file=stderr, all_threads=True)
+        finally:  # also where stderr is closed
+            os._exit(EXIT_CODE)
 
 
 @contextmanager

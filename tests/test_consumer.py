@@ -125,6 +125,23 @@ async def test_lost_session(autojump_clock: MockClock) -> None:
         ]
 
 
+async def test_sessions_that_do_not_last_are_not_joined_in_a_hurry(autojump_clock: MockClock) -> None:
+    """Whatever ends each session at once may go on; the pauses grow until a session has lasted."""
+    async with open_cluster() as cluster:
+        node = await cluster.start("a")
+        pauses = []
+        for lasts in [*[0.0] * 6, 60.0]:
+            await trio.sleep(lasts)
+            cluster.coordinator.expire(node.identity)
+            lost = trio.current_time()
+            sessions = node.consumer.statistics().sessions
+            await cluster.wait_until(lambda before=sessions: node.consumer.statistics().sessions > before)
+            pauses.append(trio.current_time() - lost)
+        assert all(1.5 <= pause <= 3.1 for pause in pauses[4:6])
+        assert pauses[0] < 0.3
+        assert pauses[6] < 0.3
+
+
 async def test_joining_again_is_tried_for_ever(autojump_clock: MockClock, caplog: pytest.LogCaptureFixture) -> None:
     """During an outage a node that has lost its session tries again, more and more slowly."""
     async with open_cluster(connect_timeout=1.0) as cluster:
@@ -133,8 +150,8 @@ async def test_joining_again_is_tried_for_ever(autojump_clock: MockClock, caplog
         await cluster.wait_running("t")
         cluster.coordinator.outage = True
         cluster.coordinator.expire(node.identity)
-        await trio.sleep(300)
-        assert 300 / 11 < caplog.text.count("cannot join again yet") < 300 / 5
+        await trio.sleep(5000)  # more attempts than a float has doublings
+        assert 5000 / 4.1 < caplog.text.count("cannot join again yet") < 5000 / 2.4
         assert node.consumer.statistics().node is None
         cluster.coordinator.outage = False
         await cluster.wait_running("t")

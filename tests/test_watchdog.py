@@ -123,6 +123,22 @@ def test_exit(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
     assert "test_exit" in said
 
 
+def test_exit_without_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that cannot say why is ended all the same."""
+
+    class Gone(Exception):
+        pass
+
+    def leave(code: int) -> None:
+        raise Gone(code)
+
+    monkeypatch.setattr("os._exit", leave)
+    monkeypatch.setattr("sys.__stderr__", None)
+    monkeypatch.setattr("sys.stderr", None)
+    with pytest.raises(Gone, match="70"):
+        _Watchdog(Lease(end=1.0), lambda: ["t"], "exit", LOGGER, lambda: 1.25).report(["t"], 0.25)
+
+
 PROGRAM = """
 import os, sys, time
 import trio
