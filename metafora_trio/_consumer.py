@@ -86,6 +86,7 @@ class Consumer:
             shields itself: "log" it, or "exit" the process (status 70, tracebacks of all threads on stderr).
         settle: seconds to wait after a node has joined before claiming or bidding: more may be about to.
         backup_delay: seconds after which the next node steps in for a task whose first choice did not come.
+        max_handovers: how many tasks at most are being handed to others at any moment; 0 gives none to anybody.
         rng: the source of jitter.
 
     A consumer runs once at a time. Its methods are called in the Trio thread.
@@ -106,12 +107,15 @@ class Consumer:
         on_overrun: OnOverrun = "log",
         settle: float = 1.5,
         backup_delay: float = 3.0,
+        max_handovers: int = 16,
         rng: random.Random | None = None,
     ) -> None:
         if grace < 0 or cleanup_timeout < 0 or drain_timeout < 0 or settle < 0 or backup_delay <= 0:
             raise ValueError("grace, cleanup_timeout, drain_timeout and settle must be 0 or more, backup_delay more")
         if on_overrun not in ("log", "exit"):
             raise ValueError(f'on_overrun must be "log" or "exit", not {on_overrun!r}')
+        if max_handovers < 0:
+            raise ValueError(f"max_handovers must be 0 or more, not {max_handovers!r}")
         if capacity is not None and capacity < 0:
             raise ValueError(f"capacity must be 0 or more, or None, not {capacity!r}")
         self.coordinator: Coordinator = coordinator
@@ -126,7 +130,7 @@ class Consumer:
         self.on_overrun: OnOverrun = on_overrun
         self.settle: float = settle
         self.backup_delay: float = backup_delay
-        self.max_handovers: int = 16
+        self.max_handovers: int = max_handovers
         self.random: random.Random = rng if rng is not None else random.Random()
         self.logger: logging.Logger = logging.getLogger("metafora_trio.consumer")
         self._stream = EventStream(self.logger)

@@ -1,7 +1,7 @@
 """The contract between Metafora and a broker: Coordinator, Session, Client, and what they exchange.
 
 Who writes a coordinator implements these three classes; `MemoryCoordinator` is the shortest example, and
-`metafora_trio.testing.conformance` tests any other. The rules behind the contract:
+`metafora_trio.testing.CoordinatorConformance` tests any other. The rules behind the contract:
 
 * **A session is an identity.** `session.node.identity` is `<name>.<mark>`, with a mark that no other session
   ever has. Claims belong to the session, and go with it.

@@ -70,7 +70,7 @@ class NodeInfo:
         identity: `<name>.<mark>`, unique for each session.
         since: when the session began, in seconds since the epoch.
         capacity: the most tasks it will hold at once, None for no limit.
-        weight: its share relative to other nodes.
+        weight: its share relative to other nodes, stored for balancers that heed it; the ones here do not.
         tags: labels for balancers.
         draining: it is leaving; its tasks are for others to bid for.
         frozen: it neither claims, bids nor gives.

@@ -236,6 +236,7 @@ def test_default_name() -> None:
         {"drain_timeout": -1},
         {"settle": -1},
         {"backup_delay": 0},
+        {"max_handovers": -1},
         {"on_overrun": "ignore"},
         {"capacity": -1},
     ],
