@@ -56,7 +56,8 @@ def wheel(session: nox.Session) -> None:
     session.install("--force-reinstall", f"{built}[all]")  # its version may be that of the last run
     for name in ("tests", "examples", "stress", "docs"):
         shutil.copytree(ROOT / name, folder / name)
-    shutil.copy(ROOT / "pyproject.toml", folder)
+    for name in ("pyproject.toml", "noxfile.py"):
+        shutil.copy(ROOT / name, folder)
     session.chdir(folder)
     session.run("pytest", *session.posargs)
 
