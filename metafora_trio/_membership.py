@@ -313,7 +313,8 @@ class Membership:
                 self.handing_over -= 1
                 if self.handing_over == self.consumer.max_handovers - 1:
                     self.look_at_contested()  # the next may go
-            self.planner.refill()
+            if not self._ending:
+                self.planner.refill()
             self.leave_if_done()
 
     async def _read(self, room: TaskRoom) -> TaskRecord | None:

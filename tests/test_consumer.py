@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 
 import pytest
 import trio
@@ -125,6 +126,10 @@ async def test_lost_session(autojump_clock: MockClock) -> None:
         ]
 
 
+def later_session(node: Node, before: int) -> bool:
+    return node.consumer.statistics().sessions > before
+
+
 async def test_sessions_that_do_not_last_are_not_joined_in_a_hurry(autojump_clock: MockClock) -> None:
     """Whatever ends each session at once may go on; the pauses grow until a session has lasted."""
     async with open_cluster() as cluster:
@@ -135,7 +140,7 @@ async def test_sessions_that_do_not_last_are_not_joined_in_a_hurry(autojump_cloc
             cluster.coordinator.expire(node.identity)
             lost = trio.current_time()
             sessions = node.consumer.statistics().sessions
-            await cluster.wait_until(lambda before=sessions: node.consumer.statistics().sessions > before)
+            await cluster.wait_until(partial(later_session, node, sessions))
             pauses.append(trio.current_time() - lost)
         assert all(1.5 <= pause <= 3.1 for pause in pauses[4:6])
         assert pauses[0] < 0.3

@@ -80,10 +80,13 @@ class Batch:
 
     Args:
         connection: where to send them.
-        on_read: told what a unit's `read` brought: the unit and the znode, or None for no such znode.
+        on_read: told what a unit's `read` brought: the unit and the znode, None for no such znode, or the error with
+            which the reading of all of a transaction's units was refused.
     """
 
-    def __init__(self, connection: Connection, on_read: Callable[[Unit, ReadResult | None], None]) -> None:
+    def __init__(
+        self, connection: Connection, on_read: Callable[[Unit, ReadResult | RequestError | None], None]
+    ) -> None:
         self._connection = connection
         self._on_read = on_read
         self._queue: deque[Unit] = deque()
@@ -157,3 +160,6 @@ class Batch:
         if isinstance(reply, Reply):
             for unit, result in zip(units, reply.value, strict=True):
                 self._on_read(unit, result)
+        elif not is_broken(reply):
+            for unit in units:
+                self._on_read(unit, reply)

@@ -256,12 +256,13 @@ class ZooKeeperClient(BrokerClient):
             if failure is None:
                 return
             stored = await self._read(layout.task_path(task.id) for task in tasks)
-            states = await self._read(layout.state_path(task.id) for task in tasks)
+            before, states = states, await self._read(layout.state_path(task.id) for task in tasks)
             if failure is ErrorCode.CONNECTION_LOSS and all(
-                record is not None and record.version == 0 and record.data == task.encoded
-                for task, record in zip(tasks, stored, strict=True)
+                (record is not None and record.version == 0 and record.data == task.encoded)
+                or (again and state is not None and (old is None or state.version > old.version))
+                for task, record, old, state in zip(tasks, stored, before, states, strict=True)
             ):
-                return  # they arrived, only the reply did not
+                return  # they arrived, and may even have ended since; only the reply did not
             unknown = "; the answer to this submit was lost" if failure is ErrorCode.CONNECTION_LOSS else ""
             for task, record, state in zip(tasks, stored, states, strict=True):
                 if record is not None:

@@ -196,8 +196,10 @@ class Connection(Protocol):
 
     @property
     def connected_at(self) -> float:
-        """When this connection was established, on Trio's clock, stamped where the connect reply was read
-        (a stalled event loop must not make it look younger); -inf before the first."""
+        """When this connection's socket was connected, on Trio's clock; -inf before the first.
+
+        Before anything was sent on it: the server has heard of the session no earlier than that, however late the
+        answer was read."""
         ...
 
     @property

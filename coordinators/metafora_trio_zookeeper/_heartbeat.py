@@ -123,7 +123,7 @@ class Heartbeat:
         while True:
             now = trio.current_time()
             self.renew()
-            self._check_suspended()
+            self.check_suspended()
             if now > self._lease.end + 2 * self.terms.session_timeout:
                 # The connection may be such that what we send arrives and no answer does: each attempt to connect then
                 # keeps the session alive, and its claims from everybody else.
@@ -155,7 +155,8 @@ class Heartbeat:
             return False
         return now - max(self._unanswered[0][1], self._last_heard) > self.terms.session_timeout / 6
 
-    def _check_suspended(self) -> None:
+    def check_suspended(self) -> None:
+        """End the session if the machine has been suspended since the last look: its claims may be gone."""
         suspended = self._suspended()
         if suspended - self._last_suspended > self.terms.margin:
             self._over(f"the machine was suspended for {suspended - self._last_suspended:.1f} s")

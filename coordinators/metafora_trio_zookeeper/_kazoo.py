@@ -291,8 +291,8 @@ class KazooConnection:
 
     def _listen(self, state: str) -> None:
         if state == KazooState.CONNECTED:
-            connected_at = time.perf_counter() + self._clock_offset
-            self._inbox.post(self._told, ConnectionState.CONNECTED, (connected_at, *self._handler.connected()))
+            connected_at, *connection = self._handler.connected()
+            self._inbox.post(self._told, ConnectionState.CONNECTED, (connected_at + self._clock_offset, *connection))
         elif state == KazooState.SUSPENDED:
             self._inbox.post(self._told, ConnectionState.DISCONNECTED, None)
         else:

@@ -242,6 +242,9 @@ class Picture:
                 await self._breathe(epoch)
         # No await between the last look at the events and this.
         self._still(epoch)
+        # A task is removed together with its owner's claim. One removed before its claim was an event from before the
+        # lists, and they showed what came later: the next life of that task, with the next claim at the head.
+        view.orphaned.clear()
         self.view, self._building, self._events = view, None, []
         self.records.clear()
         self.current = True

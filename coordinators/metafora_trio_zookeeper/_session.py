@@ -123,10 +123,11 @@ class ZooKeeperSession(Session):
         picture = self._picture
         while True:
             if found := await picture.records.take(task):
+                # Its reader may be about to open a scope, and Trio's clock does not tell of a suspended machine.
+                self._heartbeat.check_suspended()
                 return decode_record(task, found[0])
-            if self.lost is not None:
-                raise self.lost
-            # Not before the barrier: a server that lags behind would show the past.
+            # Not before the barrier: a server that lags behind would show the past. A session that is over waits for
+            # the cancellation, which is on its way.
             await picture.wait_current()
             picture.records.expect(task)
             self._connection.read([self._layout.task_path(task)], partial(self._on_read, task))
@@ -264,6 +265,7 @@ class ZooKeeperSession(Session):
     # ---- Sink
 
     def on_event(self, event: EventType, path: str) -> None:
+        self._heartbeat.check_suspended()
         self._picture.on_event(event, path)
 
     def on_state(self, state: ConnectionState) -> None:

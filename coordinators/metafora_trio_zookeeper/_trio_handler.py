@@ -121,6 +121,7 @@ class TrioHandler:
         self._socket: BufferedSocket | None = None
         self._avoid: Any = None
         self._address: Any = None
+        self._connected_at = 0.0
         self._closed = False
         self.number = 0
         self.server = ""
@@ -156,14 +157,19 @@ class TrioHandler:
 
     # ---- called in kazoo's thread
 
-    def connected(self) -> tuple[int, str, float, int]:
-        """A new connection stands: its number, its server, the negotiated session timeout, the session's id."""
+    def connected(self) -> tuple[float, int, str, float, int]:
+        """A new connection stands.
+
+        Returns:
+            when its socket was connected (`time.perf_counter`), its number, its server, the negotiated session timeout,
+            and the session's id.
+        """
         assert self._socket is not None
         assert self._socket.session is not None, "kazoo has read the first frame before it says so"
         self.number += 1
         self._wake.queued = 0  # kazoo has dropped what it had queued
         self._patience = self._connect_timeout
-        return (self.number, self.server, *self._socket.session)
+        return (self._connected_at, self.number, self.server, *self._socket.session)
 
     def take_frame(self, start: bytes) -> bytes | None:
         """See `BufferedSocket.take_frame`."""
@@ -210,6 +216,7 @@ class TrioHandler:
         self._address = address
         self.server = f"[{hostname}]:{address[1]}" if ":" in hostname else f"{hostname}:{address[1]}"
         self._patience = min(self._patience * _PATIENCE_GROWTH, self._patience_limit)
+        self._connected_at = time.perf_counter()
         self._socket = BufferedSocket(raw)
         if self._closed:
             self._socket.shutdown()  # close() may have come between

@@ -81,9 +81,9 @@ class Writes:
         self._batch.open()
         for claim in list(marks.released):
             self._release(claim)
-        self._announcing = None
-        if self._wanted != self._announced:
-            self.announce(self._wanted)
+        unsure, self._announcing = self._announcing is not None, None
+        if unsure or self._wanted != self._announced:
+            self._announce()
         orders = self._picture.orders
         discarding, self._discarding = self._discarding, {}
         for name in discarding:
@@ -116,8 +116,11 @@ class Writes:
             else:
                 self._refused(f"claiming task {unit.task!r}", error)
 
-    def _on_read(self, unit: Unit, record: ReadResult | None) -> None:
-        self._picture.on_record(unit.task, record)
+    def _on_read(self, unit: Unit, record: ReadResult | RequestError | None) -> None:
+        if isinstance(record, RequestError):
+            self._picture.records.cancel(unit.task)  # who needs it reads it alone, and hears why it cannot be read
+        else:
+            self._picture.on_record(unit.task, record)
 
     def release(self, claim: Claim) -> None:
         """Give up a claim unconditionally: now, or after the reconnect."""
@@ -206,18 +209,24 @@ class Writes:
     def announce(self, node: NodeInfo) -> None:
         """Tell the others something new of this node."""
         self._wanted = node
-        if self._picture.current:
-            op = SetData(self._layout.node_path(self._me), node.encode())
-            self._announcing = Unit((op,), lambda unit, error: self._on_announced(unit, error, node))
-            self._batch.add(self._announcing)
+        if self._picture.current and self._announcing is None:
+            self._announce()
+
+    def _announce(self) -> None:
+        """One at a time: a unit that is sent again, because its company was refused, may be overtaken."""
+        node = self._wanted
+        op = SetData(self._layout.node_path(self._me), node.encode())
+        self._announcing = Unit((op,), lambda unit, error: self._on_announced(unit, error, node))
+        self._batch.add(self._announcing)
 
     def _on_announced(self, unit: Unit, error: RequestError | None, node: NodeInfo) -> None:
         if error is not None:
             self._refused("announcing the node", error)
-            return
-        self._announced = node
-        if unit is self._announcing:
+        elif unit is self._announcing:
             self._announcing = None
+            self._announced = node
+            if self._wanted != node:
+                self._announce()
             self._picture.touch_nodes()
 
     def orders(self) -> Sequence[Order]:

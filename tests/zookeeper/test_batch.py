@@ -66,8 +66,8 @@ class Outcomes(list[tuple[str, ErrorCode | None, int | None]]):
         self.append((unit.task, error.code if error else None, error.index if error else None))
 
 
-def make() -> tuple[Server, Outcomes, Batch, list[tuple[str, ReadResult | None]]]:
-    server, reads = Server(), list[tuple[str, ReadResult | None]]()
+def make() -> tuple[Server, Outcomes, Batch, list[tuple[str, ReadResult | RequestError | None]]]:
+    server, reads = Server(), list[tuple[str, ReadResult | RequestError | None]]()
     batch = Batch(server, lambda unit, result: reads.append((unit.task, result)))
     batch.open()
     return server, Outcomes(), batch, reads

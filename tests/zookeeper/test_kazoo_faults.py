@@ -293,3 +293,10 @@ async def test_no_thread_is_left(standalone: Ensemble) -> None:
     with trio.fail_after(PATIENCE):  # its last deed was to say so
         while "zookeeper" in [thread.name for thread in threading.enumerate()]:
             await trio.lowlevel.checkpoint()
+
+
+async def test_a_connection_counts_from_before_its_handshake(proxy: TcpProxy) -> None:
+    """The server last heard of the session when it handled the handshake, however late its answer is read."""
+    proxy.delay(0.3)
+    async with connect(proxy.address) as (connection, _):
+        assert trio.current_time() - connection.connected_at >= 0.55

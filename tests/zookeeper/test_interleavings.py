@@ -1,0 +1,232 @@
+"""What an independent reading of the protocol found, each as the shortest story that goes wrong without the mend.
+
+Over a simulated ZooKeeper, on virtual time.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import pytest
+import trio
+
+from metafora_trio import Consumer, Handler, RunningTask, StateName, Task, TaskState
+from metafora_trio.testing import eventually
+from metafora_trio_zookeeper._connection import Create, Done, ErrorCode, RequestError
+from tests.zookeeper.fake_cluster import World, own_claim
+from tests.zookeeper.fake_zookeeper import FakeConnection, use_virtual_time
+
+COMPLETED = TaskState(StateName.COMPLETED)
+
+
+@pytest.fixture(autouse=True)
+def _virtual_time(request: pytest.FixtureRequest) -> None:
+    use_virtual_time(request.node)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    with trio.fail_after(60):
+        while not condition():  # noqa: ASYNC110 - any condition, and time is virtual
+            await trio.sleep(0.0005)
+
+
+@asynccontextmanager
+async def running(world: World, handler: Handler, name: str = "a") -> AsyncGenerator[tuple[Consumer, FakeConnection]]:
+    """A node, joined, with its connection."""
+    place = len(world.connections)
+    consumer = Consumer(world.coordinator, handler, name=name, rng=random.Random(1), settle=0.0)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(lambda task_status: consumer.run(task_status=task_status))
+        await trio.sleep(1.0)
+        yield consumer, world.connections[place]
+        nursery.cancel_scope.cancel()
+
+
+def stored(world: World, identity: str) -> bytes:
+    """What the node of a session tells of itself."""
+    return world.tree[f"/m/nodes/{identity}"].data
+
+
+class TestReading:
+    async def test_a_session_that_ends_during_a_read_ends_no_node(self) -> None:
+        """The read fails in the very step in which the session is lost; the node joins again."""
+        world = World()
+        ran: list[str] = []
+
+        async def handler(task: RunningTask) -> None:
+            ran.append(task.id)
+            await trio.sleep_forever()
+
+        async with running(world, handler) as (consumer, connection):
+            read = connection.read
+
+            def read_and_expire(paths: Sequence[str], done: Done) -> None:
+                read(paths, done)
+                if any(path.endswith("/t") for path in paths):
+                    trio.lowlevel.spawn_system_task(expire)
+
+            async def expire() -> None:
+                await trio.lowlevel.checkpoint()
+                connection.expire()
+
+            connection.read = read_and_expire  # type: ignore[method-assign]
+            identity = consumer.statistics().node
+            assert identity is not None
+            await world.submit("t")
+            # A claim of ours that was not asked for in this connection: its record is not read ahead.
+            layout = world.coordinator._layout
+            prefix = f"{layout.claims}/{layout.bucket('t')}/t~{identity}~c~"
+            world.commit([Create(prefix, ephemeral=True, sequential=True)], connection.session_id)
+            await until(lambda: consumer.statistics().sessions == 2 and ran == ["t"])
+
+    async def test_one_record_that_may_not_be_read_does_not_hold_up_the_others(self) -> None:
+        world = World()
+        ran: set[str] = set()
+
+        async def handler(task: RunningTask) -> None:
+            ran.add(task.id)
+            await trio.sleep_forever()
+
+        async with running(world, handler) as (_, connection):
+            read = connection.read
+
+            def guarded(paths: Sequence[str], done: Done) -> None:
+                if any(path.endswith("/secret") for path in paths):
+                    trio.lowlevel.current_trio_token().run_sync_soon(done, RequestError(ErrorCode.NO_AUTH, 0))
+                else:
+                    read(paths, done)
+
+            connection.read = guarded  # type: ignore[method-assign]
+            await world.submit("one", "secret", "two")
+            await until(lambda: ran >= {"one", "two"})
+
+    async def test_a_machine_that_was_suspended_opens_no_scope(self) -> None:
+        """It sleeps while the answer to its claim is on the way; Trio's clock has not moved when it wakes."""
+        world = World()
+        started: list[float] = []
+
+        async def handler(task: RunningTask) -> None:
+            started.append(world.suspended)
+            await trio.sleep_forever()
+
+        async with running(world, handler):
+            await world.submit("t")
+            await until(lambda: any("/claims/" in path and "~c~" in path for path in world.tree))
+            world.suspended += 100.0
+            await trio.sleep(0.2)  # less than a heartbeat's period
+            assert started == []
+
+
+class TestAnnouncing:
+    async def test_there_and_back_over_a_lost_reply(self) -> None:
+        """Frozen: done, but nobody knows. Unfrozen: lost. What is stored is what is so in the end."""
+        world = World()
+        async with world.session() as (session, connection):
+            before = session.node
+            session.announce(replace(before, frozen=True))
+            await until(lambda: b'"frozen":true' in stored(world, before.identity))
+            session.announce(before)
+            connection.cut()
+            await eventually(session, lambda it: not it.current)
+            await eventually(session, lambda it: it.current)
+            await until(lambda: b'"frozen":false' in stored(world, before.identity))
+
+    async def test_a_later_one_is_not_overtaken(self) -> None:
+        """The first is sent again, since what travelled with it was refused; the second has arrived meanwhile."""
+        world = World()
+        async with world.session("a") as (session, _), world.session("b") as (other, _):
+            await world.submit("t")
+            claim = await own_claim(session, "t")
+            before = session.node
+            session.hand_over(claim, replace(claim, seq=77, node=other.node.identity))
+            session.announce(replace(before, frozen=True))
+            await trio.sleep(0.0005)
+            session.announce(before)
+            await trio.sleep(1)
+            assert b'"frozen":false' in stored(world, before.identity)
+            assert session.outstanding == 0
+
+
+async def test_a_task_that_lives_again_during_a_resync_is_not_taken_for_deleted() -> None:
+    """A bid outlives its task; the next life of the task is the bidder's, and "task removed" was of the last one."""
+    world = World()
+    log: list[str] = []
+
+    async def handler(task: RunningTask) -> None:
+        log.append("start")
+        try:
+            await trio.sleep_forever()
+        finally:
+            log.append(f"stop: {task.stop_reason}")
+
+    async with world.session("a") as (a, _):
+        await world.submit("t")
+        claim = await own_claim(a, "t")
+        async with running(world, handler, "b") as (consumer, connection):
+            assert consumer._membership is not None
+            b = consumer._membership.session
+            b.bid("t")
+            consumer._membership.planner.wants = lambda task: True  # type: ignore[method-assign]
+            await eventually(b, lambda it: it.view.own_claims("t", it.node.identity))
+            connection.cut()
+            # Behind the watches and the barrier, in the jitter before the lists.
+            await until(lambda: connection.number == 2 and connection.sent[-1] == "heartbeat")
+            a.finish(claim, COMPLETED)
+            async with world.coordinator.open_client() as client:
+                await until(lambda: not any(path.endswith("/t") and "/tasks/" in path for path in world.tree))
+                await client.submit([Task("t")], again=True)
+            assert not b.current
+            await until(lambda: log)
+            a.bid("t")  # something happens to the task: it is looked at again
+            await trio.sleep(1)
+            assert log == ["start"]
+
+
+async def test_a_submit_again_whose_reply_was_lost_runs_once() -> None:
+    """By the time the client has its connection back the task has run and ended."""
+    world = World()
+    runs: list[str] = []
+
+    async def handler(task: RunningTask) -> None:
+        runs.append(task.id)
+
+    async with running(world, handler):
+        await world.submit("t")
+        await until(lambda: runs == ["t"])
+        await trio.sleep(1)
+        async with world.coordinator.open_client() as client, trio.open_nursery() as nursery:
+            connection = world.connections[-1]
+
+            async def lose_the_reply() -> None:
+                await until(lambda: any(path.endswith("/t") and "/tasks/" in path for path in world.tree))
+                connection._down.clear()
+                connection.losing = True
+                await trio.sleep(1)
+                connection.cut()
+
+            nursery.start_soon(lose_the_reply)
+            await client.submit([Task("t")], again=True)
+        await trio.sleep(5)
+    assert runs == ["t", "t"]
+
+
+async def test_a_node_that_ends_claims_nothing_more() -> None:
+    """Room becomes free when its tasks are cancelled: not for others."""
+    world = World()
+
+    async def handler(task: RunningTask) -> None:
+        await trio.sleep_forever()
+
+    async with running(world, handler) as (consumer, connection):
+        consumer.capacity = 1
+        await world.submit("t")
+        await until(lambda: set(consumer.tasks) == {"t"})
+        await world.submit("u")
+        await trio.sleep(5)
+        membership = consumer._membership
+        assert membership is not None
+        membership.planner.refill = lambda: connection.sent.append("refill")  # type: ignore[method-assign]
+    assert "refill" not in connection.sent[-20:]
