@@ -1,26 +1,23 @@
-"""Two nodes and six tasks in one process: `python examples/hello.py` shows who runs what, and ends by itself."""
+"""The README's first program: one node, one task, for five seconds."""
 
 from __future__ import annotations
 
 import trio
 
-from metafora_trio import MemoryCoordinator, RunningTask, Task, open_client, open_consumer
+import metafora_trio as metafora
 
 
-async def greet(task: RunningTask) -> None:
-    print(f"{task.node} runs {task.id}: hello, {task.props['name']}")
-    await trio.sleep(1)
+async def handler(task: metafora.RunningTask) -> None:
+    while True:  # runs until the task is deleted; moves when nodes come and go
+        print(task.node, "polls", task.props["url"], "with token", task.token)
+        await trio.sleep(1)
 
 
 async def main() -> None:
-    coordinator = MemoryCoordinator()
-    async with (
-        open_consumer(coordinator, greet, name="ant"),
-        open_consumer(coordinator, greet, name="bee"),
-        open_client(coordinator) as client,
-    ):
-        await client.submit(Task(f"task-{number}", {"name": name}) for number, name in enumerate("abcdef"))
-        await client.wait()
+    coordinator = metafora.MemoryCoordinator()  # or ZooKeeperCoordinator("host:2181"), the same everywhere else
+    async with metafora.open_consumer(coordinator, handler), metafora.open_client(coordinator) as client:
+        await client.submit(metafora.Task("feed-1", {"url": "https://example.com/feed"}))
+        await trio.sleep(5)
 
 
 if __name__ == "__main__":

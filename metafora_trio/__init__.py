@@ -4,10 +4,11 @@ The layers, each importing only those before it:
 
     _errors _task _state _view _order _lease    plain data and its rules
     _plan _reconcile                            decisions: pure functions of that data
-    _coordinator                                the contract with a broker
+    _coordinator _upkeep contract               the contract with a broker
     _running _balancer events                   what users implement, and what they are told
+    _service _watchdog                          helpers beside a body, and a look from outside the event loop
     _runner _planner _orders _membership _consumer   the node: its nursery, and one child nursery a task
-    _client                                     submit, delete, look, command, wait, watch
+    _status _client                             submit, delete, look, command, wait, watch
     _memory                                     the embedded coordinator
 
 `metafora_trio.testing` is for tests of handlers, balancers and coordinators, `metafora_trio.cli` is the command
@@ -56,6 +57,7 @@ from ._order import CommandName as CommandName
 from ._order import Order as Order
 from ._running import Handler as Handler
 from ._running import RunningTask as RunningTask
+from ._running import TaskLease as TaskLease
 from ._state import Outcome as Outcome
 from ._state import StateName as StateName
 from ._state import StopReason as StopReason
@@ -66,3 +68,4 @@ from ._view import Claim as Claim
 from ._view import ClaimKind as ClaimKind
 from ._view import ClusterView as ClusterView
 from ._view import NodeInfo as NodeInfo
+from ._watchdog import OnOverrun as OnOverrun

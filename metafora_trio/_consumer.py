@@ -110,12 +110,18 @@ class Consumer:
         max_handovers: int = 16,
         rng: random.Random | None = None,
     ) -> None:
-        if grace < 0 or cleanup_timeout < 0 or drain_timeout < 0 or settle < 0 or backup_delay <= 0:
-            raise ValueError("grace, cleanup_timeout, drain_timeout and settle must be 0 or more, backup_delay more")
+        if not callable(handler):
+            raise TypeError(f"the handler must be an async function, not {handler!r}")
+        if isinstance(tags, str):
+            raise TypeError(f"tags must be several strings, not the one {tags!r}")
+        least_0 = {"grace": grace, "cleanup_timeout": cleanup_timeout, "drain_timeout": drain_timeout, "settle": settle}
+        for argument, value in {**least_0, "max_handovers": max_handovers}.items():
+            if not value >= 0:  # nor NaN
+                raise ValueError(f"{argument} must be 0 or more, not {value!r}")
+        if not backup_delay > 0:
+            raise ValueError(f"backup_delay must be more than 0, not {backup_delay!r}")
         if on_overrun not in ("log", "exit"):
             raise ValueError(f'on_overrun must be "log" or "exit", not {on_overrun!r}')
-        if max_handovers < 0:
-            raise ValueError(f"max_handovers must be 0 or more, not {max_handovers!r}")
         if capacity is not None and capacity < 0:
             raise ValueError(f"capacity must be 0 or more, or None, not {capacity!r}")
         self.coordinator: Coordinator = coordinator
@@ -210,10 +216,10 @@ class Consumer:
                         return
                     if trio.current_time() - began > _REJOIN_MOST:  # else whatever ended it may end the next one, too
                         attempts = 0
-                except CoordinatorUnavailable:
+                except CoordinatorUnavailable as error:
                     if self._sessions == 0:
                         raise
-                    self.logger.warning("node %s cannot join again yet", self.name, exc_info=True)
+                    self.logger.warning("node %s cannot join again yet: %s", self.name, error)
                 delay = _rejoin_delay(attempts)
                 attempts += 1
                 with trio.move_on_after(self.random.uniform(delay / 2, delay)):
@@ -236,6 +242,8 @@ class Consumer:
                 self._membership = Membership(self, session)
                 if self._sessions == 1:
                     task_status.started()
+                if self._frozen != session.node.frozen:  # meanwhile
+                    self._membership.freeze(self._frozen)
                 if self._draining.is_set():
                     self._membership.drain()
                 try:
@@ -254,7 +262,8 @@ class Consumer:
         """Leave politely: claim nothing more, hand every task over, then end the session. Returns when `run` has.
 
         Each task runs on here until another node has bid for it; after `drain_timeout`, or when there is
-        nobody to take them, what is left is stopped and given up. Cancelling this call does not end the drain.
+        nobody to take them, what is left is stopped and given up. Cancelling this call does not end the drain. If the
+        consumer does not run, its next `run` returns at once.
         """
         self.start_draining()
         if self._running:

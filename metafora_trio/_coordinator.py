@@ -141,7 +141,7 @@ class Session(ABC):
         """How many requests are queued or unanswered."""
 
     @property
-    def room(self) -> int:
+    def free_claims(self) -> int:
         """How many more claims this session may hold (the broker's own limit)."""
         return 1_000_000
 

@@ -287,12 +287,12 @@ class Planner:
         session = self._session
         load = session.view.load(self._m.me) + session.pending
         capacity = session.node.capacity
-        return session.room <= session.pending or (capacity is not None and load >= capacity)
+        return session.free_claims <= session.pending or (capacity is not None and load >= capacity)
 
     def _announce_full(self) -> None:
         """Tell the others when this session cannot hold more claims, or can again."""
         session = self._session
-        full = session.room <= session.pending
+        full = session.free_claims <= session.pending
         if full != session.node.full:
             session.announce(dataclasses.replace(session.node, full=full))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 import math
 import traceback
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import trio
@@ -94,12 +94,16 @@ class TaskRoom:
 
         `opened` is called in the same synchronous step in which this is. Cancellation from outside (the session is
         lost, the node shuts down) propagates, with the state CLOSED.
+
+        Raises:
+            TypeError: the handler is not async.
         """
         self.task = task
         self.state = RoomState.RUNNING
         outcome: Outcome | None = None
         error: Exception | None = None
         ended = False
+        not_async = ""
         try:
             with trio.CancelScope() as self._scope:
                 opened()
@@ -107,8 +111,12 @@ class TaskRoom:
                     async with trio.open_nursery() as task._nursery:
                         # After a freeze the lease may have run out while this was being scheduled.
                         await trio.lowlevel.checkpoint_if_cancelled()
-                        outcome = await handler(task)
-                    ended = True
+                        running: object = handler(task)
+                        if isinstance(running, Awaitable):
+                            outcome = await running
+                            ended = True
+                        else:
+                            not_async = type(running).__name__
                 except Exception as raised:  # noqa: BLE001 - whatever a user's handler raises is its end
                     error = _the_error(raised)
                 except BaseExceptionGroup as group:
@@ -119,6 +127,8 @@ class TaskRoom:
         finally:
             task._nursery = None
             self.state = RoomState.CLOSED
+        if not_async:  # a mistake of the node, not the end of the task: the next one would go the same way
+            raise TypeError(f"the handler {handler!r} is not async: calling it returns {not_async}, nothing to await")
         cancelled = self._scope.cancel_called or trio.current_effective_deadline() == -math.inf
         if error is not None and cancelled:
             self.stop_error = error

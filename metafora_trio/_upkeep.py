@@ -1,6 +1,6 @@
 """What a coordinator may offer, besides its contract, to those who look after a cluster.
 
-Both are found by asking `isinstance(coordinator, Diagnosable)`: one that has nothing to tell has no such method.
+Each is found by asking, as in `isinstance(coordinator, Diagnosable)`: one that has nothing to offer has no such method.
 """
 
 from __future__ import annotations

@@ -109,15 +109,16 @@ class NodeInfo:
         """What `encode` wrote; unknown fields are ignored, missing ones have their defaults.
 
         Raises:
-            ValueError: it is not a JSON object.
+            ValueError, TypeError: it is not a JSON object, or a field is of another kind: every node plans with them.
         """
         record: Any = json.loads(encoded or b"{}")
         if not isinstance(record, dict):
             raise ValueError(f"a node record is a JSON object, not {type(record).__name__}")
+        capacity = record.get("capacity")
         return cls(
             identity=identity,
             since=float(record.get("since", 0.0)),
-            capacity=record.get("capacity"),
+            capacity=None if capacity is None else int(capacity),
             weight=float(record.get("weight", 1.0)),
             tags=frozenset(record.get("tags", ())),
             draining=bool(record.get("draining", False)),

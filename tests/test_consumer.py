@@ -237,6 +237,7 @@ def test_default_name() -> None:
     "options",
     [
         {"grace": -1},
+        {"grace": float("nan")},
         {"cleanup_timeout": -1},
         {"drain_timeout": -1},
         {"settle": -1},
@@ -250,6 +251,15 @@ def test_senseless_arguments(options: dict[str, object]) -> None:
     """What makes no sense is refused before anything runs, by name."""
     with pytest.raises(ValueError, match=next(iter(options))):
         Consumer(MemoryCoordinator(), run_for_ever, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [({"handler": None}, "an async function, not None"), ({"tags": "abc"}, "several strings, not the one 'abc'")],
+)
+def test_arguments_of_a_wrong_type(options: dict[str, object], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        Consumer(MemoryCoordinator(), **{"handler": run_for_ever, **options})  # type: ignore[arg-type]
 
 
 def test_bad_name() -> None:

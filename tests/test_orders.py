@@ -90,6 +90,20 @@ async def test_frozen_before_it_joins(autojump_clock: MockClock) -> None:
         assert dict(consumer.tasks) == {}
 
 
+@pytest.mark.parametrize("frozen", [True, False])
+async def test_frozen_or_unfrozen_while_it_joins(frozen: bool, autojump_clock: MockClock) -> None:
+    """What was asked for before the node had a session, after it had said how it is, still holds."""
+    async with open_cluster(latency=0.5) as cluster:
+        consumer = Consumer(cluster.coordinator, run_for_ever, name="a")
+        consumer.set_frozen(not frozen)
+        cluster.begin(consumer)
+        await trio.sleep(0.25)
+        assert consumer.statistics().node is None
+        consumer.set_frozen(frozen)
+        await trio.sleep(10)
+        assert (await cluster.client.nodes())[0].node.frozen is frozen
+
+
 async def test_frozen_node_is_no_heir(autojump_clock: MockClock) -> None:
     """A node that leaves does not wait for frozen ones to take its tasks."""
     async with open_cluster() as cluster:

@@ -200,7 +200,7 @@ async def test_bid_behind_a_node_that_is_going(autojump_clock: MockClock) -> Non
 
 async def test_session_without_room(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
     """A session that can hold no more claims says so, takes nothing more, and is given nothing."""
-    monkeypatch.setattr(MemorySession, "room", property(lambda self: 3 - self.view.load(self.node.identity)))
+    monkeypatch.setattr(MemorySession, "free_claims", property(lambda self: 3 - self.view.load(self.node.identity)))
     async with open_cluster() as cluster:
         a = await cluster.start("a")
         await cluster.submit(*(f"t{i}" for i in range(5)))

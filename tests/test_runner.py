@@ -12,12 +12,16 @@ import trio
 from trio.testing import MockClock
 
 from metafora_trio import (
+    Consumer,
     InvalidTask,
+    MemoryCoordinator,
     Outcome,
     RunningTask,
     StateName,
+    Task,
     TaskNotFound,
     TaskRecord,
+    open_client,
 )
 from metafora_trio._memory import MemorySession
 from metafora_trio._runner import failure
@@ -52,6 +56,17 @@ async def test_completed(handler: Callable[[RunningTask], Awaitable[Any]], autoj
         ]
         await trio.sleep(60)
         assert cluster.starts["t"] == 1
+
+
+async def test_a_handler_that_is_not_async(autojump_clock: MockClock) -> None:
+    """It ends the node, not the tasks, one after the other."""
+    coordinator = MemoryCoordinator()
+    async with open_client(coordinator) as client:
+        await client.submit(Task("t"))
+        consumer = Consumer(coordinator, lambda task: None)  # type: ignore[arg-type]
+        with pytest.RaisesGroup(pytest.RaisesExc(TypeError, match="is not async: calling it returns NoneType")):
+            await consumer.run()
+        assert (await client.get("t")).state == "unclaimed"
 
 
 async def test_released(autojump_clock: MockClock) -> None:

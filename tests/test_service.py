@@ -9,17 +9,28 @@ import trio.testing
 from metafora_trio._service import open_service_nursery
 
 
+async def record_end(record: list[str]) -> None:
+    """A helper that serves until it is cancelled."""
+    try:
+        await trio.sleep_forever()
+    finally:
+        record.append("helper ends")
+
+
+async def clean_up_when_cancelled(record: list[str]) -> None:
+    """A body that takes 5 s to clean up."""
+    try:
+        await trio.sleep_forever()
+    finally:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(5)
+        record.append("body has cleaned up")
+
+
 async def test_helpers_serve_until_the_body_has_ended(autojump_clock: trio.testing.MockClock) -> None:
-    record = []
-
-    async def helper() -> None:
-        try:
-            await trio.sleep_forever()
-        finally:
-            record.append("helper ends")
-
+    record: list[str] = []
     async with open_service_nursery() as nursery:
-        nursery.start_soon(helper)
+        nursery.start_soon(record_end, record)
         await trio.sleep(10)
         record.append("body ends")
     assert record == ["body ends", "helper ends"]
@@ -27,44 +38,20 @@ async def test_helpers_serve_until_the_body_has_ended(autojump_clock: trio.testi
 
 async def test_helpers_serve_while_a_cancelled_body_cleans_up(autojump_clock: trio.testing.MockClock) -> None:
     """A scope inside the nursery cancels the body alone."""
-    record = []
-
-    async def helper() -> None:
-        try:
-            await trio.sleep_forever()
-        finally:
-            record.append("helper ends")
-
+    record: list[str] = []
     async with open_service_nursery() as nursery:
-        nursery.start_soon(helper)
+        nursery.start_soon(record_end, record)
         with trio.move_on_after(5):
-            try:
-                await trio.sleep_forever()
-            finally:
-                with trio.CancelScope(shield=True):
-                    await trio.sleep(5)
-                record.append("body has cleaned up")
+            await clean_up_when_cancelled(record)
     assert record == ["body has cleaned up", "helper ends"]
 
 
 async def test_cancellation_from_outside_reaches_the_body_first(autojump_clock: trio.testing.MockClock) -> None:
-    record = []
-
-    async def helper() -> None:
-        try:
-            await trio.sleep_forever()
-        finally:
-            record.append("helper ends")
-
+    record: list[str] = []
     with trio.move_on_after(1) as scope:
         async with open_service_nursery() as nursery:
-            nursery.start_soon(helper)
-            try:
-                await trio.sleep_forever()
-            finally:
-                with trio.CancelScope(shield=True):
-                    await trio.sleep(5)
-                record.append("body has cleaned up")
+            nursery.start_soon(record_end, record)
+            await clean_up_when_cancelled(record)
     assert record == ["body has cleaned up", "helper ends"]
     assert scope.cancelled_caught
 
@@ -128,16 +115,9 @@ async def test_a_group_of_the_body_stays_as_it_is(autojump_clock: trio.testing.M
 
 
 async def test_helpers_that_are_cancelled_leave_the_body_alone(autojump_clock: trio.testing.MockClock) -> None:
-    record = []
-
-    async def helper() -> None:
-        try:
-            await trio.sleep_forever()
-        finally:
-            record.append("helper ends")
-
+    record: list[str] = []
     async with open_service_nursery() as nursery:
-        nursery.start_soon(helper)
+        nursery.start_soon(record_end, record)
         await trio.sleep(1)
         nursery.cancel_scope.cancel()
         await trio.sleep(1)

@@ -11,6 +11,7 @@ import trio
 from metafora_trio._coordinator import BrokerClient, Changes, TaskFacts
 from metafora_trio._errors import (
     CoordinatorUnavailable,
+    InvalidTask,
     MetaforaError,
     NodeNotFound,
     TaskExists,
@@ -278,9 +279,9 @@ class ZooKeeperClient(BrokerClient):
 
     async def delete(self, task: str) -> None:
         check_task_id(task)
-        path, unknown = self._layout.state_path(task), False
+        path, task_path, unknown = self._layout.state_path(task), self._layout.task_path(task), False
         for _ in range(_ATTEMPTS):
-            failure = await self._write([SetData(self._layout.task_path(task), TOMBSTONE, 0)])
+            failure = await self._write([SetData(task_path, TOMBSTONE, 0)])
             if failure in (None, ErrorCode.BAD_VERSION):  # somebody has deleted it before
                 return
             unknown = unknown or failure is ErrorCode.CONNECTION_LOSS
@@ -292,7 +293,12 @@ class ZooKeeperClient(BrokerClient):
                     return  # it was there, and its owner has removed it since
                 raise TaskNotFound(f"no task {task!r}")
             # The version, because it may be submitted again at this moment, which writes the state.
-            failure = await self._write([Delete(path, state.version)])
+            ops: list[WriteOp] = [Delete(path, state.version)]
+            if not _has_ended(task, state):
+                # Submitted between the tombstone that found no task and the reading. Or left behind by hand: what can
+                # be created is not there.
+                ops = [Create(task_path), Delete(task_path), *ops]
+            failure = await self._write(ops)
             if failure is None:
                 return
             unknown = unknown or failure is ErrorCode.CONNECTION_LOSS
@@ -344,3 +350,12 @@ class ZooKeeperClient(BrokerClient):
 
     def take_changes(self) -> Changes:
         return self._picture.take_changes()
+
+
+def _has_ended(task: str, state: ReadResult) -> bool:
+    """Whether a state record tells of an end; false if it cannot be read."""
+    try:
+        known = decode_state(task, state)
+    except InvalidTask:
+        return False
+    return known is not None and known.state.terminal

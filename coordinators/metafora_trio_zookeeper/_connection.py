@@ -75,7 +75,7 @@ class ErrorCode(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Create:
-    """Create a znode; `acl` None means the connection's default for new znodes."""
+    """Create a znode, with the connection's ACL for new ones. Of a sequential one the server completes the name."""
 
     path: str
     data: bytes = b""

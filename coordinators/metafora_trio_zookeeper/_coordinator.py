@@ -36,7 +36,7 @@ __all__ = ["ZooKeeperCoordinator"]
 _MARK = string.ascii_lowercase + string.digits
 _MARK_LENGTH = 10
 _DAY = 86_400.0
-_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?")
 
 
 class ZooKeeperCoordinator(Coordinator):
@@ -52,14 +52,15 @@ class ZooKeeperCoordinator(Coordinator):
         auth: (scheme, credential) pairs, such as ("digest", "user:password").
         acl: kazoo's ACLs for every znode created; None leaves them open to the world.
         sasl: kazoo's `sasl_options`.
-        tls: kazoo's TLS options: `ca`, `certfile`, `keyfile`, `keyfile_password`, `verify_certs`, `check_hostname`.
+        tls: kazoo's TLS options: `ca`, `certfile`, `keyfile`, `keyfile_password`, `verify_certs`
+            (True by default) and `check_hostname` (False by default).
         buckets: into how many directories tasks are hashed. A namespace keeps the number it was made with.
         connect: makes a connection; for a simulated ensemble in the place of kazoo.
         rng: for marks and jitter.
         suspended: for how many seconds the machine has been suspended so far.
 
     Raises:
-        ValueError: an argument breaks a rule; the message names it.
+        ValueError: an argument breaks a rule; the message names it. (Of `tls` and `sasl`: on the first connection.)
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class ZooKeeperCoordinator(Coordinator):
         if not MIN_SESSION_TIMEOUT <= session_timeout <= _DAY:
             raise ValueError(f"session_timeout is {session_timeout:g} s, not {MIN_SESSION_TIMEOUT:g} s to a day")
         if not 0 < connect_timeout < math.inf:
-            raise ValueError(f"connect_timeout is {connect_timeout:g} s")
+            raise ValueError(f"connect_timeout is {connect_timeout:g} s, not more than 0 and finite")
         self.session_timeout = session_timeout
         self.connect_timeout = connect_timeout
         self._layout = Layout(namespace, buckets)
@@ -103,14 +104,17 @@ class ZooKeeperCoordinator(Coordinator):
         # Importing kazoo takes longer than all the rest; who only builds a coordinator need not wait for it.
         from ._kazoo import KazooConnection
 
-        return KazooConnection(
-            self.hosts,
-            session_timeout=self.session_timeout,
-            auth=self._auth,
-            acl=self._acl,
-            sasl=self._sasl,
-            tls=self._tls,
-        )
+        try:
+            return KazooConnection(
+                self.hosts,
+                session_timeout=self.session_timeout,
+                auth=self._auth,
+                acl=self._acl,
+                sasl=self._sasl,
+                tls=self._tls,
+            )
+        except OSError as error:  # as a certificate that is being replaced: a node that joins again later may read it
+            raise CoordinatorUnavailable(f"cannot connect to ZooKeeper at {self.hosts}: {error}") from error
 
     @asynccontextmanager
     async def open_session(self, node: NodeInfo) -> AsyncGenerator[ZooKeeperSession]:
@@ -193,6 +197,7 @@ class ZooKeeperCoordinator(Coordinator):
 
 def _check_hosts(hosts: str) -> str:
     for host in hosts.split(","):
-        if not _HOST.fullmatch(host):
+        match = _HOST.fullmatch(host)
+        if match is None or not 1 <= int(match[2] or 2181) <= 65535:
             raise ValueError(f"hosts {hosts!r}: {host!r} is not 'host:port' (a chroot is given as the namespace)")
     return hosts

@@ -40,7 +40,7 @@ class Marks:
         self._count = 0
 
     @property
-    def room(self) -> int:
+    def free(self) -> int:
         """How many more claims fit: those in the view count with their own size, those to come with the average."""
         typical = self._bytes / self._count if self._count else self._size("-" * _TYPICAL_ID)
         return max(0, int((MAX_SESSION_BYTES - self._bytes) / typical))

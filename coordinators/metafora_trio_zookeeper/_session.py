@@ -155,8 +155,8 @@ class ZooKeeperSession(Session):
         return self._writes.outstanding
 
     @property
-    def room(self) -> int:
-        return self._marks.room
+    def free_claims(self) -> int:
+        return self._marks.free
 
     # ---- requests
 

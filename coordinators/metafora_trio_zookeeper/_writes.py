@@ -97,7 +97,7 @@ class Writes:
         picture, marks = self._picture, self._marks
         if not picture.current or task in marks.pending or picture.view.own_claims(task, self._me):
             return
-        full = marks.room <= len(marks.pending)
+        full = marks.free <= len(marks.pending)
         if full and not self._full:
             _log.warning("node %s holds as many claims as one session may, and takes no more", self._me)
         self._full = full

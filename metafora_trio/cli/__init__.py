@@ -1,14 +1,16 @@
 """The command line, `metafora` (extra `cli`).
 
     _main             the command's frame: global options, and what an error becomes
-    _app _output      what the commands share: the cluster, and the form of what is printed
+    _app _each _output _exits
+                      what the commands share: the cluster, several names at once, what is printed, exit codes
     _coordinators     from a URL to a coordinator, by entry points
     _tasks _nodes     the commands on tasks and nodes
     _run              `run`: a node from the shell
     _doctor           `doctor`
     _demo*            `demo`
 
-Built on the public face of the core, and on `metafora_trio._diagnosis`, which coordinators may add to.
+Built on the public face of the core, but for its nursery (`_service`), a node's name (`_view`), and what a coordinator
+may offer besides its contract (`_upkeep`).
 """
 
 from __future__ import annotations

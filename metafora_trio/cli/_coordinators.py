@@ -1,4 +1,4 @@
-"""From a URL to a coordinator. Backends are found by entry points: nothing here knows one of them."""
+"""From a URL to a coordinator. Backends are found by entry points: none is imported by name."""
 
 from __future__ import annotations
 

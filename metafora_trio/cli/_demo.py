@@ -234,7 +234,7 @@ class _Demo:
             f"\nIn {seconds:.1f} s, as the handlers themselves wrote it down:\n"
             f"moves: {verdict.runs - len(_TASKS)}\n"
             f"median gap: {_seconds(verdict.gap(0.5))} (for so long a task that moved ran nowhere)\n"
-            f"longest gap: {_seconds(verdict.gap(1))} (of a task of the node that crashed)\n"
+            f"longest gap: {_seconds(verdict.gap(1))}\n"
             f"tasks lost: {verdict.tasks_lost}\n"
             f"duplicate runs: {verdict.duplicate_runs}"
         )

@@ -58,13 +58,7 @@ def _condition(node: NodeInfo) -> str:
     return ",".join(marks) or "ready"
 
 
-async def _tell(
-    app: App,
-    client: Client,
-    names: Sequence[str],
-    verb: str,
-    send: Callable[[str], Awaitable[None]],
-) -> int:
+async def _tell(app: App, names: Sequence[str], verb: str, send: Callable[[str], Awaitable[None]]) -> int:
     """Send a command to nodes, and say to whom. Returns the exit code."""
     told, code = await for_each(names, "told", send)
     if app.json:
@@ -82,7 +76,7 @@ def _tell_some_or_all(
 
     async def main(client: Client) -> int:
         whom = [status.node.identity for status in await client.nodes()] if every else names
-        return await _tell(app, client, whom, verb, lambda name: send(client, name))
+        return await _tell(app, whom, verb, lambda name: send(client, name))
 
     return app.with_client(main)
 
@@ -150,9 +144,12 @@ def drain(app: App, names: Sequence[str], wait: bool, timeout: float | None) -> 
       metafora drain ant bee --wait --timeout 60
     """
 
+    if timeout is not None and not wait:
+        raise click.UsageError("--timeout is of use with --wait only", click.get_current_context())
+
     async def main(client: Client) -> int:
         leaving = {s.node.identity for s in await client.nodes() if {s.node.identity, s.node.name} & set(names)}
-        code = await _tell(app, client, names, "drain", client.drain)
+        code = await _tell(app, names, "drain", client.drain)
         if wait and leaving:
             await _wait_left(client, set(leaving), timeout)
             say(f"{count(len(leaving), 'node')} drained")

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from metafora_trio import Client, MetaforaError, Task, TaskStatus
+from metafora_trio import Client, MetaforaError, StateName, Task, TaskStatus
 from metafora_trio._view import node_name
 
 from ._app import App
@@ -19,6 +19,7 @@ from ._output import Progress, count, print_json, print_table, say, task_record
 
 _BATCH = 1000
 """Tasks to submit between two reports of progress."""
+_ENDED = [name for name in StateName if name.terminal]
 
 
 # ---- submit
@@ -26,10 +27,10 @@ _BATCH = 1000
 
 @click.command()
 @click.argument("ids", metavar="ID...", nargs=-1, required=True)
-@click.option("--props", metavar="JSON|@FILE", default="{}", help="The properties, a JSON object; @- is stdin.")
+@click.option("--props", metavar="JSON|@FILE", help="The properties, a JSON object; @- is stdin.  [default: {}]")
 @click.option("--again", is_flag=True, help="Also run ids once more that have ended.")
 @click.pass_obj
-def submit(app: App, ids: Sequence[str], props: str, again: bool) -> int:
+def submit(app: App, ids: Sequence[str], props: str | None, again: bool) -> int:
     """Submit tasks, all with the same properties.
 
     The ID `-` means JSON lines on stdin, {"id": ..., "props": {...}} each. The ids of what was submitted are printed.
@@ -41,7 +42,11 @@ def submit(app: App, ids: Sequence[str], props: str, again: bool) -> int:
       generate-tasks | metafora submit -
       metafora submit report-7 --again
     """
-    tasks = list(_from_lines(sys.stdin)) if list(ids) == ["-"] else _alike(ids, props)
+    if "-" in ids and (len(ids) > 1 or props is not None):
+        raise click.UsageError(
+            "'-' stands alone: each line of stdin has its own id and props", click.get_current_context()
+        )
+    tasks = list(_from_lines(sys.stdin)) if "-" in ids else _alike(ids, props or "{}")
 
     async def main(client: Client) -> None:
         progress = Progress("submitted", len(tasks))
@@ -106,7 +111,7 @@ def _from_lines(lines: Iterator[str]) -> Iterator[Task]:
 
 @click.command()
 @click.option("--finished", is_flag=True, help="Also those that have ended.")
-@click.option("--state", help="Only those in this state, such as running or failed.")
+@click.option("--state", help="Only those in this state, such as running; failed and the like mean --finished, too.")
 @click.option("--node", help="Only those of this node, by name or identity.")
 @click.pass_obj
 def ls(app: App, finished: bool, state: str | None, node: str | None) -> int:
@@ -116,8 +121,11 @@ def ls(app: App, finished: bool, state: str | None, node: str | None) -> int:
     Examples:
       metafora ls
       metafora ls --node ant --state running
+      metafora ls --state failed
       metafora ls --finished -o json
     """
+
+    finished = finished or state in _ENDED
 
     async def main(client: Client) -> list[TaskStatus]:
         return await client.tasks(finished=finished)

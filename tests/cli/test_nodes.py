@@ -59,6 +59,13 @@ def test_drain_runs_out_of_time(shell: Shell) -> None:
     assert "error: still here after 5 s: ant." in shell.err
 
 
+def test_a_timeout_of_drain_is_for_waiting(two: Shell) -> None:
+    """Without --wait there is nothing to run out of time: nobody is told to drain."""
+    assert two("drain", "ant", "--timeout", "5") == 2
+    assert two.err.startswith("error: --timeout is of use with --wait only\n")
+    assert "told" not in two.err
+
+
 @pytest.mark.parametrize("verb", ["freeze", "unfreeze", "balance", "drain"])
 def test_unknown_nodes(two: Shell, verb: str) -> None:
     """One that is not there: 3, and the others are told. None named: a matter of usage."""

@@ -55,7 +55,16 @@ def test_submit_props_from_a_file(shell: Shell, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["a", "--props", "{"], ["a", "--props", "[1]"], ["a/b"], [], ["a", "--props", "@/no/such/file"]]
+    "arguments",
+    [
+        ["a", "--props", "{"],
+        ["a", "--props", "[1]"],
+        ["a", "--props", "@/no/such/file"],
+        ["a/b"],
+        ["a", "-"],
+        ["-", "--props", "{}"],
+        [],
+    ],
 )
 def test_submit_refuses_bad_usage(shell: Shell, arguments: list[str]) -> None:
     """What breaks a rule is told in one line, and is a matter of usage."""
@@ -109,7 +118,7 @@ def test_failed_task_from_ls_to_its_traceback(shell: Shell) -> None:
     assert shell("wait", "good") == 0
     assert shell("ls") == 0
     assert shell.rows == []
-    assert shell("ls", "--finished", "--state", "failed") == 0
+    assert shell("ls", "--state", "failed") == 0
     assert shell.rows == [["bad", "failed", "-", "-", "ValueError:", "as", "it", "was", "told"]]
     assert shell("describe", "bad") == 0
     assert "Traceback (most recent call last):" in shell.out

@@ -237,6 +237,37 @@ async def test_a_delete_of_which_nobody_knows_and_nothing_is_left_has_happened()
             await client.delete("t")
 
 
+async def test_a_delete_that_crosses_a_submit_deletes_the_task() -> None:
+    """The task comes between the tombstone that found none and the look at the state."""
+    world = World()
+    async with world.coordinator.open_client() as client:
+        connection = world.connections[-1]
+        assert isinstance(connection, Meddled)
+
+        def submit() -> None:
+            record = TaskState().encode()
+            world.commit([Create(world.layout.state_path("t"), record), Create(world.layout.task_path("t"))])
+
+        def submit_right_behind(_: Sequence[WriteOp]) -> None:
+            connection.after = Meddled.after
+            connection._up.put(submit)
+
+        connection.after = submit_right_behind
+        await client.delete("t")
+        assert world.tree[world.layout.task_path("t")].version == 1
+        assert world.layout.state_path("t") in world.tree
+
+
+async def test_a_state_left_behind_by_hand_can_be_deleted() -> None:
+    world = World()
+    async with world.coordinator.open_client() as client:
+        for data in (TaskState().encode(), b"not a record"):
+            world.commit([Create(world.layout.state_path("t"), data)])
+            await client.delete("t")
+            assert world.layout.state_path("t") not in world.tree
+            assert world.layout.task_path("t") not in world.tree
+
+
 async def test_a_delete_spares_the_state_of_a_task_submitted_again() -> None:
     world = World()
     async with world.coordinator.open_client() as client:

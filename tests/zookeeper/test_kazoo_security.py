@@ -13,6 +13,8 @@ import pytest
 import trio
 from kazoo.security import CREATOR_ALL_ACL
 
+from metafora_trio import CoordinatorUnavailable, NodeInfo
+from metafora_trio_zookeeper import ZooKeeperCoordinator
 from metafora_trio_zookeeper._buffered_socket import BufferedSocket
 from metafora_trio_zookeeper._connection import ConnectionState, Create, ErrorCode, EventType
 from metafora_trio_zookeeper._kazoo import KazooConnection
@@ -110,6 +112,14 @@ async def test_tls_files_are_read_at_once() -> None:
         KazooConnection("127.0.0.1:1", session_timeout=1.0, tls={"ca": "missing.pem"})
     with pytest.raises(ValueError, match="cafile"):
         KazooConnection("127.0.0.1:1", session_timeout=1.0, tls={"cafile": "wrong name"})
+
+
+async def test_tls_files_that_cannot_be_read_now() -> None:
+    """A node that joins again while a certificate is being replaced goes on trying."""
+    coordinator = ZooKeeperCoordinator("127.0.0.1:1", tls={"ca": "missing.pem"})
+    with pytest.raises(CoordinatorUnavailable, match=r"cannot connect to ZooKeeper at 127\.0\.0\.1:1: .*No such file"):
+        async with coordinator.open_session(NodeInfo("a")):
+            raise AssertionError
 
 
 async def test_digest_and_acl(standalone: Ensemble, namespace: str) -> None:

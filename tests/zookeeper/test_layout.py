@@ -161,6 +161,7 @@ class TestUrl:
             ("zk://a?connect_timeout=0", "connect_timeout is 0 s"),
             ("zk://a?buckets=1.5", "buckets is '1.5'"),
             ("zk://a:port", "'a:port' is not 'host:port'"),
+            ("zk://a:65536", "'a:65536' is not 'host:port'"),
             ("zk://a, b", "' b' is not 'host:port'"),
             ("zk://a/b c", "namespace '/b c'"),
             ("zk://a#b", "'b' means nothing"),

@@ -204,13 +204,13 @@ class TestRequests:
             size = sum(len(path) + 4 for path in world.tree if "/claims/" in path and "~" in path)
             assert 300 < size <= 400
             session.claim("t19")
-            assert (session.room, session.pending) == (0, 0)
+            assert (session.free_claims, session.pending) == (0, 0)
             held = len(list(session.view.claims()))
             for claim in list(session.view.claims()):
                 session.finish(claim, COMPLETED)
             await eventually(session, lambda it: not it.outstanding)
             await own_claim(session, "t19")
-            assert session.room == held - 1
+            assert session.free_claims == held - 1
 
     async def test_strange_names_are_ignored(self, caplog: pytest.LogCaptureFixture) -> None:
         world = World()
