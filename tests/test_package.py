@@ -13,6 +13,7 @@ from types import ModuleType
 import pytest
 
 import metafora_trio
+from metafora_trio import contract
 
 CORE = Path(metafora_trio.__file__).parent
 PUBLIC = [
@@ -133,3 +134,13 @@ def test_backends_are_found_by_scheme() -> None:
         "zk": "metafora_trio_zookeeper:from_url",
     }
     assert isinstance(found["memory"].load()("memory://"), metafora_trio.Coordinator)
+
+
+def test_a_coordinator_needs_public_names_only() -> None:
+    """All that the embedded coordinator, the example for authors, imports from the core is public."""
+    own = ("_memory", "_memory_store", "_service")  # its own parts, and the nursery, which anybody may write
+    public = vars(metafora_trio).keys() | vars(contract).keys()
+    for file in ("_memory.py", "_memory_store.py"):
+        for node in ast.walk(ast.parse((CORE / file).read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level == 1 and node.module not in own:
+                assert {alias.name for alias in node.names} <= public, f"{file}: from .{node.module}"
