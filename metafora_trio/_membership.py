@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, assert_never
 
 import trio
@@ -133,16 +133,14 @@ class Membership:
             changes = self.session.take_changes()
             if changes.everything or changes.nodes:
                 self.planner.nodes_changed()
-            if changes.everything:
-                self.look_at_everything()
-            elif self.session.current:
+            if self.session.current:
                 await self._look_at_changed(changes)
             self._orders.carry_out()
             self.planner.refill()
             self.leave_if_done()
 
     async def _look_at_changed(self, changes: Changes) -> None:
-        for count, task in enumerate(changes.tasks):
+        for count, task in enumerate(self._parts() if changes.everything else changes.tasks):
             if count % _CHUNK == _CHUNK - 1:
                 await trio.lowlevel.checkpoint()
             self.look_at(task)
@@ -150,7 +148,7 @@ class Membership:
             self.look_at_contested()
             if self.draining and self.alone:
                 self.look_at_everything()
-        if changes.tasks:
+        if changes.tasks or changes.everything:
             self.planner.tasks_changed()
 
     async def _note_cancellation(self) -> None:
@@ -204,9 +202,13 @@ class Membership:
     def look_at_everything(self) -> None:
         """Reconcile every task in which this node has a part."""
         if self.session.current:
-            for task in {**dict.fromkeys(self.view.claims_of(self.me)), **dict.fromkeys(self.rooms)}:
+            for task in self._parts():
                 self.look_at(task)
         self.planner.tasks_changed()
+
+    def _parts(self) -> Collection[str]:
+        """The tasks in which this node has a part."""
+        return {**dict.fromkeys(self.view.claims_of(self.me)), **dict.fromkeys(self.rooms)}
 
     def look_at_contested(self) -> None:
         """Reconcile the tasks that this node has bid for, or is asked for.
