@@ -104,6 +104,28 @@ def stress(session: nox.Session) -> None:
         session.run("python", "-m", "stress.bench", *arguments)
 
 
+@nox.session
+def simulate(session: nox.Session) -> None:
+    """A search for broken promises on virtual time. Posargs go to it: `nox -s simulate -- --minutes 10 --seed 7`."""
+    session.install("-e", ".", *group("test"))
+    session.run("python", "-m", "stress.simulate", *session.posargs)
+
+
+@nox.session
+def mutants(session: nox.Session) -> None:
+    """Whether that search finds deliberate bugs. Posargs go to it: `nox -s mutants -- --histories 500 NAME`."""
+    session.install("-e", ".", *group("test"))
+    session.run("python", "-m", "stress.mutants", *session.posargs)
+
+
+@nox.session
+def chaos(session: nox.Session) -> None:
+    """Chaos against real servers, minutes long. Posargs go to it: `nox -s chaos -- --seed 7 --report out.html`."""
+    need_zookeeper(session)
+    session.install("-e", ".[zookeeper,cli]")
+    session.run("python", "-m", "stress.chaos", *session.posargs)
+
+
 def group(name: str) -> list[str]:
     """The requirements of one dependency group of pyproject.toml."""
     return list(nox.project.dependency_groups(GROUPS, name))

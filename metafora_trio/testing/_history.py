@@ -46,7 +46,7 @@ class EventName(enum.StrEnum):
     FREEZE = "freeze"
     """A process was stopped; written after the SIGSTOP."""
     THAW = "thaw"
-    """A process goes on; written before the SIGCONT."""
+    """A process goes on; written before the SIGCONT, or by itself, first thing in its handler of that signal."""
     END = "end"
     """The observation is over. What comes later, such as the stops of an orderly end, does not count."""
 
@@ -181,6 +181,7 @@ class Verdict:
         strays: stops without a start.
         gaps: from the end of each run to the start of the task's next, in seconds, ascending; none where they
             overlap, or the task was done between them.
+        runs_of: the runs of each task, by start.
     """
 
     runs: int = 0
@@ -190,6 +191,7 @@ class Verdict:
     lost: list[str] = field(default_factory=list)
     strays: list[HistoryEvent] = field(default_factory=list)
     gaps: list[float] = field(default_factory=list)
+    runs_of: Mapping[str, Sequence[Run]] = field(default_factory=dict, repr=False)
 
     @property
     def ok(self) -> bool:
@@ -230,7 +232,8 @@ def check_history(events: Iterable[HistoryEvent], *, after_thaw: int = AFTER_THA
     # What is open goes on beyond the last event: a second run that starts as the very last one overlaps too.
     last = next((event.t for event in in_order if event.ev is EventName.END), in_order[-1].t + 1 if in_order else 0)
     runs = tale.finish(last, after_thaw)
-    verdict = Verdict(sum(map(len, runs.values())), started_after_done=tale.after_done, strays=tale.strays)
+    count = sum(map(len, runs.values()))
+    verdict = Verdict(count, started_after_done=tale.after_done, strays=tale.strays, runs_of=runs)
     for of_task in runs.values():
         _check_overlaps(of_task, tale.frozen, verdict)
         _check_order(of_task, verdict)

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 import pytest
 import trio
 
-from metafora_trio_zookeeper.testing import ProxyLoop, TcpProxy
+from metafora_trio_zookeeper.testing import ProxyLoop, TcpProxy, free_ports
 
 
 @contextlib.asynccontextmanager
@@ -142,3 +142,29 @@ def test_address_taken(proxies: ProxyLoop) -> None:
 def test_loop_ends_with_its_connections() -> None:
     with ProxyLoop() as loop:
         loop.open("127.0.0.1", 1)
+
+
+async def test_with_patience_a_connection_waits_for_a_target_that_does_not_listen_yet(proxies: ProxyLoop) -> None:
+    async def greet(stream: trio.SocketStream) -> None:
+        await stream.send_all(b"hello")
+
+    (port,) = free_ports(1)
+    proxy = proxies.open("127.0.0.1", port, patience=30.0)
+    with trio.fail_after(30):
+        async with await trio.open_tcp_stream(proxy.host, proxy.port) as stream, trio.open_nursery() as nursery:
+            assert await silent(stream)
+            listeners = await trio.open_tcp_listeners(port, host="127.0.0.1")
+            nursery.start_soon(trio.serve_listeners, greet, listeners)
+            assert await stream.receive_some() == b"hello"
+            nursery.cancel_scope.cancel()
+    proxy.close()
+
+
+@pytest.mark.parametrize("patience", [0.0, 0.1])
+async def test_a_connection_is_reset_when_its_target_does_not_listen(proxies: ProxyLoop, patience: float) -> None:
+    proxy = proxies.open("127.0.0.1", *free_ports(1), patience=patience)
+    with trio.fail_after(30):
+        async with await trio.open_tcp_stream(proxy.host, proxy.port) as stream:
+            with pytest.raises(trio.BrokenResourceError):
+                await stream.receive_some()
+    proxy.close()

@@ -26,6 +26,9 @@ __all__ = ["Ensemble", "EnsembleError", "free_ports", "open_ensemble"]
 _PORTS = range(15000, 32000)
 _ATTEMPTS = 5
 _POLL = 0.02
+_LEADER_READY = 1.0
+"""Seconds from the election of a leader until it listens. A follower may be there first; one whose connection breaks,
+rather than is refused, begins a new election."""
 
 
 class EnsembleError(RuntimeError):
@@ -221,7 +224,8 @@ class Ensemble:
             self._proxies = ProxyLoop().__enter__()
             self._links = {
                 (one.id, other.id): [
-                    self._proxies.open(HOST, port) for port in (other.quorum_port, other.election_port)
+                    self._proxies.open(HOST, port, patience=patience)
+                    for port, patience in ((other.quorum_port, _LEADER_READY), (other.election_port, 0.0))
                 ]
                 for one in self.servers
                 for other in self.servers

@@ -26,15 +26,17 @@ __all__ = ["ProxyLoop", "TcpProxy"]
 
 T = TypeVar("T")
 
+_RETRY = 0.02
 _RESET = struct.pack("ii", 1, 0)
 
 
 class TcpProxy:
     """One listening address whose connections are carried to one target. Made by `ProxyLoop.open`."""
 
-    def __init__(self, loop: ProxyLoop, target: tuple[str, int]) -> None:
+    def __init__(self, loop: ProxyLoop, target: tuple[str, int], patience: float = 0.0) -> None:
         self._loop = loop
         self._target = target
+        self._patience = patience
         self._held = {"up": False, "down": False}
         self._refusing = False
         self._latency = 0.0
@@ -115,7 +117,7 @@ class TcpProxy:
             self._connections.add(scope)
             try:
                 await self._wait_passing("up")
-                server = await trio.open_tcp_stream(*self._target)
+                server = await self._connect()
                 async with server, trio.open_nursery() as nursery:
                     nursery.start_soon(self._pump, client, server, "up")
                     nursery.start_soon(self._pump, server, client, "down")
@@ -125,6 +127,16 @@ class TcpProxy:
                 self._connections.discard(scope)
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
                 await trio.aclose_forcefully(client)
+
+    async def _connect(self) -> trio.SocketStream:
+        give_up = trio.current_time() + self._patience
+        while True:
+            try:
+                return await trio.open_tcp_stream(*self._target)
+            except OSError:
+                if trio.current_time() >= give_up:
+                    raise
+            await trio.sleep(_RETRY)
 
     async def _pump(self, source: trio.SocketStream, sink: trio.SocketStream, direction: str) -> None:
         """Carry bytes one way. Reading goes on while they are held or delayed, so that the source is not slowed."""
@@ -169,11 +181,15 @@ class ProxyLoop:
         self.call(lambda: self._nursery.cancel_scope.cancel())
         self._thread.join()
 
-    def open(self, host: str, port: int, *, listen: tuple[str, int] = ("127.0.0.1", 0)) -> TcpProxy:
+    def open(
+        self, host: str, port: int, *, listen: tuple[str, int] = ("127.0.0.1", 0), patience: float = 0.0
+    ) -> TcpProxy:
         """Start a proxy to `host:port`.
 
         Args:
             listen: where to listen; port 0 means any free one.
+            patience: for how many seconds an accepted connection may wait for a target that does not listen yet. A real
+                network would have refused it, and the client have tried again.
 
         Raises:
             OSError: the address to listen at is taken.
@@ -188,7 +204,7 @@ class ProxyLoop:
             else:
                 done.put(None)
 
-        proxy = self.call(lambda: TcpProxy(self, (host, port)))
+        proxy = self.call(lambda: TcpProxy(self, (host, port), patience))
         self.call(lambda: self._nursery.start_soon(start))
         if (error := done.get()) is not None:
             raise error

@@ -1,0 +1,222 @@
+"""What a chaos run does to the cluster: a list of faults, drawn from a seed before anything starts.
+
+The schedule is plain data, so that the same seed gives the same faults. It is a row of scenes: a mixed one, in which
+faults on different targets overlap; a kill of one node with nothing else around it, whose gap is held against the
+promise; now and then a rolling restart of the nodes. Kinds come from shuffled decks: each has its turn before any
+comes again. What shows the broken modes, a long freeze and a long cut, comes first: a short run must show them too.
+"""
+
+from __future__ import annotations
+
+import enum
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+__all__ = ["KINDS", "Fault", "FaultKind", "Kind", "calm", "schedule"]
+
+T = TypeVar("T")
+
+
+class FaultKind(enum.StrEnum):
+    """What can be done."""
+
+    KILL = "kill"
+    FREEZE = "freeze"
+    HICCUP = "hiccup"
+    CUT = "cut"
+    CUT_ONE = "cut one"
+    MUTE = "mute"
+    DEAF = "deaf"
+    LATENCY = "latency"
+    LOSS = "packet loss"
+    RESET = "reset"
+    LOST_REPLIES = "lost replies"
+    CLOCK = "clock jump"
+    DRAIN = "drain"
+    JOIN = "join"
+    HOLD = "hold"
+    ROLL_NODES = "roll nodes"
+    KILL_SERVER = "kill server"
+    PAUSE_SERVER = "pause server"
+    ISOLATE_SERVER = "isolate server"
+    SLOW_DISK = "slow disk"
+    ROLL_SERVERS = "roll servers"
+    SUBMIT = "submit"
+    DELETE = "delete"
+    STOP = "stop tasks"
+    BALANCE = "balance"
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of fault.
+
+    Attributes:
+        about: one line for people.
+        span: the shortest and the longest time until it is healed, in seconds, for a session timeout.
+        target: whom it is done to.
+        fault: whether it disturbs the cluster; what users do is no fault.
+    """
+
+    about: str
+    span: Callable[[float], tuple[float, float]] = lambda timeout: (0.0, 0.0)
+    target: str = "node"
+    fault: bool = True
+
+
+KINDS = {
+    FaultKind.KILL: Kind("SIGKILL of a node, started again later", lambda t: (1.0, t + 3)),
+    FaultKind.FREEZE: Kind("SIGSTOP of a node for longer than its session lasts", lambda t: (t + 2, t + 4)),
+    FaultKind.HICCUP: Kind("SIGSTOP of a node for a moment", lambda t: (0.1, t * 0.7)),
+    FaultKind.CUT: Kind("node cut from all servers, silently, past its session timeout", lambda t: (t + 2, t + 4)),
+    FaultKind.CUT_ONE: Kind("node cut from one server, silently", lambda t: (1.0, 2 * t)),
+    FaultKind.MUTE: Kind("what a node sends is held, what it is told arrives", lambda t: (1.0, t + 2)),
+    FaultKind.DEAF: Kind("what a node sends arrives, what it is told is held", lambda t: (1.0, 2 * t)),
+    FaultKind.LATENCY: Kind("everything between a node and the servers arrives late", lambda t: (2.0, 2 * t)),
+    FaultKind.LOSS: Kind("packets between a node and the servers are lost by chance", lambda t: (2.0, 2 * t)),
+    FaultKind.RESET: Kind("the connections of a node are reset"),
+    FaultKind.LOST_REPLIES: Kind("replies held, then lost with the connection: writes took effect", lambda t: (0.2, 1)),
+    FaultKind.CLOCK: Kind("the wall clock of a node jumps, by up to a day, and back later", lambda t: (2.0, 2 * t)),
+    FaultKind.DRAIN: Kind("a node is drained, ends, and is started again", lambda t: (3.0, t + 4)),
+    FaultKind.JOIN: Kind("one more node joins, and is drained later", lambda t: (t, 3 * t), "new node"),
+    FaultKind.HOLD: Kind("a node is told to neither claim, bid nor give (`freeze`)", lambda t: (1.0, t)),
+    FaultKind.ROLL_NODES: Kind("each node in turn is drained and started again", target="all nodes"),
+    FaultKind.KILL_SERVER: Kind("SIGKILL of a server, started again later", lambda t: (1.0, t + 2), "server"),
+    FaultKind.PAUSE_SERVER: Kind("SIGSTOP of a server", lambda t: (1.0, t + 4), "server"),
+    FaultKind.ISOLATE_SERVER: Kind("a server cut from the others, not from nodes", lambda t: (2.0, t + 4), "server"),
+    FaultKind.SLOW_DISK: Kind("every fsync of a server takes longer", lambda t: (2.0, 2 * t), "server"),
+    FaultKind.ROLL_SERVERS: Kind("each server in turn is killed and started again", target="all servers"),
+    FaultKind.SUBMIT: Kind("a burst of new tasks, half of them short", target="tasks", fault=False),
+    FaultKind.DELETE: Kind("a burst of deletes", target="tasks", fault=False),
+    FaultKind.STOP: Kind("a burst of `stop_task`", target="tasks", fault=False),
+    FaultKind.BALANCE: Kind("every node is told to balance", target="tasks", fault=False),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Something to do.
+
+    Attributes:
+        at: when, in seconds since the first.
+        seconds: how long until it is healed.
+        kind: what.
+        target: a node's name; "leader" or "follower", which are looked for at the time; or empty.
+        amount: in [0, 1), how much of it: a delay, a choice among servers or tasks.
+        alone: nothing else happens near it.
+    """
+
+    at: float
+    seconds: float
+    kind: FaultKind
+    target: str = ""
+    amount: float = 0.0
+    alone: bool = False
+
+    @property
+    def end(self) -> float:
+        """When it is healed."""
+        return self.at + self.seconds
+
+
+_SCENE = 24.0
+_NODE_FAULTS = 4
+_ROLL_NODE, _ROLL_SERVER = 3.0, 4.0
+_ROLES = ("leader", "follower")
+
+
+def calm(session_timeout: float) -> float:
+    """Seconds after a heal until nothing of the fault is left: sessions have ended, nodes have joined and settled."""
+    return session_timeout + 3.0
+
+
+def schedule(
+    *, seed: int, seconds: float, nodes: int, servers: int, session_timeout: float, loss: bool = False
+) -> list[Fault]:
+    """The faults of a run by time; all are healed within `seconds`. `loss`: packets can be lost."""
+    draw = _Draw(seed, seconds, nodes, servers, session_timeout, loss=loss)
+    return sorted(draw.scenes(), key=lambda fault: fault.at)
+
+
+class _Draw:
+    """Draws the scenes of one run."""
+
+    def __init__(
+        self, seed: int, seconds: float, nodes: int, servers: int, session_timeout: float, *, loss: bool
+    ) -> None:
+        self._rng = random.Random(seed)
+        self._seconds = seconds
+        self._nodes = [f"n{number}" for number in range(1, nodes + 1)]
+        self._new = nodes
+        self._servers = servers
+        self._timeout = session_timeout
+        on_nodes = [kind for kind, about in KINDS.items() if about.target in ("node", "new node")]
+        self._node_deck = self._deck([kind for kind in on_nodes if loss or kind is not FaultKind.LOSS])
+        on_servers = [(kind, role) for kind, about in KINDS.items() if about.target == "server" for role in _ROLES]
+        if servers == 1:
+            on_servers = [(k, role) for k, role in on_servers if k is not FaultKind.ISOLATE_SERVER and role == "leader"]
+        self._server_card: tuple[FaultKind, str] | None = None
+        self._server_deck = self._deck([*on_servers, (FaultKind.ROLL_SERVERS, "")])
+        self._task_deck = self._deck([kind for kind, about in KINDS.items() if about.target == "tasks"])
+
+    def _deck(self, cards: Sequence[T]) -> Iterator[T]:
+        """All of them in any order, again and again."""
+        while True:
+            yield from self._rng.sample(cards, len(cards))
+
+    def scenes(self) -> Iterator[Fault]:
+        opening = list(self._opening(1.0))
+        yield from opening
+        now, mixed = max((fault.end for fault in opening), default=1.0), 0
+        while now < self._seconds - 2:
+            scene = list(self._mixed(now, min(now + _SCENE, self._seconds)))
+            yield from scene
+            mixed += 1
+            # A second more than the checker asks for: to inject and to heal takes time.
+            now = max((fault.end for fault in scene), default=now) + calm(self._timeout) + 1.0
+            roll = _ROLL_NODE * len(self._nodes)
+            if mixed % 2 == 0 and now + roll < self._seconds:
+                yield Fault(now, roll, FaultKind.ROLL_NODES)
+                now += roll + calm(self._timeout) + 1.0
+            away = self._timeout + 3.0  # it comes back when its tasks must long run elsewhere
+            if now + away < self._seconds:
+                yield Fault(now, away, FaultKind.KILL, self._rng.choice(self._nodes), self._rng.random(), alone=True)
+                now += away + 2.0
+
+    def _opening(self, begin: float) -> Iterator[Fault]:
+        """While the servers are well: elections prolong the sessions of those who cannot be heard."""
+        end = min(begin + 2 * self._timeout + 2, self._seconds)
+        for kind, target in zip((FaultKind.FREEZE, FaultKind.CUT), self._rng.sample(self._nodes, 2), strict=True):
+            yield from self._place(begin, end, kind, target)
+
+    def _mixed(self, begin: float, end: float) -> Iterator[Fault]:
+        targets = self._rng.sample(self._nodes, max(1, min(_NODE_FAULTS, len(self._nodes) - 1)))
+        for target in targets:
+            kind = next(self._node_deck)
+            if kind is FaultKind.JOIN:
+                self._new += 1
+                target = f"n{self._new}"
+            yield from self._place(begin, end, kind, target)
+        now = begin + self._rng.uniform(1, 5)
+        while now < end - 2:
+            server_kind, role = self._server_card = self._server_card or next(self._server_deck)
+            rolling = server_kind is FaultKind.ROLL_SERVERS
+            seconds = _ROLL_SERVER * self._servers if rolling else self._length(server_kind)
+            if now + seconds > end:
+                break  # it comes first in the next scene
+            self._server_card = None
+            yield Fault(now, seconds, server_kind, role, self._rng.random())
+            now += seconds + self._rng.uniform(2, 6)
+        for _ in range(3):
+            yield from self._place(begin, end - 4, next(self._task_deck), "")
+
+    def _place(self, begin: float, end: float, kind: FaultKind, target: str) -> Iterator[Fault]:
+        """One fault somewhere between, if it fits."""
+        seconds = self._length(kind)
+        if begin + seconds <= end:
+            yield Fault(self._rng.uniform(begin, end - seconds), seconds, kind, target, self._rng.random())
+
+    def _length(self, kind: FaultKind) -> float:
+        return self._rng.uniform(*KINDS[kind].span(self._timeout))

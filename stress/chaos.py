@@ -1,0 +1,218 @@
+"""Chaos: real servers, real node processes, faults by seed, and a checker that tells whether the promises were kept."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import random
+import shlex
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from metafora_trio._service import open_service_nursery
+
+from ._chaos_check import Judgement, judge, percentile
+from ._chaos_cluster import Terms
+from ._chaos_packets import enter_namespace, missing_tools
+from ._chaos_report import write_report
+from ._chaos_run import read_evidence, run_chaos
+
+__all__ = ["figures", "main"]
+
+_SHOWN = 20
+"""Violations that are printed."""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m stress.chaos",
+        description=__doc__,
+        epilog=(
+            "examples:\n"
+            "  python -m stress.chaos --seed 7 --report chaos.html\n"
+            "  python -m stress.chaos --servers 1 --nodes 3 --tasks 30 --seconds 30 --json | tail -1\n"
+            "  python -m stress.chaos --break lease\n"
+            "  python -m stress.chaos --check FOLDER --report chaos.html\n\n"
+            "Progress goes to standard error. Exit status: 0 every promise was kept; 1 one was broken, or the run\n"
+            "failed; 2 usage; 130 interrupted, with a report of what there was by then."
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    terms = Terms()
+    parser.add_argument(
+        "--servers", type=_at_least(1), metavar="N", default=terms.servers, help="servers (%(default)s)"
+    )
+    parser.add_argument("--nodes", type=_at_least(2), metavar="N", default=terms.nodes, help="nodes (%(default)s)")
+    parser.add_argument("--tasks", type=_at_least(1), metavar="N", default=terms.tasks, help="tasks (%(default)s)")
+    parser.add_argument(
+        "--seconds", type=_at_least(10), metavar="N", default=terms.seconds, help="seconds of faults (%(default)g)"
+    )
+    parser.add_argument("--seed", type=int, metavar="N", help="same seed, same faults; by default a random one")
+    parser.add_argument(
+        "--session-timeout", type=float, metavar="T", default=terms.session_timeout, help="seconds (%(default)g)"
+    )
+    parser.add_argument(
+        "--break",
+        dest="broken",
+        choices=("lease", "fencing"),
+        help="run with a bug, to see it found: tasks that ignore the lease, or a store that takes old tokens",
+    )
+    parser.add_argument(
+        "--links",
+        choices=("proxy", "namespaces"),
+        default=terms.links,
+        help="how links are broken: by a TCP proxy (the default), or in a network namespace, where packets are lost",
+    )
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write a page of HTML")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="leave histories, logs and store here")
+    parser.add_argument("--check", type=Path, metavar="FOLDER", help="run nothing: judge what --keep has left")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, on the last line")
+    return parser
+
+
+def _at_least(smallest: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if (value := int(text)) < smallest:
+            raise argparse.ArgumentTypeError(f"{value} is less than {smallest}")
+        return value
+
+    return number
+
+
+def figures(judgement: Judgement, *, seconds: float, faults: int, seed: int) -> dict[str, Any]:
+    """The figures of a run, as --json prints them."""
+    gaps = [gap.seconds * 1000 for gap in judgement.gaps]
+    return {
+        "seconds": round(seconds, 1),
+        "faults": faults,
+        "runs": judgement.verdict.runs,
+        "overlaps": len(judgement.verdict.overlaps),
+        "lost": len(judgement.verdict.lost),
+        "old_token_writes_accepted": len(judgement.old_accepted),
+        "old_token_writes_rejected": len(judgement.old_rejected),
+        "gap_p50_ms": round(percentile(gaps, 0.5), 1),
+        "gap_p99_ms": round(percentile(gaps, 0.99), 1),
+        "gap_max_ms": round(percentile(gaps, 1.0), 1),
+        "verdict": "ok" if judgement.ok else "violated",
+        "seed": seed,
+    }
+
+
+async def _run(terms: Terms, folder: Path) -> bool:
+    """Run it; returns whether a signal has ended it early."""
+    started = time.monotonic()
+
+    def say(what: str) -> None:
+        print(f"[{time.monotonic() - started:5.1f} s] {what}", file=sys.stderr, flush=True)
+
+    interrupted = True
+    async with open_service_nursery() as nursery:
+        with trio.CancelScope() as scope:
+            nursery.start_soon(_cancel_by_signal, scope)
+            await run_chaos(terms, folder, say)
+            interrupted = False
+    return interrupted
+
+
+async def _cancel_by_signal(scope: trio.CancelScope) -> None:
+    """A signal must not keep the servers and the nodes from being ended, nor the report from being written."""
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for _ in signals:
+            scope.cancel()
+
+
+def _command(terms: Terms) -> str:
+    """The command that repeats a run."""
+    parts = [f"--servers {terms.servers} --nodes {terms.nodes} --tasks {terms.tasks} --seconds {terms.seconds:g}"]
+    parts += [f"--session-timeout {terms.session_timeout:g} --seed {terms.seed}"]
+    parts += [f"--links {terms.links}"] if terms.links != Terms().links else []
+    parts += [f"--break {shlex.quote(terms.broken)}"] if terms.broken else []
+    return " ".join(["python -m stress.chaos", *parts])
+
+
+@contextmanager
+def _folder(asked: argparse.Namespace) -> Iterator[Path]:
+    """Where the evidence is: in a folder that was named, or in one for the length of the run."""
+    if asked.check or asked.keep:
+        yield (asked.check or asked.keep).resolve()  # nodes have working directories of their own
+        return
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(prefix="metafora-chaos-", dir=memory if memory.is_dir() else None) as folder:
+        yield Path(folder)
+
+
+def _check(parser: argparse.ArgumentParser, asked: argparse.Namespace) -> None:
+    """End with status 2 where the arguments do not go together with each other, or with this machine."""
+    if not 2 <= asked.session_timeout <= 10:
+        parser.error("argument --session-timeout: 2 to 10 seconds, what the servers grant")
+    if asked.keep and asked.keep.exists() and any(asked.keep.iterdir()):
+        parser.error(f"argument --keep: {asked.keep} is not empty")
+    if asked.check and not (asked.check / "run.json").exists():
+        parser.error(f"argument --check: no run has left anything in {asked.check}")
+    if asked.links == "namespaces" and (missing := missing_tools()):
+        parser.error(f"argument --links: namespaces need {', '.join(missing)}")
+
+
+def _terms(asked: argparse.Namespace) -> Terms:
+    return Terms(
+        servers=asked.servers,
+        nodes=asked.nodes,
+        tasks=asked.tasks,
+        seconds=asked.seconds,
+        seed=random.SystemRandom().randrange(1_000_000) if asked.seed is None else asked.seed,
+        session_timeout=asked.session_timeout,
+        broken=asked.broken,
+        links=asked.links,
+    )
+
+
+def _tell(judgement: Judgement, result: dict[str, Any], *, as_json: bool) -> None:
+    out = sys.stderr if as_json else sys.stdout
+    for key, value in result.items():
+        print(f"{key:28}{value:>12}", file=out)
+    for violation in judgement.violations[:_SHOWN]:
+        print(f"VIOLATION: {violation}", file=out)
+    if len(judgement.violations) > _SHOWN:
+        print(f"... and {len(judgement.violations) - _SHOWN} more", file=out)
+    if as_json:
+        print(json.dumps(result))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    logging.basicConfig(level=logging.ERROR)  # that servers come and go is no news here
+    parser = _parser()
+    asked = parser.parse_args(arguments)
+    _check(parser, asked)
+    if asked.links == "namespaces" and not asked.check:
+        enter_namespace("stress.chaos", sys.argv[1:] if arguments is None else arguments)
+    interrupted = False
+    with _folder(asked) as folder:
+        if not asked.check:
+            folder.mkdir(parents=True, exist_ok=True)
+            terms = _terms(asked)
+            print(_command(terms), file=sys.stderr, flush=True)
+            interrupted = trio.run(_run, terms, folder)
+        outline, evidence = read_evidence(folder)
+    judgement = judge(evidence)
+    begin = outline.begin or outline.end or 0
+    seconds = ((outline.end or begin) - begin) / 1e9
+    done = [fault for fault in evidence.faults if not fault.skipped]
+    result = figures(judgement, seconds=seconds, faults=len(done), seed=outline.terms.seed)
+    if asked.report:
+        write_report(asked.report, outline, evidence, judgement, result, command=_command(outline.terms))
+    _tell(judgement, result, as_json=asked.json)
+    return 130 if interrupted and judgement.ok else int(not judgement.ok)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

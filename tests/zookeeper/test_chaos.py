@@ -1,0 +1,72 @@
+"""A short chaos run against a real server: the promises hold, and nothing is left behind, however it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stress import _chaos_run
+from stress.chaos import main
+
+ROOT = Path(__file__).parent.parent.parent
+SMALL = ["--servers", "1", "--nodes", "3", "--tasks", "12", "--session-timeout", "2", "--seed", "3"]
+
+
+def test_a_short_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(_chaos_run, "_QUIET", 1.0)
+    report = tmp_path / "report.html"
+
+    found = main([*SMALL, "--seconds", "10", "--json", "--report", str(report), "--keep", str(tmp_path / "run")])
+
+    printed = capsys.readouterr()
+    figures = json.loads(printed.out.splitlines()[-1])
+    assert (found, figures["verdict"], figures["seed"]) == (0, "ok", 3), printed.err
+    assert figures["faults"] >= 2
+    assert figures["runs"] >= 24  # all at the beginning, and those that moved
+    assert figures["overlaps"] == figures["lost"] == figures["old_token_writes_accepted"] == 0
+    assert "</svg>" in report.read_text()
+
+
+def _children(pid: int) -> list[int]:
+    return [
+        int(child) for thread in Path(f"/proc/{pid}/task").glob("*/children") for child in thread.read_text().split()
+    ]
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize("number,status", [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
+def test_everything_started_ends_with_the_run(number: signal.Signals, status: int, tmp_path: Path) -> None:
+    """Also a node that is frozen just then."""
+    report, kept = tmp_path / "report.html", tmp_path / "run"
+    command = [sys.executable, "-m", "stress.chaos", *SMALL, "--report", str(report), "--keep", str(kept)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as chaos:
+        assert chaos.stderr is not None
+        assert any("] freeze " in line for line in chaos.stderr)
+        children = _children(chaos.pid)
+        chaos.send_signal(number)
+        chaos.communicate(timeout=30)
+
+    assert len(children) == 4  # a server and three nodes
+    for child in children:
+        for _ in range(300):
+            if not _runs(child):
+                break
+            signal.sigtimedwait([], 0.1)
+        else:
+            pytest.fail(f"process {child} has outlived the run")
+    assert chaos.returncode == status
+    if number is signal.SIGINT:
+        assert "interrupted" in report.read_text()
