@@ -2,6 +2,7 @@
 
 * `CoordinatorConformance`: the tests that every coordinator passes, to be subclassed; `Subject` is what it tests.
 * `History`, `check_history`: what really ran, and whether it kept the promises.
+* `World`, `Monitor`: many processes in one thread, on virtual time, and what runs in them held to the promises.
 """
 
 from __future__ import annotations
@@ -16,3 +17,8 @@ from ._history import Overlap as Overlap
 from ._history import Run as Run
 from ._history import Verdict as Verdict
 from ._history import check_history as check_history
+from ._monitor import BrokenPromise as BrokenPromise
+from ._monitor import Monitor as Monitor
+from ._monitor import WatchedRun as WatchedRun
+from ._world import Process as Process
+from ._world import World as World

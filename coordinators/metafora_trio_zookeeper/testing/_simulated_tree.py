@@ -1,0 +1,178 @@
+"""The znodes of a simulated ZooKeeper, and what a transaction makes of them.
+
+Plain data: no sessions, no network, no time of its own. A replica is a `Tree`; its entries are immutable and shared
+by all replicas, so that applying a transaction costs as much as it changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
+
+from metafora_trio_zookeeper._connection import (
+    Check,
+    Create,
+    Delete,
+    ErrorCode,
+    EventType,
+    ReadResult,
+    RequestError,
+    WriteOp,
+)
+
+__all__ = ["Changes", "Outcome", "Tree", "Znode", "carry_out", "end_session", "parent_of"]
+
+_NO_NAMES: Final[frozenset[str]] = frozenset()
+
+
+class Znode(NamedTuple):
+    """One znode as a transaction left it.
+
+    Attributes:
+        owner: the session that an ephemeral belongs to, or 0.
+        creates: how many children were ever created: what the next sequence number is.
+    """
+
+    data: bytes = b""
+    owner: int = 0
+    version: int = 0
+    creates: int = 0
+    czxid: int = 0
+    mzxid: int = 0
+    pzxid: int = 0
+    mtime_ms: int = 0
+    children: frozenset[str] = _NO_NAMES
+
+    @property
+    def cversion(self) -> int:
+        """As a Stat shows it: every create and every delete of a child counts."""
+        return 2 * self.creates - len(self.children)
+
+    def result(self) -> ReadResult:
+        """What a read of it gives."""
+        return ReadResult(self.data, self.version, self.mtime_ms, self.owner)
+
+
+Changes = Mapping[str, Znode | None]
+"""What znodes are after a transaction; None: gone."""
+
+
+class Outcome(NamedTuple):
+    """What a transaction does.
+
+    Attributes:
+        changes: to the tree.
+        events: in order, as a recursive watch hears of them.
+        created: for each operation the path it created, or None.
+    """
+
+    changes: Changes
+    events: tuple[tuple[EventType, str], ...]
+    created: tuple[str | None, ...]
+
+
+class Tree(dict[str, Znode]):
+    """The znodes by path."""
+
+    def __init__(self) -> None:
+        super().__init__({"/": Znode()})
+
+    def apply(self, changes: Changes) -> None:
+        for path, node in changes.items():
+            if node is None:
+                # It need not be here: a transaction can create a znode and delete it again.
+                self.pop(path, None)
+            else:
+                self[path] = node
+
+
+def parent_of(path: str) -> str:
+    return path.rpartition("/")[0] or "/"
+
+
+class _Draft:
+    """A tree with the changes of a transaction that may yet fail."""
+
+    def __init__(self, tree: Tree, zxid: int, now_ms: int) -> None:
+        self._tree = tree
+        self._zxid = zxid
+        self._now_ms = now_ms
+        self.changes: dict[str, Znode | None] = {}
+        self.events: list[tuple[EventType, str]] = []
+
+    def carry_out(self, op: WriteOp, session: int) -> str | None:
+        if isinstance(op, Create):
+            return self._create(op, session)
+        node = self._get(op.path)
+        if op.version not in (-1, node.version):
+            raise RequestError(ErrorCode.BAD_VERSION)
+        if isinstance(op, Delete):
+            self.delete(op.path, node)
+        elif not isinstance(op, Check):
+            changed = node._replace(data=op.data, version=node.version + 1, mzxid=self._zxid, mtime_ms=self._now_ms)
+            self._put(EventType.CHANGED, op.path, changed)
+        return None
+
+    def _create(self, op: Create, session: int) -> str:
+        parent = parent_of(op.path)
+        above = self._get(parent)
+        path = f"{op.path}{above.creates:010}" if op.sequential else op.path
+        if self._find(path) is not None:
+            raise RequestError(ErrorCode.NODE_EXISTS)
+        if above.owner:
+            raise RequestError(ErrorCode.NO_CHILDREN_FOR_EPHEMERALS)
+        zxid = self._zxid
+        owner = session if op.ephemeral else 0
+        node = Znode(op.data, owner, czxid=zxid, mzxid=zxid, pzxid=zxid, mtime_ms=self._now_ms)
+        self._put(EventType.CREATED, path, node)
+        names = above.children | {path.rpartition("/")[2]}
+        self.changes[parent] = above._replace(children=names, creates=above.creates + 1, pzxid=zxid)
+        return path
+
+    def delete(self, path: str, node: Znode) -> None:
+        if path == "/":
+            raise RequestError(ErrorCode.OTHER, detail="the root cannot be deleted")
+        if node.children:
+            raise RequestError(ErrorCode.NOT_EMPTY)
+        self._put(EventType.DELETED, path, None)
+        parent = parent_of(path)
+        above = self._get(parent)
+        names = above.children - {path.rpartition("/")[2]}
+        self.changes[parent] = above._replace(children=names, pzxid=self._zxid)
+
+    def _put(self, event: EventType, path: str, node: Znode | None) -> None:
+        self.changes[path] = node
+        self.events.append((event, path))
+
+    def _find(self, path: str) -> Znode | None:
+        return self.changes[path] if path in self.changes else self._tree.get(path)
+
+    def _get(self, path: str) -> Znode:
+        node = self._find(path)
+        if node is None:
+            raise RequestError(ErrorCode.NO_NODE)
+        return node
+
+
+def carry_out(tree: Tree, ops: Sequence[WriteOp], *, session: int, zxid: int, now_ms: int) -> Outcome:
+    """What a transaction of `session` does; changes nothing yet.
+
+    Raises:
+        RequestError: an operation is refused, `index` says which; so nothing is done.
+    """
+    draft = _Draft(tree, zxid, now_ms)
+    created = list[str | None]()
+    for index, op in enumerate(ops):
+        try:
+            created.append(draft.carry_out(op, session))
+        except RequestError as error:
+            raise RequestError(error.code, index) from None
+    return Outcome(draft.changes, tuple(draft.events), tuple(created))
+
+
+def end_session(tree: Tree, paths: Sequence[str], *, zxid: int) -> Outcome:
+    """What the end of a session does: its ephemerals go, in the order of `paths`."""
+    draft = _Draft(tree, zxid, 0)
+    for path in paths:
+        draft.delete(path, tree[path])
+    return Outcome(draft.changes, tuple(draft.events), ())

@@ -1,0 +1,345 @@
+"""A simulated world: many processes in one thread, on virtual time, the same every time.
+
+Each `Process` is a Trio run of its own, in guest mode, with a clock of its own. The host is a `World`: a heap of
+things to happen and a queue of processes that have something to do. So time jumps, nothing sleeps, no thread is
+started, and what a test harness with real processes does by signals can be done here at any instant:
+
+* a frozen process (SIGSTOP) is not pumped: nothing in it runs, its timers do not fire, what is sent to it waits;
+* a killed process (SIGKILL) never runs again;
+* a process's clock may run fast or slow.
+
+Why it is hard: Trio allows one run a thread, and some of what a run knows about itself is kept per thread. Around
+everything that a process does its own context is put in place: Trio's run context, and the hooks by which Python
+tells of async generators (with another run's hooks, that run would close our generators at its own end).
+
+Private to Trio, pinned by a canary test: `GLOBAL_RUN_CONTEXT`, which is that context, and the two names by which
+Trio's own plugin for Hypothesis makes its scheduling repeatable.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+import sys
+from collections import deque
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import outcome
+import trio
+from trio._core import _run as trio_run
+
+__all__ = ["Process", "World"]
+
+_TOO_MANY = 100_000
+"""Turns of processes at one instant: they wake each other for ever."""
+
+
+class Process:
+    """A simulated process: one Trio run. Made by `World.spawn`.
+
+    Attributes:
+        name: for people.
+        frozen: it is stopped, and will go on.
+        dead: it was killed.
+        outcome: how its function ended, None while it has not. That of a dead process means nothing.
+        rate: how fast its clock runs.
+    """
+
+    def __init__(
+        self, world: World, name: str, async_function: Callable[..., Awaitable[object]], *args: object, rate: float
+    ) -> None:
+        self.name = name
+        self.rate = rate
+        self.frozen: bool = False
+        self.dead: bool = False
+        self.outcome: outcome.Outcome[object] | None = None
+        self._world = world
+        self._clock = _Clock(world, rate)
+        self._inbox: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        self._ticks: deque[Callable[[], object]] = deque()
+        self._context: dict[str, Any] = {}
+        self._hooks = sys.get_asyncgen_hooks()
+        self._wake_at = math.inf
+        self._scope = trio.CancelScope()
+        self._leaving = False
+        self._thawed = False
+
+        async def main() -> None:
+            try:
+                with self._scope:
+                    await async_function(*args)
+            finally:
+                self._leaving = True
+
+        with self._active():
+            trio.lowlevel.start_guest_run(
+                main,
+                run_sync_soon_threadsafe=self._ticks.append,
+                done_callback=self._ended,
+                host_uses_signal_set_wakeup_fd=True,
+                restrict_keyboard_interrupt_to_checkpoints=True,
+                clock=self._clock,
+            )
+        world._make_ready(self)
+
+    @property
+    def ended(self) -> bool:
+        """Whether its function has returned or raised (also: whether a killed one has been cleared away)."""
+        return self.outcome is not None
+
+    @property
+    def time(self) -> float:
+        """What its clock shows, in seconds: what `trio.current_time()` is in it."""
+        return self._clock.current_time()
+
+    def call(self, function: Callable[..., object], *args: Any) -> None:
+        """Run a plain function in this process: deliver a message, cancel a scope.
+
+        At once, if it is not frozen; in a frozen process after the thaw, in order. A process that is dead or has
+        ended hears nothing any more.
+        """
+        if self.dead or self.ended:
+            return
+        if self.frozen or self._thawed:
+            self._inbox.append((function, args))
+            return
+        with self._active():
+            function(*args)
+        self._world._make_ready(self)
+
+    def __repr__(self) -> str:
+        state = "dead" if self.dead else "ended" if self.ended else "frozen" if self.frozen else "running"
+        return f"<Process {self.name!r} {state}>"
+
+    # ---- for the world
+
+    @contextmanager
+    def _active(self) -> Generator[None]:
+        """What runs in here runs in this process."""
+        world, context = self._world, trio_run.GLOBAL_RUN_CONTEXT.__dict__
+        before, outside, hooks = world.current, dict(context), sys.get_asyncgen_hooks()
+        world.current = self
+        context.clear()
+        context.update(self._context)
+        sys.set_asyncgen_hooks(*self._hooks)
+        try:
+            yield
+        finally:
+            self._context, self._hooks = dict(context), sys.get_asyncgen_hooks()
+            context.clear()
+            context.update(outside)
+            sys.set_asyncgen_hooks(*hooks)
+            world.current = before
+
+    def _turn(self) -> None:
+        """Run until nothing in it can run at this instant."""
+        if self.frozen or self.ended:
+            return
+        self._clock.idle_until = None
+        with self._active():
+            if self._thawed:
+                # In a task, since deadlines come before tasks: in Trio nothing that waits for a process that was
+                # stopped is looked at before what became due meanwhile is cancelled.
+                self._thawed = False
+                trio.lowlevel.spawn_system_task(self._read_inbox)
+            # On its way out, Trio wakes itself by a socket, and looks idle although it is not.
+            while self.outcome is None and (self._clock.idle_until is None or self._leaving):
+                self._ticks.popleft()()
+        # A deadline that came nearer needs a wake-up of its own; one that went leaves a wake-up that finds nothing.
+        deadline = self._clock.idle_until
+        if deadline is not None and deadline < math.inf and deadline != self._wake_at:
+            self._wake_at = deadline
+            self._world.at(deadline / self.rate, self._wake, deadline)
+
+    async def _read_inbox(self) -> None:
+        while self._inbox:
+            function, args = self._inbox.popleft()
+            function(*args)
+
+    def _wake(self, deadline: float) -> None:
+        if deadline == self._wake_at:
+            self._wake_at = math.inf
+            self._clock.reached(deadline)
+            self._world._make_ready(self)
+
+    def _ended(self, outcome: outcome.Outcome[object]) -> None:
+        self.outcome = outcome
+        self._inbox.clear()
+
+    def _unwind(self) -> None:
+        """Let what is left of a dead process clean up, in a time of its own that nobody sees."""
+        self.frozen = self._thawed = False
+        self._inbox.clear()
+        with self._active():
+            self._scope.cancel()
+        for _ in range(_TOO_MANY):
+            self._turn()
+            if self.ended:
+                return
+            assert self._clock.idle_until is not None
+            if self._clock.idle_until == math.inf:
+                break
+            self._clock.reached(self._clock.idle_until)
+        raise RuntimeError(f"the process {self.name} was killed and does not unwind: it shields itself for ever")
+
+
+class World:
+    """Virtual time, the processes in it, and what is going to happen. Use it as a context manager.
+
+    Args:
+        seed: the source of all chance in Trio's scheduler. With the same seed, and what else there is of chance
+            seeded too, the same things happen.
+
+    Attributes:
+        now: seconds since the beginning.
+        current: whose code runs now; None outside of every process.
+        processes: all there ever were.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        self.now: float = 0.0
+        self.current: Process | None = None
+        self.processes: list[Process] = []
+        self._heap: list[tuple[float, int, Callable[..., object], tuple[Any, ...]]] = []
+        self._order = itertools.count()
+        self._ready: dict[Process, None] = {}
+        self._turns = 0
+        self._scheduling: AbstractContextManager[None] = _repeatable_scheduling(seed)
+        self._scheduling.__enter__()
+
+    # ---- what happens
+
+    def at(self, when: float, function: Callable[..., object], *args: Any) -> None:
+        """Call a plain function at a time, outside of every process. What is due at one time is called in order."""
+        heapq.heappush(self._heap, (max(when, self.now), next(self._order), function, args))
+
+    def after(self, delay: float, function: Callable[..., object], *args: Any) -> None:
+        """The same, `delay` seconds from now."""
+        self.at(self.now + delay, function, *args)
+
+    def spawn(
+        self, name: str, async_function: Callable[..., Awaitable[object]], *args: object, rate: float = 1.0
+    ) -> Process:
+        """Start a process. It first runs when the world does.
+
+        Args:
+            name: for people.
+            async_function: what it does, with `args`. An exception of it is in the process's `outcome`.
+            rate: how fast its clock runs: 1.001 gains a millisecond a second.
+        """
+        process = Process(self, name, async_function, *args, rate=rate)
+        self.processes.append(process)
+        return process
+
+    def run_for(self, seconds: float) -> None:
+        """Let the world run. With 0: let everything happen that can happen now."""
+        self.run_until(lambda: False, within=seconds)
+
+    def run_until(self, predicate: Callable[[], object], within: float) -> bool:
+        """Let the world run until something is so, for at most `within` seconds; returns whether it is so."""
+        end = self.now + within
+        while not predicate():
+            if not self._step(end):
+                self.now = end
+                return bool(predicate())
+        return True
+
+    # ---- faults
+
+    def freeze(self, process: Process) -> None:
+        """Stop a process. Its clock runs on, as CLOCK_MONOTONIC does."""
+        process.frozen = True
+
+    def thaw(self, process: Process) -> None:
+        """Let a frozen process go on. First what became due meanwhile is cancelled, then it sees what waits for it."""
+        if process.frozen:
+            process.frozen, process._thawed = False, True
+            self._make_ready(process)
+
+    def kill(self, process: Process) -> None:
+        """End a process at once."""
+        process.dead = True
+        self._ready.pop(process, None)
+
+    def close(self) -> None:
+        """End all processes. Nothing that they do on the way counts: they are dead."""
+        for process in self.processes:
+            self.kill(process)
+        try:
+            for process in self.processes:
+                process._unwind()
+        finally:
+            self._heap.clear()
+            self._scheduling.__exit__(None, None, None)
+            self._scheduling = nullcontext()
+
+    def __enter__(self) -> World:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # ----
+
+    def _make_ready(self, process: Process) -> None:
+        if not (process.frozen or process.dead):
+            self._ready[process] = None
+
+    def _step(self, end: float) -> bool:
+        """Let the next thing happen, if it is due by `end`."""
+        if self._ready:
+            self._turns += 1
+            if self._turns > _TOO_MANY:
+                raise RuntimeError(f"time stands still at {self.now}: {list(self._ready)} wake each other for ever")
+            process = next(iter(self._ready))
+            del self._ready[process]
+            process._turn()
+            return True
+        if not self._heap or self._heap[0][0] > end:
+            return False
+        when, _, function, args = heapq.heappop(self._heap)
+        if when > self.now:
+            self.now = when
+            self._turns = 0
+        function(*args)
+        return True
+
+
+class _Clock(trio.abc.Clock):
+    """A process's clock. Trio asks it how long to sleep only when nothing can run: that is how one knows."""
+
+    def __init__(self, world: World, rate: float) -> None:
+        self.idle_until: float | None = None
+        self._world = world
+        self._rate = rate
+        self._reached = 0.0
+
+    def start_clock(self) -> None:
+        pass
+
+    def current_time(self) -> float:
+        return max(self._world.now * self._rate, self._reached)
+
+    def deadline_to_sleep_time(self, deadline: float) -> float:
+        self.idle_until = deadline
+        return 0.0  # else Trio would wait for I/O in a thread
+
+    def reached(self, deadline: float) -> None:
+        """It is as late as this: there and back through the rate, a deadline may come out a hair short."""
+        self._reached = max(self._reached, deadline)
+
+
+@contextmanager
+def _repeatable_scheduling(seed: int) -> Generator[None]:
+    """Trio's scheduler draws its random numbers from a seed while this lasts, and from nothing else."""
+    deterministic, state = trio_run._ALLOW_DETERMINISTIC_SCHEDULING, trio_run._r.getstate()
+    trio_run._ALLOW_DETERMINISTIC_SCHEDULING = True  # type: ignore[misc]
+    trio_run._r.seed(seed)
+    try:
+        yield
+    finally:
+        trio_run._ALLOW_DETERMINISTIC_SCHEDULING = deterministic  # type: ignore[misc]
+        trio_run._r.setstate(state)

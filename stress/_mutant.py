@@ -1,0 +1,50 @@
+"""What a mutant is: a deliberate bug in the library, to see that the tests notice it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from unittest import mock
+
+__all__ = ["Change", "Mutant", "mutant"]
+
+Change = tuple[object, str, object]
+"""An object, the name of one of its attributes, and what to put in its place."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """A rule of the protocol switched off, by a few small changes of the code that keeps it.
+
+    Attributes:
+        name: what is wrong, in a few words with hyphens.
+        rule: the rule that it breaks.
+        source: where the rule stands: a section of docs/design.md.
+        changes: makes what to put in the place of the right code; called for each patching.
+    """
+
+    name: str
+    rule: str
+    source: str
+    changes: Callable[[], Iterable[Change]]
+
+    @contextmanager
+    def patch(self) -> Generator[None]:
+        """Have the bug, in this process, as long as the body runs."""
+        with ExitStack() as patches:
+            for owner, name, wrong in self.changes():
+                patches.enter_context(mock.patch.object(owner, name, wrong))
+            yield
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def mutant(*, rule: str, source: str) -> Callable[[Callable[[], Iterable[Change]]], Mutant]:
+    """Make a mutant, named after the function, of one that yields its changes."""
+
+    def make(changes: Callable[[], Iterable[Change]]) -> Mutant:
+        return Mutant(changes.__name__.replace("_", "-"), rule, source, changes)
+
+    return make

@@ -1,0 +1,108 @@
+"""Has the simulation teeth? `python -m stress.mutants` puts deliberate bugs into the library and searches for them.
+
+Each mutant (`_mutants.py`) switches one rule of the protocol off. For each, histories are drawn until one breaks a
+promise that is kept without the mutant; the table says which, and after how many. Exit status: 1 if one got away.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+from metafora_trio.testing import BrokenPromise
+
+from ._machine import quiet
+from ._mutants import MUTANTS, Mutant
+from ._script import Script, play
+from ._search import search
+
+__all__ = ["Catch", "hunt", "main"]
+
+_BATCH = 25
+
+
+@dataclass(frozen=True, slots=True)
+class Catch:
+    """How a mutant fared.
+
+    Attributes:
+        name: the mutant's.
+        histories: how many were drawn.
+        check: the promise that it broke; empty if it got away.
+        script: the shortened history that shows it.
+    """
+
+    name: str
+    histories: int
+    check: str = ""
+    script: str = ""
+
+
+def hunt(name: str, seed: int, histories: int) -> Catch:
+    """Search for one mutant."""
+    (mutant,) = (mutant for mutant in MUTANTS if mutant.name == name)
+    drawn = 0
+    while drawn < histories:
+        with mutant.patch():
+            tally = search(seed + drawn, min(_BATCH, histories - drawn))
+        drawn += tally.histories
+        if tally.failure is not None and _kept_without(tally.failure.script):
+            return Catch(name, drawn, tally.failure.problem, tally.failure.script.encode())
+    return Catch(name, drawn)
+
+
+def _kept_without(script: Script) -> bool:
+    """Whether a history breaks no promise of the library as it is."""
+    try:
+        with quiet():
+            play(script)
+    except BrokenPromise:
+        return False
+    return True
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit status."""
+    parser = argparse.ArgumentParser("python -m stress.mutants", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which (all): {', '.join(map(str, MUTANTS))}")
+    parser.add_argument("--seed", type=int, default=1, help="the same seed draws the same histories (1)")
+    parser.add_argument("--histories", type=int, default=2000, help="how many to draw for each at most (2000)")
+    parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)), help="how many (all cores)")
+    parser.add_argument("--save", type=Path, help="a folder for the history that catches each, NAME.json")
+    parser.add_argument("--json", action="store_true", help="end with one JSON object on one line")
+    options = parser.parse_args(arguments)
+    chosen = _chosen(parser, options.names)
+    catches: list[Catch] = []
+    print(f"{'mutant':34} {'histories':>9}  caught by")
+    with ProcessPoolExecutor(options.processes, mp_context=get_context("spawn")) as pool:
+        hunts = [pool.submit(hunt, mutant.name, options.seed, options.histories) for mutant in chosen]
+        for future in hunts:
+            catch = future.result()
+            catches.append(catch)
+            print(
+                f"{catch.name:34} {catch.histories:9,}  {catch.check.partition(chr(10))[0] or 'NOT CAUGHT'}", flush=True
+            )
+            if options.save is not None and catch.script:
+                (options.save / f"{catch.name}.json").write_text(catch.script)
+    escaped = [catch.name for catch in catches if not catch.check]
+    if options.json:
+        print(json.dumps({"mutants": [asdict(catch) for catch in catches], "escaped": escaped, "seed": options.seed}))
+    return int(bool(escaped))
+
+
+def _chosen(parser: argparse.ArgumentParser, names: Sequence[str]) -> Sequence[Mutant]:
+    known = {mutant.name: mutant for mutant in MUTANTS}
+    if unknown := [name for name in names if name not in known]:
+        parser.error(f"no mutant {', '.join(unknown)}")
+    return [known[name] for name in names] or MUTANTS
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,103 @@
+"""Searches for broken promises on virtual time: `python -m stress.simulate --minutes 10 --seed 1`.
+
+Hypothesis draws histories of a simulated cluster (`_machine.py`), on all cores, until the time is over or one of them
+breaks a promise. That one is shrunk, printed and saved; `python -m stress.replay FILE` plays it again. Exit status: 1
+if there was one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from multiprocessing import get_context
+from pathlib import Path
+from typing import get_args
+
+from ._machine import Tally
+from ._script import Broker
+from ._search import search
+
+__all__ = ["main"]
+
+_BATCH = 50
+"""Histories that a process draws before it reports."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit status."""
+    parser = argparse.ArgumentParser("python -m stress.simulate", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=1.0, help="how long to search (1)")
+    parser.add_argument("--histories", type=int, help="how many to draw, however long it takes")
+    parser.add_argument("--seed", type=int, help="the same seed draws the same histories (random)")
+    parser.add_argument("--broker", choices=get_args(Broker), default="zookeeper", help="what it stands on (zookeeper)")
+    parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)), help="how many (all cores)")
+    parser.add_argument("--save", type=Path, default=Path(), help="the folder for what breaks a promise (.)")
+    parser.add_argument("--json", action="store_true", help="end with one JSON object on one line")
+    options = parser.parse_args(arguments)
+    seed = random.SystemRandom().randrange(10**6) if options.seed is None else options.seed
+    began = time.monotonic()
+    end = began + options.minutes * 60 if options.histories is None else None
+    print(f"seed {seed}, {options.processes} processes", file=sys.stderr)
+    total = Tally()
+    for tally in _search_all(seed, options.processes, end, options.histories, options.broker):
+        total.merge(tally)
+        rate = total.histories / (time.monotonic() - began)
+        print(f"\r{total.histories:,} histories, {rate:.1f} a second", end=" ", file=sys.stderr, flush=True)
+        if total.failure is not None:
+            break
+    print(file=sys.stderr)
+    summary = {
+        "histories": total.histories,
+        "steps": total.steps,
+        "virtual_hours": round(total.seconds / 3600, 2),
+        "faults": total.faults.total(),
+        "violations": int(total.failure is not None),
+        "per_second": round(total.histories / (time.monotonic() - began), 1),
+        "seed": seed,
+    }
+    for name, value in summary.items():
+        print(f"{name:14} {value:,}")
+    for name, count in total.faults.most_common():
+        print(f"  {name:16} {count:,}")
+    if total.failure is not None:
+        file = options.save / f"violation-{seed}.json"
+        file.write_text(total.failure.script.encode())
+        print(f"{total.failure.problem}\n{total.failure.script.encode()}repeat it: python -m stress.replay {file}")
+    if options.json:
+        print(json.dumps(summary))
+    return int(total.failure is not None)
+
+
+def _search_all(seed: int, processes: int, end: float | None, histories: int | None, broker: Broker) -> Iterator[Tally]:
+    """Search batch after batch, each with a seed of its own; whichever process does it, a batch is the same."""
+    seeds = random.Random(seed)
+    left = histories
+    # Not forked: a child would inherit whatever the parent has imported and drawn.
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        busy: set[Future[Tally]] = set()
+        try:
+            while True:
+                while len(busy) < processes + 1 and (left is None or left > 0):
+                    if end is not None and time.monotonic() >= end:
+                        break
+                    count = _BATCH if left is None else min(_BATCH, left)
+                    left = None if left is None else left - count
+                    busy.add(pool.submit(search, seeds.getrandbits(64), count, broker=broker))
+                if not busy:
+                    return
+                done, busy = wait(busy, return_when=FIRST_COMPLETED)
+                for future in done:
+                    yield future.result()
+        finally:
+            for future in busy:
+                future.cancel()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,50 @@
+"""The worked example of docs/howto/test-your-handler.md: the test finds the bug, and passes without it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from metafora_trio import Handler
+from metafora_trio_zookeeper.testing import SimulatedCluster
+
+PAGE = Path(__file__).parents[2] / "docs" / "howto" / "test-your-handler.md"
+BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture
+def page() -> dict[str, Any]:
+    names: dict[str, Any] = {"__name__": PAGE.name}
+    exec(compile("\n\n".join(BLOCKS), PAGE.name, "exec"), names)
+    return names
+
+
+def test_the_bug_is_found(page: dict[str, Any], metafora_cluster: Callable[..., SimulatedCluster]) -> None:
+    with pytest.raises(AssertionError):
+        page["test_progress_survives_a_pause"](metafora_cluster)
+
+
+def test_the_mended_handler_passes(page: dict[str, Any], metafora_cluster: Callable[..., SimulatedCluster]) -> None:
+    page["crawl"] = page["crawl_better"]
+    page["test_progress_survives_a_pause"](metafora_cluster)
+
+
+def test_a_kill_does_not_show_the_bug(page: dict[str, Any], metafora_cluster: Callable[..., SimulatedCluster]) -> None:
+    """As the page says: only a pause does."""
+
+    def kill_instead(handler: Handler, **options: Any) -> SimulatedCluster:
+        cluster = metafora_cluster(handler, **options)
+        cluster.pause = lambda node, seconds: cluster.crash(node)  # type: ignore[method-assign,assignment]
+        return cluster
+
+    page["test_progress_survives_a_pause"](kill_instead)
+
+
+def test_the_example_is_short() -> None:
+    """The page promises: found in under 40 lines of test."""
+    (test,) = [block for block in BLOCKS if "def test_" in block]
+    assert len(test.splitlines()) < 40

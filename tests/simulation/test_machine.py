@@ -1,0 +1,139 @@
+"""The search for broken promises: scripts, the state machine that draws them, and the commands around it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from metafora_trio._membership import Membership
+from metafora_trio.testing import BrokenPromise
+from metafora_trio_zookeeper.testing import SimulatedCluster
+from stress import mutants, replay, simulate
+from stress._machine import quiet
+from stress._mutants import MUTANTS
+from stress._script import STEPS, Broker, Script, Step, play, shorten
+from stress._search import search
+
+SCRIPT = Script(
+    7,
+    4.0,
+    (
+        Step("start"),
+        Step("start"),
+        Step("run_for", {"seconds": 3.0}),
+        Step("submit", {"task": "t1"}),
+        Step("run_for", {"seconds": 2.0}),
+        Step("crash", {"node": "n2"}),
+        Step("pause", {"node": "n2"}),
+        Step("partition", {"node": "n1", "way": "from"}),
+        Step("run_for", {"seconds": 3.0}),
+    ),
+)
+
+
+@contextmanager
+def two_start_everything() -> Iterator[None]:
+    """A bug that a single step shows."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Membership, "draining", property(lambda self: True))
+        yield
+
+
+# ---- scripts
+
+
+def test_a_script_is_json_and_comes_back() -> None:
+    text = SCRIPT.encode()
+    assert Script.decode(text) == SCRIPT
+    assert json.loads(text)["steps"][6] == {"do": "pause", "node": "n2"}
+
+
+@pytest.mark.parametrize(
+    "text", ["{}", "[]", "nonsense", '{"seed": 1, "session_timeout": 4, "steps": [{"do": "close"}]}']
+)
+def test_what_is_no_script_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"not a script|no step 'close'|Expecting value"):
+        Script.decode(text)
+
+
+def test_every_step_is_a_method_of_the_cluster() -> None:
+    assert all(callable(getattr(SimulatedCluster, name)) for name in STEPS)
+
+
+def test_the_same_script_makes_the_same_history() -> None:
+    with quiet():
+        first, second = play(SCRIPT), play(SCRIPT)
+    assert first == second
+    assert first.runs >= 1
+    assert first.faults == {"crash": 1, "partition": 1}  # what does not run cannot be paused
+    assert first.seconds > 8.0
+
+
+def test_a_script_is_shortened_to_what_it_takes() -> None:
+    with quiet(), two_start_everything():
+        short = shorten(SCRIPT)
+        assert [step.do for step in short.steps] in (["start"], [])
+        with pytest.raises(BrokenPromise):
+            play(short)
+
+
+# ---- the state machine
+
+
+@pytest.mark.parametrize("broker, faults", [("zookeeper", 10), ("memory", 4)])
+def test_no_promise_is_broken(broker: Broker, faults: int) -> None:
+    """A bounded set of histories, the same each time; `python -m stress.simulate` goes on from here."""
+    tally = search(seed=20, histories=60, broker=broker)
+    assert tally.failure is None, f"{tally.failure.problem}\n{tally.failure.script.encode()}"
+    assert tally.histories >= 60
+    assert len(tally.faults) >= faults, "some kinds of fault were never drawn"
+
+
+def test_the_same_seed_draws_the_same_histories() -> None:
+    assert search(seed=3, histories=5) == search(seed=3, histories=5)
+
+
+def test_a_broken_promise_is_found_and_shortened() -> None:
+    with two_start_everything():
+        tally = search(seed=1, histories=20)
+    assert tally.failure is not None
+    assert tally.failure.broken
+    assert len(tally.failure.script.steps) <= 2
+
+
+# ---- the commands
+
+
+def test_simulate(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--histories", "4", "--seed", "1", "--processes", "1", "--json"]
+    assert simulate.main(arguments) == 0
+    summary = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert list(summary) == ["histories", "steps", "virtual_hours", "faults", "violations", "per_second", "seed"]
+    assert (summary["histories"], summary["violations"], summary["seed"]) == (4, 0, 1)
+
+
+def test_replay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "script.json"
+    file.write_text(SCRIPT.encode())
+    assert replay.main([str(file)]) == 0
+    told = capsys.readouterr().out
+    assert "crash node='n2'" in told
+    assert "starts t1 with token 0" in told
+    assert told.endswith("every promise was kept\n")
+    with two_start_everything():
+        assert replay.main([str(file)]) == 1
+    assert "broken: at " in capsys.readouterr().out
+
+
+def test_mutants(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = "claimed-is-owned"
+    assert name in map(str, MUTANTS)
+    arguments = [name, "--histories", "100", "--processes", "1", "--save", str(tmp_path), "--json"]
+    assert mutants.main(arguments) == 0
+    summary = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert summary["escaped"] == []
+    assert Script.read(tmp_path / f"{name}.json").steps

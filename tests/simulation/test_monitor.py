@@ -1,0 +1,172 @@
+"""The monitor of a simulated cluster sees every kind of broken promise, and none where there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from metafora_trio.testing import BrokenPromise, Monitor, World
+
+
+@dataclass
+class Place:
+    name: str
+    frozen: bool = False
+    dead: bool = False
+
+
+A, B = "a.1", "b.2"
+
+
+class Watched:
+    """A monitor, two processes, and the truth about who owns the task t."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.owner: tuple[str, int] | None = None
+        self.monitor = Monitor(world, lambda task: self.owner)
+        self.a = Place("a")
+        self.b = Place("b")
+        world.run_for(1.0)
+
+    def own(self, node: str, token: int) -> None:
+        self.owner = node, token
+
+    @property
+    def problems(self) -> list[str]:
+        return [text.partition(": ")[2] for text in self.monitor.violations]
+
+
+@pytest.fixture
+def watched() -> Iterator[Watched]:
+    with World() as world:
+        yield Watched(world)
+
+
+def test_one_after_the_other_is_right(watched: Watched) -> None:
+    watched.own(A, 1)
+    run = watched.monitor.start("t", A, 1, watched.a)
+    watched.monitor.stop(run, ended=False)
+    watched.own(B, 2)
+    watched.monitor.start("t", B, 2, watched.b)
+    watched.monitor.check()
+    assert [run.token for run in watched.monitor.open_runs()] == [2]
+
+
+def test_two_at_once(watched: Watched) -> None:
+    watched.own(A, 1)
+    watched.monitor.start("t", A, 1, watched.a)
+    watched.own(B, 2)
+    watched.monitor.start("t", B, 2, watched.b)
+    assert watched.problems == ["t on b.2 with token 2 starts while t on a.1 with token 1 still runs"]
+    with pytest.raises(BrokenPromise, match=r"^at 1\.000000 s: t on b"):
+        watched.monitor.check()
+
+
+def test_start_without_the_claim(watched: Watched) -> None:
+    watched.monitor.start("t", A, 1, watched.a)
+    assert watched.problems == ["t on a.1 with token 1 starts, but the owner is None"]
+
+
+@pytest.mark.parametrize("token", [1, 2])
+def test_a_token_that_does_not_grow(watched: Watched, token: int) -> None:
+    watched.own(A, 2)
+    watched.monitor.stop(watched.monitor.start("t", A, 2, watched.a), ended=False)
+    watched.own(B, token)
+    watched.monitor.start("t", B, token, watched.b)
+    assert watched.problems == [f"t on b.2 with token {token} starts after token 2 of a.1"]
+
+
+def test_one_session_may_start_its_task_again(watched: Watched) -> None:
+    watched.own(A, 2)
+    for _ in range(2):
+        watched.monitor.stop(watched.monitor.start("t", A, 2, watched.a), ended=False)
+    assert watched.problems == []
+
+
+def test_a_claim_that_goes_while_the_task_runs(watched: Watched) -> None:
+    watched.own(A, 1)
+    watched.monitor.start("t", A, 1, watched.a)
+    watched.monitor.claim_gone("t", B, 2)
+    assert watched.problems == []
+    watched.monitor.claim_gone("t", A, 1)
+    assert watched.problems == ["t on a.1 with token 1 still runs, but its claim is gone"]
+
+
+def frozen_past_its_lease(watched: Watched) -> None:
+    watched.own(A, 1)
+    watched.monitor.start("t", A, 1, watched.a)
+    watched.a.frozen = True
+    watched.monitor.freeze(watched.a)
+    watched.world.run_for(9.0)
+    watched.monitor.claim_gone("t", A, 1)
+    watched.own(B, 2)
+    watched.monitor.start("t", B, 2, watched.b)
+    watched.world.run_for(1.0)
+    watched.a.frozen = False
+    watched.monitor.thaw(watched.a)
+
+
+def test_a_frozen_process_does_not_run_and_has_a_moment_after_the_thaw(watched: Watched) -> None:
+    frozen_past_its_lease(watched)
+    watched.world.run_for(0.049)
+    (run,) = (run for run in watched.monitor.open_runs() if run.node == A)
+    assert not watched.monitor.write(run)
+    watched.monitor.stop(run, ended=False)
+    watched.world.run_for(5.0)
+    assert watched.problems == []
+    assert watched.monitor.rejected == 2
+
+
+def test_another_may_start_within_that_moment(watched: Watched) -> None:
+    frozen_past_its_lease(watched)
+    watched.world.run_for(0.02)
+    (first, second) = watched.monitor.open_runs()
+    watched.monitor.stop(second, ended=False)
+    watched.own(B, 3)
+    watched.monitor.start("t", B, 3, watched.b)
+    assert watched.problems == []
+    watched.monitor.stop(first, ended=False)
+    watched.world.run_for(1.0)
+    assert watched.problems == []
+
+
+def test_the_moment_after_a_thaw_ends(watched: Watched) -> None:
+    frozen_past_its_lease(watched)
+    watched.world.run_for(0.051)
+    assert watched.problems == ["t on a.1 with token 1 still runs after a thaw, and so does t on b.2 with token 2"]
+
+
+def test_a_thawed_run_without_its_claim(watched: Watched) -> None:
+    frozen_past_its_lease(watched)
+    (run,) = (run for run in watched.monitor.open_runs() if run.node == B)
+    watched.monitor.stop(run, ended=False)
+    watched.owner = None
+    watched.world.run_for(1.0)
+    assert watched.problems == ["t on a.1 with token 1 still runs after a thaw, but the owner is None"]
+
+
+@pytest.mark.parametrize("what", ["t", A, "a"])
+def test_where_an_assumption_was_broken_only_the_fence_is_left(watched: Watched, what: str) -> None:
+    watched.own(A, 1)
+    watched.monitor.start("t", A, 1, watched.a)
+    watched.monitor.void(what)
+    watched.monitor.claim_gone("t", A, 1)
+    watched.own(B, 2)
+    run = watched.monitor.start("t", B, 2, watched.b)
+    assert watched.problems == []
+    assert watched.monitor.write(run)
+
+
+def test_the_dead_do_nothing(watched: Watched) -> None:
+    watched.own(A, 1)
+    run = watched.monitor.start("t", A, 1, watched.a)
+    watched.a.dead = True
+    watched.monitor.kill(watched.a)
+    watched.monitor.stop(run, ended=True)
+    watched.monitor.start("t", A, 1, watched.a)
+    assert watched.monitor.open_runs() == []
+    assert watched.monitor.ended == set()
+    assert [event.ev for event in watched.monitor.events] == ["start", "kill"]

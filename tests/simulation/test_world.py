@@ -1,0 +1,260 @@
+"""The simulated world: processes that share nothing but time, which is virtual and the same every time."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+from trio._core import _run as trio_run
+
+from metafora_trio.testing._world import Process, World
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    with World() as world:
+        yield world
+
+
+async def sleep_and_say(log: list[str], name: str, *seconds: float) -> None:
+    for pause in seconds:
+        await trio.sleep(pause)
+        log.append(f"{name} {trio.current_time():g}")
+
+
+def test_what_the_world_uses_of_trio_is_there() -> None:
+    """The canary: private names of Trio, of the types that the world counts on."""
+    assert isinstance(trio_run.GLOBAL_RUN_CONTEXT.__dict__, dict)
+    assert isinstance(trio_run._ALLOW_DETERMINISTIC_SCHEDULING, bool)
+    assert 0 <= trio_run._r.random() < 1
+
+
+def test_processes_sleep_side_by_side(world: World) -> None:
+    log: list[str] = []
+    world.spawn("a", sleep_and_say, log, "a", 1.0, 1.5)
+    world.spawn("b", sleep_and_say, log, "b", 2.0)
+    world.run_for(10.0)
+    assert log == ["a 1", "b 2", "a 2.5"]
+    assert world.now == 10.0
+    assert [process.ended for process in world.processes] == [True, True]
+
+
+def test_events_happen_in_order_and_outside_of_every_process(world: World) -> None:
+    seen: list[tuple[float, str]] = []
+    for when, what in ((2.0, "late"), (1.0, "first"), (1.0, "second")):
+        world.at(when, lambda what=what: seen.append((world.now, what)))
+    world.at(1.0, lambda: world.after(0.5, lambda: seen.append((world.now, f"in {world.current}"))))
+    world.run_for(5.0)
+    assert seen == [(1.0, "first"), (1.0, "second"), (1.5, "in None"), (2.0, "late")]
+
+
+def test_a_call_runs_in_the_process(world: World) -> None:
+    event = trio.Event()
+    seen: list[object] = []
+
+    async def wait() -> None:
+        await event.wait()
+        seen.append(trio.current_time())
+
+    process = world.spawn("a", wait)
+
+    def deliver() -> None:
+        seen.append(world.current)
+        event.set()
+
+    world.at(3.0, process.call, deliver)
+    world.run_for(5.0)
+    assert seen == [process, 3.0]
+
+
+def test_run_until_stops_when_it_is_so(world: World) -> None:
+    log: list[str] = []
+    world.spawn("a", sleep_and_say, log, "a", 1.0, 1.0)
+    assert world.run_until(lambda: log, within=5.0)
+    assert world.now == 1.0
+    assert not world.run_until(lambda: len(log) > 2, within=5.0)
+    assert world.now == 6.0
+
+
+def test_a_frozen_process_runs_nothing_and_its_clock_runs_on(world: World) -> None:
+    log: list[str] = []
+    process = world.spawn("a", sleep_and_say, log, "a", 1.0, 1.0)
+    world.run_for(0.5)
+    world.freeze(process)
+    for text in ("first", "second"):
+        process.call(log.append, text)
+    world.run_for(4.0)
+    assert log == []
+    world.thaw(process)
+    world.run_for(0.0)
+    assert set(log) == {"first", "second", "a 4.5"}
+    assert log.index("first") < log.index("second")
+
+
+def test_a_process_may_be_frozen_before_it_comes_to_do_what_it_has_to(world: World) -> None:
+    log: list[str] = []
+    process = world.spawn("a", sleep_and_say, log, "a", 0.0)
+    world.freeze(process)
+    world.run_for(1.0)
+    assert log == []
+    world.thaw(process)
+    world.run_for(0.0)
+    assert log == ["a 1"]
+
+
+def test_deadlines_come_before_anything_else_after_a_thaw(world: World) -> None:
+    """The lease is a deadline: a task whose lease ran out in its sleep does not take another step."""
+    log: list[str] = []
+    event = trio.Event()
+
+    async def work() -> None:
+        with trio.move_on_after(1.0):
+            await event.wait()
+            log.append("worked on")
+        log.append("cancelled")
+
+    process = world.spawn("a", work)
+    world.run_for(0.5)
+    world.freeze(process)
+    world.run_for(2.0)
+    world.thaw(process)
+    process.call(event.set)
+    world.run_for(0.0)
+    assert log == ["cancelled"]
+
+
+def test_a_killed_process_is_silent_and_does_not_run_again(world: World) -> None:
+    log: list[str] = []
+    process = world.spawn("a", sleep_and_say, log, "a", 1.0, 1.0)
+    world.run_for(1.5)
+    world.kill(process)
+    process.call(log.append, "not heard")
+    world.run_for(5.0)
+    assert log == ["a 1"]
+    assert (process.dead, process.ended) == (True, False)
+
+
+def test_closing_unwinds_what_shields_itself_for_a_time() -> None:
+    log: list[str] = []
+
+    async def work() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(100.0)
+            log.append("unwound")
+
+    with World() as world:
+        process = world.spawn("a", work)
+        world.run_for(1.0)
+        world.kill(process)
+    assert log == ["unwound"]
+    assert world.now == 1.0
+
+
+def test_a_clock_may_run_fast(world: World) -> None:
+    seen: list[float] = []
+
+    async def sleep() -> None:
+        await trio.sleep(3.0)
+        seen.append(world.now)
+
+    world.spawn("a", sleep, rate=1.5)
+    world.run_for(5.0)
+    assert seen == [pytest.approx(2.0)]
+
+
+def test_any_rate_meets_its_deadlines(world: World) -> None:
+    """Multiplied by a rate and divided by it, a time may come out a hair short: it must not wait for ever."""
+    log: list[str] = []
+    for number in range(1, 40):
+        world.spawn(f"{number}", sleep_and_say, log, "a", *[0.1 * number] * 10, rate=1.0 + number / 997)
+    world.run_for(100.0)
+    assert len(log) == 390
+
+
+def test_an_exception_is_the_outcome(world: World) -> None:
+    async def fail() -> None:
+        await trio.sleep(1.0)
+        raise ValueError("boom")
+
+    process = world.spawn("a", fail)
+    world.run_for(2.0)
+    assert process.outcome is not None
+    with pytest.raises(ValueError, match="boom"):
+        process.outcome.unwrap()
+
+
+def test_async_generators_stay_in_their_process(world: World) -> None:
+    """A run that ends closes the generators it knows of: they must be its own."""
+    log: list[str] = []
+
+    @asynccontextmanager
+    async def resource(name: str) -> AsyncGenerator[None]:
+        try:
+            yield
+        finally:
+            log.append(f"{name} closed at {trio.current_time():g}")
+
+    async def use(name: str, seconds: float) -> None:
+        async with resource(name):
+            await trio.sleep(seconds)
+
+    world.spawn("long", use, "long", 5.0)
+    world.spawn("short", use, "short", 1.0)
+    world.run_for(10.0)
+    assert log == ["short closed at 1", "long closed at 5"]
+
+
+def test_an_async_generator_that_is_left_open_is_closed_by_its_own_process(world: World) -> None:
+    log: list[float] = []
+    kept: list[AsyncGenerator[int]] = []
+
+    async def count() -> AsyncGenerator[int]:
+        try:
+            yield 1
+        finally:
+            log.append(trio.current_time())
+
+    async def leave_open(seconds: float) -> None:
+        kept.append(count())  # alive when its process ends
+        assert await anext(kept[-1]) == 1
+        await trio.sleep(seconds)
+
+    for seconds in (5.0, 1.0):
+        world.spawn("a", leave_open, seconds)
+    world.run_for(10.0)
+    assert log == [1.0, 5.0]
+
+
+def test_processes_that_wake_each_other_for_ever_are_found(world: World) -> None:
+    def ping(process: Process) -> None:
+        process.call(lambda: None)
+        world.at(world.now, ping, process)
+
+    world.at(0.0, ping, world.spawn("a", trio.sleep_forever))
+    with pytest.raises(RuntimeError, match="time stands still"):
+        world.run_for(1.0)
+
+
+def schedule(seed: int) -> list[str]:
+    log: list[str] = []
+
+    async def many() -> None:
+        async with trio.open_nursery() as nursery:
+            for name in "abcdefgh":
+                nursery.start_soon(sleep_and_say, log, name, 1.0, 1.0)
+
+    with World(seed) as world:
+        for _ in range(3):
+            world.spawn("p", many)
+        world.run_for(5.0)
+    return log
+
+
+def test_the_same_seed_gives_the_same_schedule() -> None:
+    assert schedule(1) == schedule(1)
+    assert len({tuple(schedule(seed)) for seed in range(8)}) > 4
