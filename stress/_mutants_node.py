@@ -18,8 +18,9 @@ from metafora_trio import (
 from metafora_trio._coordinator import TaskRecord
 from metafora_trio._lease import LeaseTerms
 from metafora_trio._membership import Membership
+from metafora_trio._plan import plan as right_plan
 from metafora_trio._planner import Planner
-from metafora_trio._reconcile import Action, Circumstances, Release, RoomState, Start
+from metafora_trio._reconcile import Action, Circumstances, Release, RoomState, Start, may_open
 from metafora_trio._runner import TaskRoom
 from metafora_trio._view import node_name
 from metafora_trio_zookeeper._session import ZooKeeperSession
@@ -77,7 +78,7 @@ def lease_not_looked_at_on_opening() -> Iterator[Change]:
 
     async def read(self: Membership, room: TaskRoom) -> TaskRecord | None:
         record = await self.session.read(room.id)
-        return record if self.session.current and _membership.may_open(room.id, room.claim, self) else None
+        return record if self.session.current and may_open(room.id, room.claim, self) else None
 
     async def watch_lease(self: Membership) -> None:
         lease = self.session.lease
@@ -170,11 +171,10 @@ def drained_node_stays() -> Iterator[Change]:
 @mutant(rule="The owner consents only if that strictly lowers the imbalance.", source=_QUEUE)
 def donor_and_heir_miscount() -> Iterator[Change]:
     """Every node believes that it has nothing, and bids; no donor looks at its own count."""
-    right = _planner.plan
 
     def plan(view: ClusterView, me: str, **options: Collection[str] | bool) -> dict[str, str]:
         others = {task: me for node in view.nodes if node != me for task in view.owned_by(node)}
-        return {**others, **right(view, me, **options)}  # type: ignore[arg-type]
+        return {**others, **right_plan(view, me, **options)}  # type: ignore[arg-type]
 
     def may_bid(self: Planner, task: str) -> bool:
         owner = self._session.view.owner(task)

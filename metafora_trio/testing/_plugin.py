@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from metafora_trio import Handler
-
 if TYPE_CHECKING:
+    from metafora_trio import Handler
     from metafora_trio_zookeeper.testing import SimulatedCluster
 
 __all__ = ["metafora_cluster"]

@@ -25,12 +25,14 @@ class Wishes:
         there: whether a task must be there (if only its end), or gone, where that is known.
         deleted: the tasks that anyone ever asked to delete.
         stopped: how often a task's owner was asked to give it back.
+        leaving: the names of the nodes that were told to leave.
     """
 
     def __init__(self) -> None:
         self.there: dict[str, bool] = {}
         self.deleted: set[str] = set()
         self.stopped: Counter[str] = Counter()
+        self.leaving: set[str] = set()
         self._latest: Counter[str] = Counter()
         self._unanswered: Counter[str] = Counter()
 

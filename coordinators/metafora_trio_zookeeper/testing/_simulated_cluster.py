@@ -172,6 +172,7 @@ class SimulatedCluster:
 
     def drain(self, node: str) -> None:
         """Have a node leave politely."""
+        self._truth.wishes.leaving.add(node)
         self.nodes[node].drain()
 
     def crash(self, node: str) -> None:
@@ -273,7 +274,7 @@ class SimulatedCluster:
     def send(self, node: str, command: str) -> None:
         """Have the client send a command to a node: freeze, unfreeze, balance or drain."""
         if command == CommandName.DRAIN:
-            self.nodes[node].may_leave = True
+            self._truth.wishes.leaving.add(node)
         self._client.ask(lambda client: client.send(node, Command(command)))
 
     def finish(self, task: str, *, fail: bool = False) -> None:
@@ -377,7 +378,7 @@ class SimulatedCluster:
             if isinstance(process.outcome, outcome.Error):
                 raise process.outcome.error
         for node in self.nodes.values():
-            if node.process.ended and not node.may_leave:
+            if node.process.ended and node.name not in self._truth.wishes.leaving:
                 self.monitor.violation(f"{node.name} has left, and nobody told it to")
 
     # ---- what the processes do

@@ -20,7 +20,6 @@ class SimulatedNode:
         name: its name, and its process's.
         consumer: the real one.
         process: where it runs.
-        may_leave: whether anybody has asked it to leave, be it that the command has not reached it.
         drained: whether it was told to leave directly.
     """
 
@@ -28,12 +27,11 @@ class SimulatedNode:
         self.name: str = consumer.name
         self.consumer: Consumer = consumer
         self.process: Process = process
-        self.may_leave: bool = False
         self.drained: bool = False
 
     def drain(self) -> None:
         """Have it leave politely."""
-        self.may_leave = self.drained = True
+        self.drained = True
         self.process.call(self.consumer.start_draining)
 
     @property

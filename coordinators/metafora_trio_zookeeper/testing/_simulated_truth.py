@@ -145,13 +145,8 @@ class Truth:
         if claim.kind is not ClaimKind.BID and (task, claim.seq) not in monitor.started:
             return
         told = (task, claim.seq) in monitor.ended or self.wishes.stopped[task] or monitor.is_void(task, claim.node)
-        if not told and not self._told(claim.node, "draining"):
+        if not told and claim.node.rpartition(".")[0] not in self.wishes.leaving:
             monitor.violation(f"{claim.node} leaves {task} to nobody, and nobody had told it to")
-
-    def _told(self, node: str, what: str) -> bool:
-        """Whether a node's znode says that it is draining, or frozen; so also if it has none."""
-        znode = self._zookeeper.tree.get(self._layout.node_path(node))
-        return znode is None or bool(json.loads(znode.data).get(what))
 
     # ---- what is to be so at rest
 
@@ -208,5 +203,5 @@ class Truth:
         if (present := sorted(self._children(layout.nodes))) != members:
             yield f"the members are {present}, and the nodes that run are {members}"
         for id in present:
-            if self._told(id, "frozen"):
+            if json.loads(self._zookeeper.tree[layout.node_path(id)].data).get("frozen"):
                 yield f"{id} is still frozen"
