@@ -22,12 +22,12 @@ from metafora_trio_zookeeper.testing import SimulatedNode
 from ._memory_cluster import MemoryNode
 from ._script import Broker, Cluster, Script, Step
 
-__all__ = ["CHOICE", "MAX_NODES", "Failure", "Machine", "MemoryMachine", "Tally", "one_of", "quiet"]
+__all__ = ["CHOICE", "MAX_NODES", "MAX_TASKS", "Failure", "Machine", "MemoryMachine", "Tally", "one_of", "quiet"]
 
 T = TypeVar("T")
 
 MAX_NODES = 3
-_MAX_TASKS = 8
+MAX_TASKS = 8
 CHOICE = st.integers(0, 5)
 _CLEANUP = st.sampled_from([0.0, 0.0, 0.02, 0.3, 5.0])
 """Seconds that a task takes to end when it is cancelled; at most what its lease leaves it."""
@@ -221,7 +221,7 @@ class Machine(RuleBasedStateMachine):
 
     # ---- tasks
 
-    @precondition(lambda self: len(self.tasks) < _MAX_TASKS)
+    @precondition(lambda self: len(self.tasks) < MAX_TASKS)
     @rule(count=st.integers(1, 3), cleanup=_CLEANUP)
     def submit(self, count: int, cleanup: float) -> None:
         for _ in range(count):
@@ -259,39 +259,42 @@ class Machine(RuleBasedStateMachine):
 
     @rule(
         acts=st.lists(st.tuples(st.sampled_from(_ACTS), CHOICE, st.sampled_from(_GAPS)), min_size=2, max_size=6),
-        slow=st.booleans(),
+        slow=st.sampled_from([0.0, 0.0, 0.2, 0.6]),
         choice=CHOICE,
     )
-    def much_at_once(self, acts: list[tuple[str, int, float]], slow: bool, choice: int) -> None:
+    def much_at_once(self, acts: list[tuple[str, int, float]], slow: float, choice: int) -> None:
         if slow and self.broker == "zookeeper":
             self.calm_down()
             if self.live(frozen=None):
-                self.do("delay", node=self.pick(choice, frozen=None), seconds=0.6)
+                self.do("delay", node=self.pick(choice, frozen=None), seconds=slow)
         for act, which, gap in acts:
             self.act(act, which)
             if gap:
                 self.do("run_for", seconds=gap)
 
-    @precondition(lambda self: len(self.live(frozen=None)) < MAX_NODES)
+    @precondition(lambda self: len(self.live(frozen=None)) < MAX_NODES and self.live())
     @rule(
-        delay=st.sampled_from([0.8, 1.5, 2.5]),
-        later=st.sampled_from([-0.01, 0.0, 0.004, 0.006, 0.01, 0.05, 0.2]),
-        slow=st.booleans(),
-        cleanup=st.sampled_from([0.0, 1.0]),
-        act=st.sampled_from(_ACTS),
+        slow=st.sampled_from(["nobody", "the joining", "the joining", "an owner"]),
+        cleanup=st.sampled_from([0.0, 0.2, 1.0, 1.0]),
+        later=st.sampled_from([1.2, 1.45, 1.49, 1.504, 1.51, 1.6, 1.8, 1.95, 2.05, 2.15, 2.25, 2.4, 2.65, 3.0]),
+        act=st.sampled_from(["freeze the joining"] * len(_ACTS) + list(_ACTS)),
         choice=CHOICE,
     )
-    def join_and_act(self, delay: float, later: float, slow: bool, cleanup: float, act: str, choice: int) -> None:
+    def join_and_act(self, slow: str, cleanup: float, later: float, act: str, choice: int) -> None:
         """When a node has settled, after 1.5 s, it bids and tasks begin to move: then it is frozen, or more."""
         self.calm_down()
+        if not self.live():
+            return
         if cleanup:
             self.linger_all(cleanup)
+        owner = self.pick(choice)
         self.do("start")
         joining = f"n{len(self.cluster.nodes)}"
-        self.do("run_for", seconds=delay + later)
-        if slow and self.broker == "zookeeper":
-            self.do("delay", node=joining, seconds=0.6)
-        if act == "submit":
+        self.do("run_for", seconds=0.5)
+        if slow != "nobody" and self.broker == "zookeeper":
+            self.do("delay", node=joining if slow == "the joining" else owner, seconds=0.2)
+        self.do("run_for", seconds=later - 0.5)
+        if act == "freeze the joining":
             self.do("send", node=joining, command="freeze")
         else:
             self.act(act, choice)
@@ -309,7 +312,7 @@ class Machine(RuleBasedStateMachine):
     def act(self, act: str, choice: int) -> None:
         """Do it, if there is anything to do it to."""
         match act:
-            case "submit" if len(self.tasks) < _MAX_TASKS:
+            case "submit" if len(self.tasks) < MAX_TASKS:
                 self.submit(1, 0.0)
             case "submit_again" if self.tasks:
                 self.submit_again(choice)

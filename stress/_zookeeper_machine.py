@@ -9,7 +9,7 @@ from hypothesis.stateful import precondition, rule
 
 from metafora_trio_zookeeper.testing import SimulatedCluster, SimulatedZooKeeper
 
-from ._machine import CHOICE, MAX_NODES, Machine, one_of
+from ._machine import CHOICE, MAX_NODES, MAX_TASKS, Machine, one_of
 from ._script import Broker
 
 __all__ = ["ZooKeeperMachine"]
@@ -100,23 +100,57 @@ class ZooKeeperMachine(Machine):
     def delay(self, choice: int, seconds: float) -> None:
         self.do("delay", node=self.pick(choice, frozen=None), seconds=seconds)
 
+    @precondition(lambda self: self.live() and len(self.tasks) <= MAX_TASKS - 2)
+    @rule(
+        choice=CHOICE,
+        slow=st.sampled_from([0.2, 0.3, 0.6]),
+        pause=st.sampled_from([0.0, 0.2, 0.4, 0.6, 0.9, 1.2]),
+        acts=st.lists(
+            st.tuples(st.sampled_from(["stop_task", "finish"]), st.sampled_from([0.05, 0.2, 0.35, 0.5])),
+            min_size=2,
+            max_size=3,
+        ),
+    )
+    def contest(self, choice: int, slow: float, pause: float, acts: list[tuple[str, float]]) -> None:
+        """Two nodes claim the same task, as one sees late what the other does; the winner gives it up at once."""
+        self.calm_down()
+        if not self.live():
+            return
+        self.do("delay", node=self.pick(choice), seconds=slow)
+        before = len(self.tasks)
+        for _, gap in acts:
+            self.submit(1, 0.0)
+            self.do("run_for", seconds=gap)
+        self.do("run_for", seconds=pause)
+        for task, (act, gap) in zip(self.tasks[before:], acts, strict=False):
+            self.do(act, task=task)
+            self.do("run_for", seconds=gap / 2)
+        self.do("run_for", seconds=1.0)
+
     @precondition(lambda self: self.live())
     @rule(choice=CHOICE)
     def lose_reply(self, choice: int) -> None:
         self.do("lose_reply", node=self.pick(choice))
 
     @precondition(lambda self: self.running())
-    @rule(choice=CHOICE, act=st.sampled_from(["delete", "finish", "stop_task"]), lag=CHOICE)
-    def lose_the_reply_to(self, choice: int, act: str, lag: int) -> None:
+    @rule(
+        choice=CHOICE,
+        act=st.sampled_from(["delete", "finish", "stop_task"]),
+        lag=st.sampled_from([0.07, 0.15, 0.3]),
+        moment=st.sampled_from([0.0, 0.05, 0.11, 0.17]),
+    )
+    def lose_the_reply_to(self, choice: int, act: str, lag: float, moment: float) -> None:
         """Nobody knows whether a write was done, and the next server may show the past."""
         self.calm_down()
         if not (runs := self.cluster.monitor.open_runs()):
             return
         run = one_of(runs, choice)
-        self.do("lag_server", server=lag % 3 + 1, seconds=0.05)
+        for server in {1, 2, 3} - {self.server_of(run.place.name)}:
+            self.do("lag_server", server=server, seconds=lag)
+        self.do("run_for", seconds=moment)  # between two heartbeats, which a server has to know to be connected to
         self.do("lose_reply", node=run.place.name)
         self.do(act, task=run.task)
-        self.do("run_for", seconds=0.3)
+        self.do("run_for", seconds=1.0)
 
     # ---- servers
 

@@ -96,7 +96,7 @@ class WatchedHandler:
         except trio.Cancelled:
             seconds, shield = self._lingering.get(task.id, (0.0, False))
             with trio.CancelScope(shield=True) if shield else task.cleanup():
-                await trio.sleep(seconds)
+                await trio.sleep(seconds)  # noqa: ASYNC102 - this long, and so badly, on purpose
             raise
         if run.fails:
             raise RuntimeError("told to fail")
