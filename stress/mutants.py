@@ -11,15 +11,14 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 from metafora_trio.testing import BrokenPromise
 
 from ._machine import quiet
 from ._mutants import MUTANTS, Mutant
+from ._pool import open_pool
 from ._script import Script, play
 from ._search import search
 
@@ -81,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = _chosen(parser, options.names)
     catches: list[Catch] = []
     print(f"{'mutant':34} {'histories':>9}  caught by")
-    with ProcessPoolExecutor(options.processes, mp_context=get_context("spawn")) as pool:
+    with open_pool(options.processes) as pool:
         hunts = [pool.submit(hunt, mutant.name, options.seed, options.histories) for mutant in chosen]
         for future in hunts:
             catch = future.result()

@@ -14,12 +14,12 @@ import random
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from multiprocessing import get_context
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 from typing import get_args
 
 from ._machine import Tally
+from ._pool import open_pool
 from ._script import Broker
 from ._search import search
 
@@ -78,8 +78,7 @@ def _search_all(seed: int, processes: int, end: float | None, histories: int | N
     """Search batch after batch, each with a seed of its own; whichever process does it, a batch is the same."""
     seeds = random.Random(seed)
     left = histories
-    # Not forked: a child would inherit whatever the parent has imported and drawn.
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+    with open_pool(processes) as pool:
         busy: set[Future[Tally]] = set()
         try:
             while True:
