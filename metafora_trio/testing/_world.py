@@ -175,7 +175,7 @@ class Process:
         self._inbox.clear()
         with self._active():
             self._scope.cancel()
-        for _ in range(_TOO_MANY):
+        for _ in range(_TOO_MANY):  # pragma: no branch - so many turns take longer than a test may
             self._turn()
             if self.ended:
                 return
