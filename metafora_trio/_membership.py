@@ -114,6 +114,7 @@ class Membership:
                 self._nursery.start_soon(self._watch_risk)
                 self._nursery.start_soon(self._note_cancellation)
                 self.look_at_everything()
+                self._orders.carry_out()  # a node can be sent some before it has joined to the end
                 await self._left.wait()
                 self._nursery.cancel_scope.cancel()
         finally:
