@@ -51,7 +51,7 @@ def search(seed: int, histories: int, *, broker: Broker = "zookeeper", steps: in
     with quiet():
         try:
             run_state_machine_as_test(Search, settings=search_settings)
-        except Exception:
+        except Exception:  # the machine has noted a history that failed, and how; all else is a bug of ours
             if tally.failure is None:
                 raise
         failure = tally.failure

@@ -14,6 +14,7 @@ import trio
 
 from metafora_trio._service import open_service_nursery
 
+from ._arguments import at_least
 from ._cluster import Cluster, open_cluster
 from ._cold_start import claims, start_together
 from ._idle import idle
@@ -101,19 +102,10 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("name", metavar="NAME", choices=BENCHMARKS, help="which benchmark")
-    parser.add_argument("--tasks", type=_at_least(12), metavar="N", help="how many tasks in all, at least 12")
-    parser.add_argument("--servers", type=_at_least(1), metavar="N", default=1, help="ZooKeeper servers (1)")
+    parser.add_argument("--tasks", type=at_least(12), metavar="N", help="how many tasks in all, at least 12")
+    parser.add_argument("--servers", type=at_least(1), metavar="N", default=1, help="ZooKeeper servers (1)")
     parser.add_argument("--json", action="store_true", help="print one JSON object, on the last line")
     return parser
-
-
-def _at_least(smallest: int) -> Callable[[str], int]:
-    def number(text: str) -> int:
-        if (value := int(text)) < smallest:
-            raise argparse.ArgumentTypeError(f"{value} is less than {smallest}")
-        return value
-
-    return number
 
 
 def _verdict(result: Result, target: tuple[str, float | str], value: float) -> str:

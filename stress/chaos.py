@@ -11,7 +11,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import trio
 
 from metafora_trio._service import open_service_nursery
 
+from ._arguments import at_least
 from ._chaos_check import Judgement, judge, percentile
 from ._chaos_cluster import Terms
 from ._chaos_packets import enter_namespace, missing_tools
@@ -48,13 +49,11 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     terms = Terms()
+    parser.add_argument("--servers", type=at_least(1), metavar="N", default=terms.servers, help="servers (%(default)s)")
+    parser.add_argument("--nodes", type=at_least(2), metavar="N", default=terms.nodes, help="nodes (%(default)s)")
+    parser.add_argument("--tasks", type=at_least(1), metavar="N", default=terms.tasks, help="tasks (%(default)s)")
     parser.add_argument(
-        "--servers", type=_at_least(1), metavar="N", default=terms.servers, help="servers (%(default)s)"
-    )
-    parser.add_argument("--nodes", type=_at_least(2), metavar="N", default=terms.nodes, help="nodes (%(default)s)")
-    parser.add_argument("--tasks", type=_at_least(1), metavar="N", default=terms.tasks, help="tasks (%(default)s)")
-    parser.add_argument(
-        "--seconds", type=_at_least(10), metavar="N", default=terms.seconds, help="seconds of faults (%(default)g)"
+        "--seconds", type=at_least(10), metavar="N", default=terms.seconds, help="seconds of faults (%(default)g)"
     )
     parser.add_argument("--seed", type=int, metavar="N", help="same seed, same faults; by default a random one")
     parser.add_argument(
@@ -77,15 +76,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--check", type=Path, metavar="FOLDER", help="run nothing: judge what --keep has left")
     parser.add_argument("--json", action="store_true", help="print one JSON object, on the last line")
     return parser
-
-
-def _at_least(smallest: int) -> Callable[[str], int]:
-    def number(text: str) -> int:
-        if (value := int(text)) < smallest:
-            raise argparse.ArgumentTypeError(f"{value} is less than {smallest}")
-        return value
-
-    return number
 
 
 def figures(judgement: Judgement, *, seconds: float, faults: int, seed: int) -> dict[str, Any]:

@@ -123,6 +123,12 @@ class Cluster:
         self.coordinator.crash(node.identity)
         node.scope.cancel()
 
+    def remove_claim(self, task: str) -> None:
+        """Take its owner's claim away, as an operator might by hand."""
+        claim = self.coordinator._store.truth.head(task)
+        assert claim is not None
+        self.coordinator._store.remove_claim(claim)
+
     async def submit(self, *ids: str, **props: Any) -> None:
         await self.client.submit(Task(id, props) for id in ids)
 

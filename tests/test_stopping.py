@@ -156,11 +156,8 @@ async def test_no_grace_once_the_claim_is_lost(autojump_clock: MockClock) -> Non
         await cluster.wait_running("t")
         await cluster.client.stop_task("t")
         await trio.sleep(1)
-        store = cluster.coordinator._store
-        claim = store.truth.head("t")
-        assert claim is not None
         node.take_events()
-        store.remove_claim(claim)
+        cluster.remove_claim("t")
         await cluster.wait_until(lambda: not cluster.running, within=0.1)
         assert node.told()[:2] == ["TaskStopping t claim lost", "TaskStopped t claim lost"]
 
@@ -179,11 +176,8 @@ async def test_lost_claim_is_told_once(autojump_clock: MockClock) -> None:
         node = await cluster.start("a", handler)
         await cluster.submit("t")
         await cluster.wait_running("t")
-        store = cluster.coordinator._store
-        claim = store.truth.head("t")
-        assert claim is not None
         node.take_events()
-        store.remove_claim(claim)
+        cluster.remove_claim("t")
         await trio.sleep(1)
         await cluster.client.delete("t")
         await cluster.client.wait(["t"])
@@ -196,11 +190,8 @@ async def test_claim_removed_by_hand(autojump_clock: MockClock) -> None:
         node = await cluster.start("a", grace=50.0)
         await cluster.submit("t")
         await cluster.wait_running("t")
-        store = cluster.coordinator._store
-        claim = store.truth.head("t")
-        assert claim is not None
         node.take_events()
-        store.remove_claim(claim)
+        cluster.remove_claim("t")
         await cluster.wait_until(lambda: cluster.starts["t"] == 2)
         assert node.told()[:4] == [
             "TaskStopping t claim lost",

@@ -10,7 +10,6 @@ import logging
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ import trio
 
 from metafora_trio._lease import Lease
 from metafora_trio._watchdog import EXIT_CODE, _Watchdog, watch_lease
+from tests.processes import wait_until
 
 LOGGER = logging.getLogger("metafora_trio.test")
 
@@ -74,9 +74,7 @@ async def test_sees_a_blocked_event_loop(caplog: pytest.LogCaptureFixture) -> No
     """Code that does not let Trio run is seen all the same."""
     now = trio.current_time()
     with watch_lease(Lease(cancel_at=now, end=now + 0.02), lambda: ["t"], "log", LOGGER):
-        deadline = time.monotonic() + 10
-        while not caplog.records and time.monotonic() < deadline:
-            time.sleep(0.01)  # noqa: ASYNC251 - this is what the watchdog is for
+        wait_until(lambda: caplog.records)  # blocks, as a handler should not
     assert "t" in caplog.records[0].getMessage()
 
 
@@ -140,7 +138,7 @@ def test_exit_without_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 PROGRAM = """
-import os, sys, time
+import os, sys, threading
 import trio
 from metafora_trio import Consumer, MemoryCoordinator, Task, open_client
 from metafora_trio._memory import MemorySession
@@ -149,7 +147,7 @@ MemorySession.watched = True  # as where the lease is one of real time
 
 async def blocks(task):
     print("runs", flush=True)
-    time.sleep(60)
+    threading.Event().wait()
 
 async def shields(task):
     print("runs", flush=True)

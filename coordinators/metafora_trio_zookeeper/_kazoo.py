@@ -49,7 +49,8 @@ _ENDS: Final = {
 class KazooConnection:
     """One ZooKeeper session through one KazooClient, which is never revived.
 
-    To be made inside `trio.run`, and closed by `aclose`, whether opened or not.
+    To be made inside `trio.run`, and closed by `aclose`, whether opened or not. Its attributes are those of
+    `Connection`; only this class sets them, `proof` alone in kazoo's thread.
 
     Args:
         hosts: `host:port,host:port`; without a chroot.
@@ -88,13 +89,13 @@ class KazooConnection:
         self._logger = logger or logging.getLogger(__name__)
         self._acl = requests.encode_acl(OPEN_ACL_UNSAFE if acl is None else acl)
         self._sink: Sink | None = None
-        self._state = ConnectionState.DISCONNECTED
-        self._number = 0
-        self._session_id = 0
-        self._session_timeout = 0.0
-        self._server = ""
-        self._proof = -math.inf
-        self._connected_at = -math.inf
+        self.state: ConnectionState = ConnectionState.DISCONNECTED
+        self.number: int = 0
+        self.session_id: int = 0
+        self.session_timeout: float = 0.0
+        self.server: str = ""
+        self.proof: float = -math.inf
+        self.connected_at: float = -math.inf
         self._clock_offset = trio.current_time() - time.perf_counter()
         self._error: Exception | None = None
         # A dict for its order: requests fail in the order in which they were made.
@@ -135,34 +136,6 @@ class KazooConnection:
         self._client.add_listener(self._listen)
 
     @property
-    def state(self) -> ConnectionState:
-        return self._state
-
-    @property
-    def session_id(self) -> int:
-        return self._session_id
-
-    @property
-    def session_timeout(self) -> float:
-        return self._session_timeout
-
-    @property
-    def server(self) -> str:
-        return self._server
-
-    @property
-    def number(self) -> int:
-        return self._number
-
-    @property
-    def proof(self) -> float:
-        return self._proof
-
-    @property
-    def connected_at(self) -> float:
-        return self._connected_at
-
-    @property
     def backlog(self) -> int:
         return len(self._inbox)
 
@@ -182,11 +155,11 @@ class KazooConnection:
                 return
             self._closing = True
             try:
-                if self._session_id and self._state not in _FINAL:
-                    with trio.move_on_after(self._session_timeout):
+                if self.session_id and self.state not in _FINAL:
+                    with trio.move_on_after(self.session_timeout):
                         await self._close_session()
                 await self._end_thread()
-                if self._state not in _FINAL:
+                if self.state not in _FINAL:
                     self._told(ConnectionState.CLOSED, None)
                 await trio.lowlevel.checkpoint()
             finally:
@@ -210,15 +183,15 @@ class KazooConnection:
         self._send(requests.heartbeat(path, stamp, done))
 
     def drop(self) -> None:
-        if self._state is ConnectionState.CONNECTED:
-            self._handler.drop(self._number)
+        if self.state is ConnectionState.CONNECTED:
+            self._handler.drop(self.number)
 
     # ---- in the Trio thread
 
     def _send(self, request: Request) -> None:
         self._outstanding[request] = None
-        if self._state is ConnectionState.CONNECTED and not self._closing:
-            self._handler.submit(self._number, request)
+        if self.state is ConnectionState.CONNECTED and not self._closing:
+            self._handler.submit(self.number, request)
         else:
             self._inbox.post(self._deliver, request, self._loss())
 
@@ -228,14 +201,14 @@ class KazooConnection:
             request.done(result)
 
     def _told(self, state: ConnectionState, connection: tuple[float, int, str, float, int] | None) -> None:
-        if self._state in _FINAL:
+        if self.state in _FINAL:
             return
         # The state first, so that what a callback requests now is refused rather than lost.
-        self._state = state
+        self.state = state
         if connection is not None:
-            self._connected_at, self._number, self._server, self._session_timeout, self._session_id = connection
+            self.connected_at, self.number, self.server, self.session_timeout, self.session_id = connection
         else:
-            self._server = ""
+            self.server = ""
             outstanding, self._outstanding = self._outstanding, {}
             for request in outstanding:
                 try:
@@ -248,7 +221,7 @@ class KazooConnection:
             self._sink.on_state(state)
 
     def _loss(self) -> RequestError:
-        expired = self._state is ConnectionState.EXPIRED
+        expired = self.state is ConnectionState.EXPIRED
         return RequestError(ErrorCode.SESSION_EXPIRED if expired else ErrorCode.CONNECTION_LOSS)
 
     def _failed(self, error: Exception) -> None:
@@ -266,9 +239,9 @@ class KazooConnection:
 
         A server that stays silent is given up by kazoo after two thirds of the session timeout.
         """
-        while self._state not in _FINAL:
-            if self._state is ConnectionState.CONNECTED:
-                self._handler.submit(self._number, CloseInstance)
+        while self.state not in _FINAL:
+            if self.state is ConnectionState.CONNECTED:
+                self._handler.submit(self.number, CloseInstance)
             await self._changed.wait()
 
     async def _end_thread(self) -> None:
@@ -313,7 +286,7 @@ class KazooConnection:
             result = refused
         else:
             if request.stamp is not None:
-                self._proof = max(self._proof, request.stamp)
+                self.proof = max(self.proof, request.stamp)
         self._inbox.put(self._deliver, request, result)
 
 

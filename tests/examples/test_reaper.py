@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import wait_until
+
 REAPER = Path(__file__).parents[2] / "examples" / "koalemos_reaper.py"
 SOON = 10.0
 
@@ -60,16 +62,15 @@ def tell(reaper: subprocess.Popen[bytes], group: subprocess.Popen[bytes], word: 
 def until_heard(reaper: subprocess.Popen[bytes]) -> None:
     """Wait until it ignores signals, and has read all that it was told."""
     assert reaper.stdin is not None
-    end = time.monotonic() + SOON
-    waiting = array.array("i", [0])
-    while True:
+    pipe, waiting = reaper.stdin, array.array("i", [0])
+
+    def heard() -> bool:
         status = Path(f"/proc/{reaper.pid}/status").read_text()
         ignored = int(status.partition("SigIgn:")[2].split()[0], 16)
-        fcntl.ioctl(reaper.stdin, termios.FIONREAD, waiting)
-        if ignored >> (signal.SIGTERM - 1) & 1 and not waiting[0]:
-            return
-        assert time.monotonic() < end
-        time.sleep(0.01)  # a process outside Python: nothing tells us but a look
+        fcntl.ioctl(pipe, termios.FIONREAD, waiting)
+        return bool(ignored >> (signal.SIGTERM - 1) & 1) and not waiting[0]
+
+    wait_until(heard)
 
 
 def boot_time() -> float:
@@ -110,10 +111,11 @@ def test_a_late_renewal_is_too_late(start_group: Start) -> None:
     """Daemon and reaper were frozen together: the reaper looks at the clock before it reads what the daemon says."""
     group = start_group()
     with reaping() as reaper:
-        tell(reaper, group, boot_time() + 0.5)
+        end = boot_time() + 0.5
+        tell(reaper, group, end)
         until_heard(reaper)
         reaper.send_signal(signal.SIGSTOP)
-        time.sleep(0.6)  # the lease of 0.5 s must run out while it is frozen
+        wait_until(lambda: boot_time() > end)
         tell(reaper, group, "inf")
         reaper.send_signal(signal.SIGCONT)
         assert group.wait(SOON) == -signal.SIGKILL

@@ -13,6 +13,7 @@ import pytest
 
 from stress import _cold_start, _idle, _moves
 from stress.bench import main
+from tests.processes import children, wait_ended
 
 ROOT = Path(__file__).parent.parent.parent
 KEYS = {
@@ -45,20 +46,6 @@ def test_the_last_line_is_one_json_object_with_the_keys(
     assert all(key in printed.err for key in KEYS[name])
 
 
-def _children(pid: int) -> list[int]:
-    """Of all its threads: the one that starts a server is not the main one."""
-    return [
-        int(child) for thread in Path(f"/proc/{pid}/task").glob("*/children") for child in thread.read_text().split()
-    ]
-
-
-def _runs(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
 @pytest.mark.parametrize("number,status", [(signal.SIGTERM, 130), (signal.SIGKILL, -signal.SIGKILL)])
 def test_everything_started_ends_with_the_benchmark(number: signal.Signals, status: int, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "stress.bench", "idle", "--tasks", "12"]
@@ -66,18 +53,12 @@ def test_everything_started_ends_with_the_benchmark(number: signal.Signals, stat
     with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as bench:
         assert bench.stderr is not None
         assert any("12 tasks run" in line for line in bench.stderr)
-        children = _children(bench.pid)
+        started = children(bench.pid)
         bench.send_signal(number)
         bench.wait(timeout=30)
 
-    assert len(children) == 2  # a server and a node
-    for child in children:
-        for _ in range(300):
-            if not _runs(child):
-                break
-            signal.sigtimedwait([], 0.1)
-        else:
-            pytest.fail(f"process {child} has outlived the benchmark")
+    assert len(started) == 2  # a server and a node
+    wait_ended(started)
     assert bench.returncode == status
     if number is signal.SIGTERM:
         assert list(tmp_path.iterdir()) == []

@@ -13,6 +13,7 @@ import pytest
 
 from stress import _chaos_run
 from stress.chaos import main
+from tests.processes import children, wait_ended
 
 ROOT = Path(__file__).parent.parent.parent
 SMALL = ["--servers", "1", "--nodes", "3", "--tasks", "12", "--session-timeout", "2", "--seed", "3"]
@@ -33,19 +34,6 @@ def test_a_short_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert "</svg>" in report.read_text()
 
 
-def _children(pid: int) -> list[int]:
-    return [
-        int(child) for thread in Path(f"/proc/{pid}/task").glob("*/children") for child in thread.read_text().split()
-    ]
-
-
-def _runs(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
 @pytest.mark.parametrize("number,status", [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
 def test_everything_started_ends_with_the_run(number: signal.Signals, status: int, tmp_path: Path) -> None:
     """Also a node that is frozen just then."""
@@ -55,18 +43,12 @@ def test_everything_started_ends_with_the_run(number: signal.Signals, status: in
     with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as chaos:
         assert chaos.stderr is not None
         assert any("] freeze " in line for line in chaos.stderr)
-        children = _children(chaos.pid)
+        started = children(chaos.pid)
         chaos.send_signal(number)
         chaos.communicate(timeout=30)
 
-    assert len(children) == 4  # a server and three nodes
-    for child in children:
-        for _ in range(300):
-            if not _runs(child):
-                break
-            signal.sigtimedwait([], 0.1)
-        else:
-            pytest.fail(f"process {child} has outlived the run")
+    assert len(started) == 4  # a server and three nodes
+    wait_ended(started)
     assert chaos.returncode == status
     if number is signal.SIGINT:
         assert "interrupted" in report.read_text()

@@ -7,8 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from kazoo.client import KazooClient
 from metafora_trio import CoordinatorUnavailable, NodeInfo, Task, open_client
 from metafora_trio_zookeeper import ZooKeeperCoordinator
 from metafora_trio_zookeeper.testing import Ensemble
+from tests.processes import children, has_ended, wait_ended, wait_until
 
 _WAIT = 30.0
 _HANDLER = """
@@ -110,13 +110,6 @@ def zookeeper(standalone: Ensemble) -> Iterator[Any]:
         yield client
 
 
-def eventually(true: Callable[[], bool]) -> None:
-    end = time.monotonic() + _WAIT
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.1)  # what is awaited happens in other processes; `_WAIT` bounds it
-
-
 def line_with(text: str, process: subprocess.Popen[str]) -> str:
     """The next line of a process's stdout that has this in it."""
     assert process.stdout is not None
@@ -166,9 +159,9 @@ def test_commands_to_nodes(shell: Shell) -> None:
     assert shell("submit", "a")[0] == 0
     line_with("running a", node)
     assert shell("freeze", "ant")[0] == 0
-    eventually(lambda: shell.json("nodes")["nodes"][0]["frozen"])
+    wait_until(lambda: shell.json("nodes")["nodes"][0]["frozen"])
     assert shell("unfreeze", "--all")[0] == 0
-    eventually(lambda: not shell.json("nodes")["nodes"][0]["frozen"])
+    wait_until(lambda: not shell.json("nodes")["nodes"][0]["frozen"])
     assert shell("balance", "nope")[0] == 3
     assert shell("drain", "ant", "--wait", "--timeout", "20") == (0, "", "node ant told to drain\n1 node drained\n")
     node.communicate(timeout=_WAIT)
@@ -229,18 +222,6 @@ def test_doctor_without_a_server(shell: Shell) -> None:
     assert err.startswith("error: no answer from ZooKeeper at 127.0.0.1:1 within 1 s")
 
 
-def children_of(pid: int) -> list[int]:
-    """The processes that a process has started, from whichever thread."""
-    return [int(child) for path in Path(f"/proc/{pid}/task").glob("*/children") for child in path.read_text().split()]
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
 def test_demo_with_processes(ensemble: Ensemble, namespace: str, tmp_path: Path) -> None:
     """Three servers, three processes, one killed: no task lost, none ran twice, and nothing is left behind."""
     shell = Shell(f"zk://{ensemble.hosts}/{namespace}", tmp_path)
@@ -260,12 +241,12 @@ def test_demo_interrupted(shell: Shell, zookeeper: Any, namespace: str, number: 
     """Ctrl-C stops every process and removes the namespace, also when a node has just been killed."""
     demo = shell.start("demo", "--seconds", "5")
     line_with("CRASH", demo)
-    nodes = children_of(demo.pid)
+    nodes = children(demo.pid)
     assert len(nodes) >= 2
     demo.send_signal(number)
     _, err = demo.communicate(timeout=_WAIT)
     assert (demo.returncode, err) == (code, "interrupted: stopping every node, and cleaning up\n")
-    assert [pid for pid in nodes if alive(pid)] == []
+    assert all(map(has_ended, nodes))
     assert [name for name in zookeeper.get_children("/") if name.startswith(namespace)] == []
 
 
@@ -273,10 +254,10 @@ def test_killed_demo_leaves_no_process(shell: Shell) -> None:
     """The nodes of a demonstration end when it does, even by SIGKILL: their stdin ends."""
     demo = shell.start("demo")
     line_with("bee 4", demo)
-    nodes = children_of(demo.pid)
+    nodes = children(demo.pid)
     assert len(nodes) == 3
     demo.kill()
-    eventually(lambda: not any(map(alive, nodes)))
+    wait_ended(nodes)
 
 
 async def test_namespace_in_use_is_not_removed(standalone: Ensemble, namespace: str, zookeeper: Any) -> None:

@@ -8,8 +8,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,6 +21,7 @@ from metafora_trio_zookeeper.testing import (
     open_ensemble,
 )
 from metafora_trio_zookeeper.testing._install import java_command
+from tests.processes import wait_ended, wait_until
 
 to_thread = trio.to_thread.run_sync
 
@@ -62,7 +61,7 @@ def test_isolate_and_heal(linked_ensemble: Ensemble) -> None:
     """The isolated follower gives up after ten ticks; the others go on."""
     leader, followers = linked_ensemble.leader(), linked_ensemble.followers()
     linked_ensemble.isolate(followers[0])
-    _until(lambda: followers[0].mode() == "not serving")
+    wait_until(lambda: followers[0].mode() == "not serving")
     assert (linked_ensemble.leader(), linked_ensemble.followers()) == (leader, followers[1:])
     linked_ensemble.heal()
     linked_ensemble.wait_ready()
@@ -91,7 +90,8 @@ def test_outlives_the_thread_that_started_it() -> None:
     starter = threading.Thread(target=ensemble.start)
     starter.start()
     starter.join()
-    time.sleep(0.1)  # `join` returns before the kernel's thread has gone, whose end is what would kill the server
+    # `join` returns before the kernel's thread has gone, whose end is what would kill the server.
+    wait_until(lambda: not Path(f"/proc/self/task/{starter.native_id}").exists())
     assert ensemble.servers[0].mode() == "standalone"
     ensemble.stop()
 
@@ -99,15 +99,16 @@ def test_outlives_the_thread_that_started_it() -> None:
 def test_ends_with_its_process() -> None:
     """Killed as it may be: no server is left behind."""
     script = (
-        "import time; from metafora_trio_zookeeper.testing import Ensemble; ensemble = Ensemble(1); ensemble.start(); "
-        "print(ensemble.servers[0].process.pid, ensemble.servers[0].folder.parent, flush=True); time.sleep(60)"
+        "from metafora_trio_zookeeper.testing import Ensemble; ensemble = Ensemble(1); ensemble.start(); "
+        "print(ensemble.servers[0].process.pid, ensemble.servers[0].folder.parent, flush=True); input()"
     )
-    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as process:
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", script], stdin=pipe, stdout=pipe, text=True) as process:
         assert process.stdout is not None
         pid, folder = process.stdout.readline().split()
         process.kill()
     shutil.rmtree(folder)
-    _until(lambda: not _runs(int(pid)))
+    wait_ended([int(pid)])
 
 
 def test_temporary_data_is_removed() -> None:
@@ -167,19 +168,3 @@ def test_unpacked_release(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     monkeypatch.setenv("ZOOKEEPER_HOME", str(tmp_path))
     with Ensemble(1) as ensemble:
         assert ensemble.servers[0].mode() == "standalone"
-
-
-def _runs(pid: int) -> bool:
-    """A process whose parent died may stay as a zombie where nothing reaps it."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
-        return False
-    return state.rpartition(")")[2].split()[0] != "Z"
-
-
-def _until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)

@@ -25,6 +25,7 @@ from metafora_trio_zookeeper._kazoo import KazooConnection
 from metafora_trio_zookeeper._srvr import ServerStatus, parse_srvr, server_status, server_version
 from metafora_trio_zookeeper._wire import check_kazoo
 from metafora_trio_zookeeper.testing import Ensemble
+from tests.processes import wait_until
 from tests.zookeeper.connections import CLOSED, CONNECTED, DISCONNECTED, PATIENCE, Recorder, ask, connect, refused
 
 
@@ -197,10 +198,7 @@ async def test_proof_does_not_wait_for_trio(standalone: Ensemble) -> None:
     """It is set where the reply is read, while the event loop is busy."""
     async with connect(standalone.hosts) as (connection, _):
         connection.heartbeat("/", 5.0, lambda _: None)
-        end = time.monotonic() + PATIENCE
-        while connection.proof < 5.0 and time.monotonic() < end:
-            time.sleep(0.001)  # noqa: ASYNC251  # blocks on purpose
-        assert connection.proof == 5.0
+        wait_until(lambda: connection.proof == 5.0)  # blocks: Trio must not run meanwhile
         assert connection.backlog > 0
 
 

@@ -13,6 +13,7 @@ from kazoo.client import KazooClient
 from metafora_trio_zookeeper._connection import Create, ErrorCode, Reply, RequestError
 from metafora_trio_zookeeper._kazoo import KazooConnection
 from metafora_trio_zookeeper.testing import Ensemble, ProxyLoop, TcpProxy, free_ports
+from tests.processes import wait_until
 from tests.zookeeper.connections import (
     CLOSED,
     CONNECTED,
@@ -65,9 +66,7 @@ async def test_requests_that_missed_their_connection(proxy: TcpProxy, namespace:
     """What was requested before Trio heard of the break is not sent on the next connection."""
     async with connect(proxy.address) as (connection, recorder):
         proxy.drop_all()
-        end = time.monotonic() + PATIENCE
-        while connection._handler.number == 1 and time.monotonic() < end:
-            time.sleep(0.001)  # noqa: ASYNC251  # Trio must not hear of it yet
+        wait_until(lambda: connection._handler.number > 1)  # blocks: Trio must not hear of it yet
         assert (connection.state, connection.number) == (CONNECTED, 1)
         assert await refused(connection.transact, [Create(f"/{namespace}")]) == LOSS
         await recorder.wait(lambda: connection.number == 2)

@@ -42,7 +42,10 @@ _LEAST_JITTER, _MOST_JITTER = 0.01, 0.4
 
 
 class SimulatedConnection:
-    """One session on a `SimulatedZooKeeper`, which makes it. See `Connection` for what is not said here."""
+    """One session on a `SimulatedZooKeeper`, which makes it.
+
+    See `Connection` for what is not said here; only this class sets the attributes.
+    """
 
     def __init__(
         self,
@@ -58,13 +61,13 @@ class SimulatedConnection:
         self._rng = rng
         self._asked = session_timeout
         self._sink: Sink | None = None
-        self._state = ConnectionState.DISCONNECTED
-        self._number = 0
-        self._session_id = 0
-        self._session_timeout = 0.0
-        self._server = ""
-        self._proof = -math.inf
-        self._connected_at = -math.inf
+        self.state: ConnectionState = ConnectionState.DISCONNECTED
+        self.number: int = 0
+        self.session_id: int = 0
+        self.session_timeout: float = 0.0
+        self.server: str = ""
+        self.proof: float = -math.inf
+        self.connected_at: float = -math.inf
         self._opened_at = -math.inf
         # A dict for its order: requests fail in the order in which they were made.
         self._outstanding: dict[Request, None] = {}
@@ -85,34 +88,6 @@ class SimulatedConnection:
         self._ping: Request | None = None
 
     @property
-    def state(self) -> ConnectionState:
-        return self._state
-
-    @property
-    def session_id(self) -> int:
-        return self._session_id
-
-    @property
-    def session_timeout(self) -> float:
-        return self._session_timeout
-
-    @property
-    def server(self) -> str:
-        return self._server
-
-    @property
-    def number(self) -> int:
-        return self._number
-
-    @property
-    def proof(self) -> float:
-        return self._proof
-
-    @property
-    def connected_at(self) -> float:
-        return self._connected_at
-
-    @property
     def backlog(self) -> int:
         return len(self._inbox)
 
@@ -130,11 +105,11 @@ class SimulatedConnection:
                 return
             self._closing = True
             try:
-                if self._session_id and self._state not in _FINAL:
-                    with trio.move_on_after(self._session_timeout):
+                if self.session_id and self.state not in _FINAL:
+                    with trio.move_on_after(self.session_timeout):
                         await self._close_session()
                 self._stop()
-                if self._state not in _FINAL:
+                if self.state not in _FINAL:
                     self._told(ConnectionState.CLOSED)
                 await trio.lowlevel.checkpoint()
             finally:
@@ -165,7 +140,7 @@ class SimulatedConnection:
 
     def drop(self) -> None:
         channel = self._channel
-        if self._state is ConnectionState.CONNECTED and channel is not None and channel.client_open:
+        if self.state is ConnectionState.CONNECTED and channel is not None and channel.client_open:
             self._avoid = channel.server
             channel.close_client_end()
             self._post(self._broken, channel, None)
@@ -174,7 +149,7 @@ class SimulatedConnection:
 
     def _send(self, request: Request) -> None:
         self._outstanding[request] = None
-        if self._state is ConnectionState.CONNECTED and not self._closing:
+        if self.state is ConnectionState.CONNECTED and not self._closing:
             self._put(request)
         else:
             self._post(self._deliver, request, self._loss())
@@ -190,14 +165,14 @@ class SimulatedConnection:
             request.done(result)
 
     def _loss(self) -> RequestError:
-        expired = self._state is ConnectionState.EXPIRED
+        expired = self.state is ConnectionState.EXPIRED
         return RequestError(ErrorCode.SESSION_EXPIRED if expired else ErrorCode.CONNECTION_LOSS)
 
     def _told(self, state: ConnectionState) -> None:
         # The state first, so that what a callback requests now is refused rather than lost.
-        self._state = state
+        self.state = state
         if state is not ConnectionState.CONNECTED:
-            self._server = ""
+            self.server = ""
             outstanding, self._outstanding = self._outstanding, {}
             for request in outstanding:
                 request.done(self._loss())
@@ -212,7 +187,7 @@ class SimulatedConnection:
         """Take what arrives together on a connection."""
         for message in messages:
             if isinstance(message, Answer) and message.request.stamp is not None and isinstance(message.result, Reply):
-                self._proof = max(self._proof, message.request.stamp)
+                self.proof = max(self.proof, message.request.stamp)
             self._inbox.append((self._take, channel, message))
         self._drain()
 
@@ -256,11 +231,11 @@ class SimulatedConnection:
             self._deliver(request, answer.result)
 
     def _on_established(self, channel: Channel, welcome: Welcome) -> None:
-        self._number += 1
-        self._connected_at = self._opened_at
-        self._session_id = welcome.session
-        self._session_timeout = welcome.timeout
-        self._server = f"zk{channel.server}:2181"
+        self.number += 1
+        self.connected_at = self._opened_at
+        self.session_id = welcome.session
+        self.session_timeout = welcome.timeout
+        self.server = f"zk{channel.server}:2181"
         self._rounds = 0
         self._patience = self._connect_timeout
         self._last_sent = self._world.now
@@ -270,8 +245,8 @@ class SimulatedConnection:
 
     async def _close_session(self) -> None:
         """Ask the server to close the session; again on the next connection if this one breaks."""
-        while self._state not in _FINAL:
-            if self._state is ConnectionState.CONNECTED:
+        while self.state not in _FINAL:
+            if self.state is ConnectionState.CONNECTED:
                 self._put(Request(Kind.CLOSE, None, _nobody))
             await self._changed.wait()
 
@@ -298,7 +273,7 @@ class SimulatedConnection:
             return
         channel.close_client_end()
         self._channel = None
-        if self._state is ConnectionState.CONNECTED:
+        if self.state is ConnectionState.CONNECTED:
             self._told(ConnectionState.DISCONNECTED)
         self._next()
 
@@ -331,18 +306,18 @@ class SimulatedConnection:
             # A server that is connected to and stays silent is given more time at each attempt.
             self._channel = channel = self._zookeeper.open_channel(self, number)
             self._opened_at = self.process.time
-            channel.send_up(Hello(self._session_id, self._last_zxid, self._asked))
+            channel.send_up(Hello(self.session_id, self._last_zxid, self._asked))
             self._later(self._patience, self._give_up, channel)
             self._patience = min(self._patience * _GROWTH, max(self._asked, self._connect_timeout))
 
     def _give_up(self, channel: Channel) -> None:
-        if channel is self._channel and self._state is not ConnectionState.CONNECTED:
+        if channel is self._channel and self.state is not ConnectionState.CONNECTED:
             self._broken(channel, None)
 
     # ---- pings
 
     def _watch_idleness(self, channel: Channel) -> None:
-        timeout = self._session_timeout
+        timeout = self.session_timeout
         patience = timeout / 3 - self._rng.uniform(_LEAST_JITTER, min(_MOST_JITTER, timeout / 6))
         self._later(max(0.0, self._last_sent + patience - self._world.now), self._on_idle, channel, patience)
 
