@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -15,18 +16,15 @@ from stress._mutants import MUTANTS
 from stress._script import Script, play
 
 PINNED = {path.stem: path for path in sorted((Path(__file__).parent / "mutants").glob("*.json"))}
-CAUGHT = [mutant for mutant in MUTANTS if mutant.name in PINNED]
+NAMES = [mutant.name for mutant in MUTANTS]
 
 
-def test_each_history_is_for_a_mutant() -> None:
-    assert set(PINNED) == {mutant.name for mutant in CAUGHT}
+def test_each_mutant_has_a_history_and_a_row_in_the_docs() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "verification.md").read_text()
+    assert sorted(PINNED) == sorted(NAMES) == sorted(re.findall(r"^\| `([a-z-]+)` \|", page, re.MULTILINE))
 
 
-def test_enough_mutants_are_caught() -> None:
-    assert len(CAUGHT) >= 12
-
-
-@pytest.mark.parametrize("name", [mutant.name for mutant in CAUGHT])
+@pytest.mark.parametrize("name", NAMES)
 def test_the_history_catches_the_mutant_and_nothing_else(name: str) -> None:
     script = Script.read(PINNED[name])
     (mutant,) = (mutant for mutant in MUTANTS if mutant.name == name)
