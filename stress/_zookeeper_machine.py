@@ -82,6 +82,25 @@ class ZooKeeperMachine(Machine):
             self.do("isolate_server", server=server)
         self.do("run_for", seconds=1.5 * self.script.session_timeout)
 
+    @precondition(lambda self: self.live() and len(self.tasks) <= MAX_TASKS - 2)
+    @rule(choice=CHOICE, later=st.sampled_from([0.4, 0.58, 0.63, 0.7, 0.9]), timeouts=st.sampled_from([0.7, 1.5]))
+    def freeze_before_the_answer(self, choice: int, later: float, timeouts: float) -> None:
+        """A node is frozen with the answers to its claims on their way, and goes on too late."""
+        self.calm_down()
+        if not self.live():
+            return
+        node = self.pick(choice)
+        self.do("delay", node=node, seconds=0.2)
+        self.do("run_for", seconds=2.2)
+        self.submit(2, 0.0)
+        self.do("run_for", seconds=later)
+        self.do("pause", node=node)
+        self.do("run_for", seconds=0.2)
+        self.do("partition", node=node)
+        self.do("run_for", seconds=timeouts * self.script.session_timeout)
+        self.do("resume", node=node)
+        self.do("run_for", seconds=0.5)
+
     # ---- links
 
     @precondition(lambda self: self.live(frozen=None))

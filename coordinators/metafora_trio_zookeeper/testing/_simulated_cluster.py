@@ -312,7 +312,7 @@ class SimulatedCluster:
         # What has been asked for, and may freeze or drain a node, is a disturbance too.
         patience = 2 * self.session_timeout + 10
         self.run_until(
-            lambda: not (self._client.outstanding or any(map(self._has_orders, self.nodes.values()))), within=patience
+            lambda: not (self._client.outstanding or any(map(self._may_be_told, self.nodes.values()))), within=patience
         )
         for node in self.nodes.values():
             node.process.call(node.consumer.set_frozen, False)
@@ -331,9 +331,13 @@ class SimulatedCluster:
             if not self.run_until(lambda: at_rest != (self.monitor.changes, self._truth.changes), within=_CALM):  # noqa: B023 - called in here
                 return
 
-    def _has_orders(self, node: SimulatedNode) -> bool:
-        mine = tuple(self._truth.sessions_of(node.name))  # also one that the node itself has not heard of yet
-        return node.running and any(name.startswith(mine) for name in self._truth.orders())
+    def _may_be_told(self, node: SimulatedNode) -> bool:
+        """Whether a node may still carry out a command: one that stands at the servers, or that it may have heard of
+        before the end of its session, which it has not heard of."""
+        sessions = tuple(self._truth.sessions_of(node.name))
+        if not node.running:
+            return False
+        return node.identity not in (None, *sessions) or any(it.startswith(sessions) for it in self._truth.orders())
 
     def _at_rest(self) -> bool:
         # Looking takes long, so only when something may have changed.
