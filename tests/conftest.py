@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import settings
 
 # No deadline: the machine that runs the tests is shared, and a slow example is not a wrong one. In CI the examples are
@@ -20,3 +22,12 @@ settings.load_profile("metafora")
 # A shell starts what runs in its background with SIGINT ignored, and that is inherited by every process of the tests.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c_is_left_alone() -> Iterator[None]:
+    """A test that leaves its own handler of SIGINT behind makes another one fail, in some orders."""
+    yield
+    left = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    assert left is signal.default_int_handler

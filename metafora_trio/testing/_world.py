@@ -8,6 +8,8 @@ started, and what a test harness with real processes does by signals can be done
 * a killed process (SIGKILL) never runs again;
 * a process's clock may run fast or slow.
 
+Ctrl-C is the host's: it ends `World.run_until` with `KeyboardInterrupt`, and no process sees it.
+
 Why it is hard: Trio allows one run a thread, and some of what a run knows about itself is kept per thread. Around
 everything that a process does its own context is put in place: Trio's run context, and the hooks by which Python
 tells of async generators (with another run's hooks, that run would close our generators at its own end).
@@ -21,10 +23,12 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
+import signal
 import sys
+import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Generator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import outcome
@@ -207,8 +211,10 @@ class World:
         self._order = itertools.count()
         self._ready: dict[Process, None] = {}
         self._turns = 0
-        self._scheduling: AbstractContextManager[None] = _repeatable_scheduling(seed)
-        self._scheduling.__enter__()
+        self._interrupted = False
+        self._open = ExitStack()
+        self._open.enter_context(_repeatable_scheduling(seed))
+        self._open.enter_context(self._interrupts())
 
     # ---- what happens
 
@@ -239,7 +245,11 @@ class World:
         self.run_until(lambda: False, within=seconds)
 
     def run_until(self, predicate: Callable[[], object], within: float) -> bool:
-        """Let the world run until something is so, for at most `within` seconds; returns whether it is so."""
+        """Let the world run until something is so, for at most `within` seconds; returns whether it is so.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C; in the main thread, and where nobody else handles it.
+        """
         end = self.now + within
         while not predicate():
             if not self._step(end):
@@ -273,8 +283,7 @@ class World:
                 process._unwind()
         finally:
             self._heap.clear()
-            self._scheduling.__exit__(None, None, None)
-            self._scheduling = nullcontext()
+            self._open.close()
 
     def __enter__(self) -> World:
         return self
@@ -288,8 +297,37 @@ class World:
         if not (process.frozen or process.dead):
             self._ready[process] = None
 
+    @contextmanager
+    def _interrupts(self) -> Generator[None]:
+        """Keep Ctrl-C from the processes, whose own the run of the first would otherwise make it.
+
+        One that comes while a process runs waits until it does not; a second one does not wait.
+        """
+        main_thread = threading.current_thread() is threading.main_thread()
+        if not main_thread or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+            yield  # somebody else sees to it, and then Trio's runs keep away from it, too
+            return
+
+        def interrupt(*_: object) -> None:
+            if self.current is None or self._interrupted:
+                raise KeyboardInterrupt
+            self._interrupted = True
+
+        signal.signal(signal.SIGINT, interrupt)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        self._raise_interrupt()
+
+    def _raise_interrupt(self) -> None:
+        if self._interrupted:
+            self._interrupted = False
+            raise KeyboardInterrupt
+
     def _step(self, end: float) -> bool:
         """Let the next thing happen, if it is due by `end`."""
+        self._raise_interrupt()
         if self._ready:
             self._turns += 1
             if self._turns > _TOO_MANY:

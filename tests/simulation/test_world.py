@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import AsyncGenerator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 import pytest
@@ -273,3 +275,80 @@ def test_a_process_that_does_not_unwind_is_named() -> None:
     world.kill(process)
     with pytest.raises(RuntimeError, match="stuck was killed and does not unwind"):
         world.close()
+    # It is the host's world again: what was left of the process would else have Ctrl-C until the garbage collection.
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+async def interrupt(log: list[str]) -> None:
+    """What happens when somebody presses Ctrl-C while this process runs."""
+    await trio.sleep(1.0)
+    signal.raise_signal(signal.SIGINT)
+    log.append("goes on")
+    await trio.sleep(1.0)
+    log.append("too late")
+
+
+def test_ctrl_c_ends_the_host_and_no_process(world: World) -> None:
+    """Somebody wants to end the tests: no process may catch it, be ended by it, or be torn in the middle of a step."""
+    log: list[str] = []
+    process = world.spawn("a", interrupt, log)
+    with pytest.raises(KeyboardInterrupt):
+        world.run_for(10.0)
+    assert log == ["goes on"]
+    assert not process.ended
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)  # outside of every process: at once
+    world.run_for(10.0)
+    assert process.ended
+
+
+def test_ctrl_c_twice_does_not_wait(world: World) -> None:
+    """A process that never comes to its next step can be ended, too."""
+
+    async def busy() -> None:
+        signal.raise_signal(signal.SIGINT)
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            return
+        raise AssertionError
+
+    process = world.spawn("a", busy)
+    with pytest.raises(KeyboardInterrupt):
+        world.run_for(1.0)
+    world.run_for(1.0)
+    assert process.outcome is not None
+    process.outcome.unwrap()
+
+
+def test_ctrl_c_while_the_world_is_closed() -> None:
+    """It is raised when everything is put back."""
+
+    async def interrupt_at_the_end() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            signal.raise_signal(signal.SIGINT)
+
+    world = World()
+    world.spawn("a", interrupt_at_the_end)
+    world.run_for(1.0)
+    with pytest.raises(KeyboardInterrupt):
+        world.close()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_world_leaves_the_handling_of_signals_to_who_has_it(world: World) -> None:
+    """A world inside another one, or in a thread, changes no handler of signals."""
+    handler = signal.getsignal(signal.SIGINT)
+
+    def handler_inside() -> object:
+        with World() as inner:
+            inner.spawn("a", trio.sleep, 1.0)
+            inner.run_for(2.0)
+            return signal.getsignal(signal.SIGINT)
+
+    assert handler_inside() is handler
+    with ThreadPoolExecutor() as threads:
+        assert threads.submit(handler_inside).result() is handler
+    assert signal.getsignal(signal.SIGINT) is handler
