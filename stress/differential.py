@@ -28,6 +28,7 @@ from metafora_trio_zookeeper._kazoo import KazooConnection
 from metafora_trio_zookeeper.testing import Ensemble, SimulatedZooKeeper
 from metafora_trio_zookeeper.testing._simulated_tree import Znode
 
+from ._arguments import at_least
 from ._programs import KINDS, SESSIONS, Action, Observer, Stat, Step, Trace, Zxid, compare, count, draw_step, ranked
 
 __all__ = ["Model", "differ", "draw_program", "main", "run_model", "run_real"]
@@ -231,23 +232,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m stress.differential", description="Compare the simulated ZooKeeper with a real one."
     )
-    parser.add_argument("--ops", type=int, default=20_000, help="how many requests, at least (%(default)s)")
+    parser.add_argument("--ops", type=at_least(1), default=20_000, help="how many requests, at least (%(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="names the run (%(default)s)")
     parser.add_argument("--json", action="store_true", help="the summary as one JSON object on the last line")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.ERROR)  # that connections break is part of the programs
     rng, counts, ops, programs, difference = random.Random(options.seed), Counter[str](), 0, 0, None
     start = time.monotonic()
-    with Ensemble(1) as ensemble:
-        while ops < options.ops and difference is None:
-            programs += 1
-            root = f"/d{programs}"
-            program = draw_program(rng, root)
-            difference, happened = differ(program, ensemble.hosts, root)
-            counts += happened
-            ops += sum(len(step.actions) for step in program)
-            if programs % 20 == 0:
-                print(f"{ops} requests in {programs} programs agree", file=sys.stderr, flush=True)
+    try:
+        with Ensemble(1) as ensemble:
+            while ops < options.ops and difference is None:
+                programs += 1
+                root = f"/d{programs}"
+                program = draw_program(rng, root)
+                difference, happened = differ(program, ensemble.hosts, root)
+                counts += happened
+                ops += sum(len(step.actions) for step in program)
+                if programs % 20 == 0:
+                    print(f"{ops} requests in {programs} programs agree", file=sys.stderr, flush=True)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     missing = [kind for kind in KINDS if not counts[kind]]
     seconds = time.monotonic() - start
     if difference is not None:

@@ -1,7 +1,8 @@
 """Has the simulation teeth? `python -m stress.mutants` puts deliberate bugs into the library and searches for them.
 
 Each mutant (`_mutants.py`) switches one rule of the protocol off. For each, histories are drawn until one breaks a
-promise that is kept without the mutant; the table says which, and after how many. Exit status: 1 if one got away.
+promise that is kept without the mutant; the table says which, and after how many. Exit status: 1 if one got away;
+2 usage; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from metafora_trio.testing import BrokenPromise
 
+from ._arguments import at_least
 from ._machine import quiet
 from ._mutants import MUTANTS, Mutant
 from ._pool import open_pool
@@ -72,24 +74,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m stress.mutants", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"which (all): {', '.join(map(str, MUTANTS))}")
     parser.add_argument("--seed", type=int, default=1, help="the same seed draws the same histories (1)")
-    parser.add_argument("--histories", type=int, default=2000, help="how many to draw for each at most (2000)")
-    parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)), help="how many (all cores)")
+    parser.add_argument("--histories", type=at_least(1), default=2000, help="how many for each at most (2000)")
+    cores = len(os.sched_getaffinity(0))
+    parser.add_argument("--processes", type=at_least(1), default=cores, help="how many (all cores)")
     parser.add_argument("--save", type=Path, help="a folder for the history that catches each, NAME.json")
     parser.add_argument("--json", action="store_true", help="end with one JSON object on one line")
     options = parser.parse_args(arguments)
     chosen = _chosen(parser, options.names)
+    if options.save is not None and not options.save.is_dir():
+        parser.error(f"--save: no folder {options.save}")
     catches: list[Catch] = []
     print(f"{'mutant':34} {'histories':>9}  caught by")
-    with open_pool(options.processes) as pool:
-        hunts = [pool.submit(hunt, mutant.name, options.seed, options.histories) for mutant in chosen]
-        for future in hunts:
-            catch = future.result()
-            catches.append(catch)
-            print(
-                f"{catch.name:34} {catch.histories:9,}  {catch.check.partition(chr(10))[0] or 'NOT CAUGHT'}", flush=True
-            )
-            if options.save is not None and catch.script:
-                (options.save / f"{catch.name}.json").write_text(catch.script)
+    try:
+        with open_pool(options.processes) as pool:
+            hunts = [pool.submit(hunt, mutant.name, options.seed, options.histories) for mutant in chosen]
+            for future in hunts:
+                catch = future.result()
+                catches.append(catch)
+                check = catch.check.partition("\n")[0] or "NOT CAUGHT"
+                print(f"{catch.name:34} {catch.histories:9,}  {check}", flush=True)
+                if options.save is not None and catch.script:
+                    (options.save / f"{catch.name}.json").write_text(catch.script)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     escaped = [catch.name for catch in catches if not catch.check]
     if options.json:
         print(json.dumps({"mutants": [asdict(catch) for catch in catches], "escaped": escaped, "seed": options.seed}))

@@ -1,6 +1,6 @@
 """Plays a history of the simulated cluster again: `python -m stress.replay FILE`.
 
-A failing test or `python -m stress.simulate` has written the file. Exit status: 1 if a promise is broken.
+A failing test or `python -m stress.simulate` has written the file. Exit status: 1 if a promise is broken; 2 usage.
 """
 
 from __future__ import annotations
@@ -23,7 +23,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("file", help="a script, as a failure has printed or saved it")
     parser.add_argument("--log", action="store_true", help="let the nodes log, too")
     options = parser.parse_args(arguments)
-    script = Script.read(options.file)
+    try:
+        script = Script.read(options.file)
+    except OSError as error:
+        parser.error(str(error))
+    except ValueError as error:
+        parser.error(f"{options.file}: {error}")
     with quiet(not options.log), script.open() as cluster:
         teller = _Teller(cluster)
         try:

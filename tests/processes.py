@@ -24,6 +24,12 @@ def has_ended(pid: int) -> bool:
     return state.rpartition(")")[2].split()[0] == "Z"
 
 
+def ignores(pid: int, number: int) -> bool:
+    """Whether a process has set out to ignore a signal."""
+    ignored = Path(f"/proc/{pid}/status").read_text().partition("SigIgn:")[2].split()[0]
+    return bool(int(ignored, 16) >> (number - 1) & 1)
+
+
 def wait_until(condition: Callable[[], object], within: float = 30.0) -> None:
     """Wait for what happens in other processes or threads; fails the test after `within` seconds. Blocks, Trio too."""
     end = time.monotonic() + within

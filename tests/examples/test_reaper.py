@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import wait_until
+from tests.processes import ignores, wait_until
 
 REAPER = Path(__file__).parents[2] / "examples" / "koalemos_reaper.py"
 SOON = 10.0
@@ -65,10 +65,8 @@ def until_heard(reaper: subprocess.Popen[bytes]) -> None:
     pipe, waiting = reaper.stdin, array.array("i", [0])
 
     def heard() -> bool:
-        status = Path(f"/proc/{reaper.pid}/status").read_text()
-        ignored = int(status.partition("SigIgn:")[2].split()[0], 16)
         fcntl.ioctl(pipe, termios.FIONREAD, waiting)
-        return bool(ignored >> (signal.SIGTERM - 1) & 1) and not waiting[0]
+        return ignores(reaper.pid, signal.SIGTERM) and not waiting[0]
 
     wait_until(heard)
 

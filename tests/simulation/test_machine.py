@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,6 +21,7 @@ from stress._machine import quiet
 from stress._mutants import MUTANTS
 from stress._script import STEPS, Broker, Script, Step, play, shorten
 from stress._search import search
+from tests.processes import children, ignores, wait_ended, wait_until
 
 SCRIPT = Script(
     7,
@@ -114,6 +119,54 @@ def test_simulate(capsys: pytest.CaptureFixture[str]) -> None:
     summary = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert list(summary) == ["histories", "steps", "virtual_hours", "faults", "violations", "per_second", "seed"]
     assert (summary["histories"], summary["violations"], summary["seed"]) == (4, 0, 1)
+
+
+@pytest.mark.parametrize("everybody", [True, False])
+@pytest.mark.parametrize("module, arguments", [("simulate", ["--minutes", "9"]), ("mutants", ["--histories", "9999"])])
+def test_ctrl_c_ends_a_search(module: str, arguments: list[str], everybody: bool) -> None:
+    """With what was found by then, no traceback, and nothing left; a terminal tells its processes, too."""
+    command = [sys.executable, "-u", "-m", f"stress.{module}", *arguments, "--processes", "1", "--seed", "1"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    ) as process:
+        workers: list[int] = []
+
+        def at_work() -> bool:
+            """Its process that searches, and multiprocessing's own, have begun."""
+            workers[:] = children(process.pid)
+            return len(workers) == 2 and all(ignores(worker, signal.SIGINT) for worker in workers)
+
+        wait_until(at_work)
+        (os.killpg if everybody else os.kill)(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert b"Traceback" not in err
+    assert err.endswith(b"interrupted\n")
+    assert b"histories" in out
+    wait_ended(workers)
+
+
+@pytest.mark.parametrize(
+    "main, arguments, told",
+    [
+        (simulate.main, ["--histories", "0"], "0 is less than 1"),
+        (simulate.main, ["--save", "no/such/folder"], "--save: no folder no/such/folder"),
+        (mutants.main, ["--processes", "0"], "0 is less than 1"),
+        (mutants.main, ["--save", "no/such/folder"], "--save: no folder no/such/folder"),
+        (mutants.main, ["unheard-of"], "no mutant unheard-of"),
+        (replay.main, ["no/such/file"], "No such file or directory: 'no/such/file'"),
+        (replay.main, [__file__], "test_machine.py: Extra data"),
+    ],
+)
+def test_usage(
+    main: Callable[[list[str]], int], arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is wrong is said before anything is searched: exit status 2."""
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert told in capsys.readouterr().err
 
 
 def test_replay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
