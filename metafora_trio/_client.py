@@ -240,8 +240,14 @@ class Client:
         identities = [node] if node in view.nodes else [id for id, info in view.nodes.items() if info.name == node]
         if not identities:
             raise NodeNotFound(f"no live node {node!r}")
+        gone: list[NodeNotFound] = []
         for identity in identities:
-            await self._broker.send(identity, command)
+            try:
+                await self._broker.send(identity, command)
+            except NodeNotFound as error:  # the view lags behind; of several of one name the others are still told
+                gone.append(error)
+        if len(gone) == len(identities):
+            raise NodeNotFound(f"no live node {node!r}: {gone[0]}") from gone[0]
 
     async def freeze(self, node: str) -> None:
         """Let a node neither claim, bid nor give, until `unfreeze`. Raises as `send` does."""
@@ -268,7 +274,10 @@ class Client:
         owner = (await self.get(id)).owner
         if owner is None:
             raise TaskNotFound(f"no node owns task {id!r}")
-        await self._broker.send(owner, Command(CommandName.STOP_TASK, id))
+        try:
+            await self._broker.send(owner, Command(CommandName.STOP_TASK, id))
+        except NodeNotFound as error:
+            raise TaskNotFound(f"no node owns task {id!r}: {owner} has just gone") from error
 
     # ---- changes
 

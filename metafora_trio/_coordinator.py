@@ -234,7 +234,11 @@ class BrokerClient(ABC):
 
     @abstractmethod
     async def send(self, identity: str, command: Command) -> None:
-        """Leave a command for one session."""
+        """Leave a command for one session.
+
+        Raises:
+            NodeNotFound: this session is over.
+        """
 
     @abstractmethod
     async def open_view(self) -> ClusterView:

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 import trio
 
 from ._coordinator import Changes, TaskFacts, TaskRecord
-from ._errors import TaskExists, TaskFinished, TaskNotFound
+from ._errors import NodeNotFound, TaskExists, TaskFinished, TaskNotFound
 from ._order import Command, Order
 from ._state import TaskState
 from ._task import Task
@@ -257,11 +257,12 @@ class Store:
         return TaskFacts(self.records.get(task), self.states.get(task), tuple(self.truth.queue(task)))
 
     def leave_order(self, identity: str, command: Command) -> None:
-        # One for a session that is gone would never be read.
-        if member := self._members.get(identity):
-            order = Order(f"{identity}~{self.number():010}", identity, command)
-            self._orders[order.id] = order
-            member.inbox.put(order)
+        member = self._members.get(identity)
+        if member is None:
+            raise NodeNotFound(f"the session {identity!r} is over")  # nobody would ever read it
+        order = Order(f"{identity}~{self.number():010}", identity, command)
+        self._orders[order.id] = order
+        member.inbox.put(order)
 
     def remove_order(self, order: Order) -> None:
         self._orders.pop(order.id, None)

@@ -135,6 +135,39 @@ async def test_send(autojump_clock: trio.testing.MockClock) -> None:
             await client.balance("a")
 
 
+async def test_send_to_nodes_that_are_just_leaving(autojump_clock: trio.testing.MockClock) -> None:
+    """The view lags: of several nodes of one name the live ones are told, and where there is none that is said."""
+    coordinator = mt.MemoryCoordinator(latency=1.0)
+    async with mt.open_client(coordinator) as client, coordinator.open_session(mt.NodeInfo("a")) as stays:
+        async with coordinator.open_session(mt.NodeInfo("a")):
+            await trio.sleep(3)
+        await client.freeze("a")
+        await eventually(stays, lambda it: [order.command for order in it.orders()] == [mt.Command("freeze")])
+        async with coordinator.open_session(mt.NodeInfo("b")):
+            await trio.sleep(3)
+        with pytest.raises(mt.NodeNotFound, match=r"no live node 'b': the session 'b\.\d+' is over"):
+            await client.drain("b")
+
+
+async def test_stop_task_of_a_node_that_is_just_leaving(autojump_clock: trio.testing.MockClock) -> None:
+    """Its claim goes with it: what was asked for happens by itself, and nobody owns the task."""
+    coordinator = mt.MemoryCoordinator(latency=1.0)
+    async with mt.open_client(coordinator) as client, trio.open_nursery() as nursery:
+        await client.submit(mt.Task("t"))
+        async with coordinator.open_session(mt.NodeInfo("a")) as a:
+            await claim(a, "t")
+            began = trio.Event()
+
+            async def stop() -> None:
+                began.set()
+                with pytest.raises(mt.TaskNotFound, match=r"no node owns task 't': a\.\d+ has just gone"):
+                    await client.stop_task("t")
+
+            nursery.start_soon(stop)
+            await began.wait()
+            await trio.sleep(2.5)  # the owner has been read, and the command is on its way
+
+
 async def test_every_command(autojump_clock: trio.testing.MockClock) -> None:
     async with cluster("t") as (client, a):
         with pytest.raises(mt.TaskNotFound, match="no node owns task 't'"):

@@ -266,7 +266,6 @@ async def test_orders_go_with_their_node(autojump_clock: trio.testing.MockClock)
     async with coordinator.open_client() as client:
         async with coordinator.open_session(mt.NodeInfo("a")) as a:
             await client.send(a.node.identity, mt.Command("freeze"))
-        await client.send(a.node.identity, mt.Command("drain"))
         assert coordinator._store._orders == {}
 
 

@@ -326,15 +326,18 @@ class ZooKeeperClient(BrokerClient):
         return ended
 
     async def send(self, identity: str, command: Command) -> None:
-        """Leave a command for one session; nothing happens if it is gone. After a lost connection a command may be
-        left twice."""
+        """See `BrokerClient`. After a lost connection a command may be left twice."""
         order = Create(self._layout.order_prefix(identity), command.encode(), sequential=True)
         if self._layout.parse_node(identity) is None:
             raise NodeNotFound(f"{identity!r} is not the identity of a node's session")
+        unknown = ""
         for _ in range(_ATTEMPTS):
             failure = await self._write([Check(self._layout.node_path(identity)), order])
-            if failure is not ErrorCode.CONNECTION_LOSS:
+            if failure is None:
                 return
+            if failure is not ErrorCode.CONNECTION_LOSS:
+                raise NodeNotFound(f"the session {identity!r} is over{unknown}")
+            unknown = "; the answer to this command was lost"
         raise self._contested(f"sending a command to {identity}")
 
     # ---- the view

@@ -8,6 +8,7 @@ import trio
 
 from metafora_trio import (
     Command,
+    NodeNotFound,
     StateName,
     Task,
     TaskError,
@@ -157,11 +158,12 @@ class ClientConformance:
             await client.send(a.node.identity, Command("balance"))
             await told(a, lambda: a.orders())
 
-    async def test_an_order_for_a_session_that_has_gone_reaches_nobody(self, subject: Subject) -> None:
+    async def test_an_order_for_a_session_that_has_gone_is_refused(self, subject: Subject) -> None:
         async with members(subject, "a") as (a,):
             gone = a.node.identity
         async with subject.coordinator.open_client() as client, members(subject, "a") as (a,):
-            await client.send(gone, Command("drain"))
+            with raises(NodeNotFound):
+                await client.send(gone, Command("drain"))
             await client.send(a.node.identity, Command("freeze"))
             await eventually(a, lambda it: it.orders())
             assert [order.command for order in a.orders()] == [Command("freeze")]

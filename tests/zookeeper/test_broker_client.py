@@ -342,12 +342,33 @@ async def test_commands() -> None:
         with pytest.raises(NodeNotFound, match="'a' is not the identity"):
             await client.send("a", Command("freeze"))
         identity = f"a.{'x' * 10}"
-        await client.send(identity, Command("freeze"))  # it is gone: nobody would read it
+        with pytest.raises(NodeNotFound, match=f"'{identity}' is over$"):
+            await client.send(identity, Command("freeze"))
         world.commit([Create(f"/m/nodes/{identity}")])
         world.drop_next_request()
         await client.send(identity, Command("freeze"))
         orders = [node.data for path, node in world.tree.items() if path.startswith("/m/orders/")]
         assert orders == [Command("freeze").encode()]
+
+
+async def test_a_command_of_which_nobody_knows_whether_it_arrived() -> None:
+    """The node has left since, perhaps because it was told to: that is said."""
+    world = World()
+    async with world.coordinator.open_client() as client:
+        node = f"/m/nodes/a.{'x' * 10}"
+        world.commit([Create(node)])
+        connection = world.connections[-1]
+        assert isinstance(connection, Meddled)
+
+        def lose(ops: Sequence[WriteOp]) -> None:
+            connection.after = Meddled.after
+            world.commit(ops)
+            world.commit([Delete(node)])
+            connection.cut()
+
+        connection.after = lose
+        with pytest.raises(NodeNotFound, match="is over; the answer to this command was lost"):
+            await client.send(f"a.{'x' * 10}", Command("drain"))
 
 
 async def test_ids_are_checked_before_they_become_paths() -> None:
