@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metafora_trio.testing import EventName, History, HistoryEvent, check_history
+from metafora_trio.testing import EventName, History, HistoryEvent, Verdict, check_history
+from metafora_trio.testing._history import AFTER_RESUME
 
 MS = 1_000_000
 
@@ -20,8 +21,8 @@ def start(t: int, token: int, process: str = "p1", task: str = "t") -> HistoryEv
     return HistoryEvent(t, EventName.START, process, f"n.{process}", task, token)
 
 
-def stop(t: int, token: int, process: str = "p1", task: str = "t") -> HistoryEvent:
-    return HistoryEvent(t, EventName.STOP, process, f"n.{process}", task, token)
+def stop(t: int, token: int, process: str = "p1", task: str = "t", *, ended: bool = False) -> HistoryEvent:
+    return HistoryEvent(t, EventName.STOP, process, f"n.{process}", task, token, ended)
 
 
 def mark(t: int, ev: EventName, task: str = "t") -> HistoryEvent:
@@ -109,6 +110,57 @@ def test_start_after_done() -> None:
     assert not verdict.ok
 
 
+class TestDone:
+    """A client sees late that a task is done; what happens between must come out all the same."""
+
+    @staticmethod
+    def check(*events: HistoryEvent) -> Verdict:
+        """A run of p1 ends at 2 ms, a client sees the task done at 900 ms."""
+        first = [mark(0, EventName.SUBMIT), start(MS, 1), stop(2 * MS, 1, ended=True)]
+        return check_history([*first, *events, mark(900 * MS, EventName.DONE)])
+
+    def test_seen_late(self) -> None:
+        assert self.check().ok
+
+    @pytest.mark.parametrize("last", [None, 800 * MS, 901 * MS])
+    def test_started_between_the_end_and_its_being_seen(self, last: int | None) -> None:
+        verdict = self.check(start(3 * MS, 2, "p2"), *([stop(last, 2, "p2")] if last else []))
+        assert ([run.token for run in verdict.started_after_done], verdict.ran_when_done, verdict.ok) == (
+            [2],
+            [],
+            False,
+        )
+
+    def test_an_end_that_was_lost_with_its_session(self) -> None:
+        """The write that the task is done may fail: then it runs again, and ends again."""
+        assert self.check(start(3 * MS, 2, "p2"), stop(800 * MS, 2, "p2", ended=True)).ok
+
+    def test_ended_again_after_it_was_seen(self) -> None:
+        verdict = self.check(start(3 * MS, 2, "p2"), stop(901 * MS, 2, "p2", ended=True))
+        assert [run.token for run in verdict.started_after_done] == [2]
+
+    def test_went_on_when_it_was_seen(self) -> None:
+        """From a history that does not tell how runs stopped, too."""
+        verdict = check_history([mark(0, EventName.SUBMIT), start(1, 1), mark(3, EventName.DONE), stop(4, 1)])
+        assert ([run.token for run in verdict.ran_when_done], verdict.ok) == ([1], False)
+
+    @pytest.mark.parametrize("stopped, ok", [(1050 * MS, True), (1050 * MS + 1, False)])
+    def test_went_on_in_a_frozen_process(self, stopped: int, ok: bool) -> None:
+        freeze, thaw = fault(50 * MS, EventName.FREEZE, "p1"), fault(1000 * MS, EventName.THAW, "p1")
+        events = [
+            mark(0, EventName.SUBMIT),
+            start(1, 1),
+            freeze,
+            start(60 * MS, 2, "p2"),
+            stop(70 * MS, 2, "p2", ended=True),
+        ]
+        assert check_history([*events, mark(71 * MS, EventName.DONE), thaw, stop(stopped, 1)]).ok == ok
+
+    def test_submitted_again(self) -> None:
+        again = mark(901 * MS, EventName.SUBMIT), start(902 * MS, 2, "p2"), stop(903 * MS, 2, "p2")
+        assert self.check(*again, mark(904 * MS, EventName.DONE)).ok
+
+
 def test_start_after_a_delete_is_allowed() -> None:
     """The tombstone is for the owner to see; a run that begins before it does is stopped, not wrong."""
     assert check_history([mark(0, EventName.SUBMIT), mark(1, EventName.DELETE), start(2, 1), stop(3, 1)]).ok
@@ -184,6 +236,40 @@ class TestFrozen:
         events = [start(0, 1), self.freeze, start(100 * MS, 2, "p2"), stop(900 * MS, 2, "p2")]
         assert check_history(events).ok
 
+    resume = fault(300 * MS, EventName.RESUME, "p1")
+    late = 300 * MS + AFTER_RESUME
+
+    def test_it_has_a_second_to_note_that_it_goes_on(self) -> None:
+        events = self.freeze, self.resume, fault(self.late - 1, EventName.THAW, "p1")
+        assert self.overlap(self.late + 50 * MS, *events) == []
+
+    @pytest.mark.parametrize("thaw", [[], [fault(300 * MS + AFTER_RESUME + 70 * MS, EventName.THAW, "p1")]])
+    def test_it_goes_on_and_does_not_note_it(self, thaw: list[HistoryEvent]) -> None:
+        events = [start(0, 1), start(100 * MS, 2, "p2"), self.freeze, self.resume, *thaw, stop(self.late + 80 * MS, 1)]
+        verdict = check_history([*events, stop(self.late + 90 * MS, 2, "p2")])
+        assert [overlap.ns for overlap in verdict.overlaps] == [30 * MS]
+        assert verdict.never_thawed == ([] if thaw else ["p1"])
+
+    def test_it_goes_on_does_not_note_it_and_is_frozen_again(self) -> None:
+        again = fault(self.late + 60 * MS, EventName.FREEZE, "p1"), fault(self.late + 500 * MS, EventName.THAW, "p1")
+        events = [
+            start(0, 1),
+            start(100 * MS, 2, "p2"),
+            self.freeze,
+            self.resume,
+            *again,
+            stop(self.late + 501 * MS, 1),
+        ]
+        verdict = check_history([*events, stop(self.late + 502 * MS, 2, "p2")])
+        assert [overlap.ns for overlap in verdict.overlaps] == [10 * MS]
+
+    def test_frozen_while_it_is_frozen(self) -> None:
+        assert self.overlap(350 * MS, self.freeze, fault(60 * MS, EventName.FREEZE, "p1"), self.thaw) == []
+
+    def test_frozen_before_it_could_note_anything(self) -> None:
+        events = [self.freeze, self.resume, start(self.late + MS, 1), stop(self.late + 2 * MS, 1)]
+        assert check_history(events).never_thawed == []
+
     def test_killed_while_frozen(self) -> None:
         events = [start(0, 1), self.freeze, start(100 * MS, 2, "p2"), fault(200 * MS, EventName.KILL, "p1")]
         assert check_history([*events, stop(900 * MS, 2, "p2")]).ok
@@ -258,7 +344,7 @@ from metafora_trio.testing import History
 with History(sys.argv[1]) as history:
     for token in range(1, 300):
         history.start("t" * 100, token, "n")
-        history.stop("t" * 100, token, "n")
+        history.stop("t" * 100, token, "n", ended=True)
 """
     path = tmp_path / "history"
     writers = [subprocess.Popen([sys.executable, "-c", program, path]) for _ in range(2)]
@@ -270,4 +356,5 @@ with History(sys.argv[1]) as history:
     assert len(events) == 2 * 2 * 299 + 1
     assert {event.process for event in events} == {str(pid) for pid in (*(w.pid for w in writers), os.getpid())}
     assert events[-1].ev is EventName.END
+    assert [event.ended for event in events if event.ev is EventName.STOP] == [True] * 2 * 299
     assert sorted(events, key=lambda event: event.t)[-1] == events[-1]
