@@ -70,7 +70,7 @@ PUBLIC = [
     "open_consumer",
 ]
 PURE = ("_errors", "_order", "_plan", "_reconcile", "_state", "_task", "_view")  # data and decisions: no I/O, no trio
-APART = ("cli", "testing")  # the parts of the core with dependencies of their own, from extras
+APART = ("cli", "testing", "_pytest_plugin.py")  # what of the core has dependencies of its own, from extras
 
 
 def imported_by(source: Path) -> set[str]:

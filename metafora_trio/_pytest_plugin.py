@@ -1,6 +1,8 @@
 """The pytest plugin: the fixture `metafora_cluster`, a whole cluster on virtual time.
 
-Found by pytest through the entry point `metafora`; nothing is to be configured.
+Found by pytest through the entry point `metafora`; nothing is to be configured. It is loaded in every pytest run of
+everybody who has this package installed. So it stands outside of `metafora_trio.testing`, parts of which use private
+names of Trio: what another Trio might break is imported by the fixture, and only by it.
 """
 
 from __future__ import annotations
@@ -25,7 +27,6 @@ def metafora_cluster() -> Iterator[Callable[..., SimulatedCluster]]:
     The arguments are those of `metafora_trio_zookeeper.testing.SimulatedCluster`. The clusters are closed after the
     test; what their nodes were doing is then cut short, so a test that cares how things end calls `settle`.
     """
-    # Here, since every pytest run of everybody who has this package installed loads the plugin.
     from metafora_trio_zookeeper.testing import SimulatedCluster
 
     with ExitStack() as opened:
