@@ -174,21 +174,25 @@ class MemoryCluster:
     def linger(self, task: str, seconds: float, *, shield: bool = False) -> None:
         self.faults["linger"] += 1
         self._lingering[task] = seconds, shield
-        if shield:
-            self.monitor.void(task)
 
     # ---- the end
 
     def settle(self) -> None:
         self.heal()
         self._lingering.clear()
-        self.run_until(lambda: not (self._client.outstanding or self._store._orders), within=10.0)
+        if not self.run_until(lambda: not (self._client.outstanding or self._store._orders), within=10.0):
+            asked = f"{self._client.outstanding} requests, {len(self._store._orders)} commands"
+            self.monitor.violation(f"not answered 10 s after the last disturbance: {asked}")
+            self.monitor.check()
         for node in self.nodes.values():
             self._process.call(node.consumer.set_frozen, False)
+        bound = 2 * self.session_timeout + 5 + self.wishes.left_alone
         if all(node.leaving for node in self.nodes.values() if node.running):
+            if not self.run_until(lambda: not any(node.running for node in self.nodes.values()), within=bound):
+                staying = [node.name for node in self.nodes.values() if node.running]
+                self.monitor.violation(f"nobody is left to hand over to, and {staying} have not left after {bound:g} s")
+                self.monitor.check()
             self.start()
-        alone = max((2.0**count for count in self.wishes.stopped.values()), default=0.0)
-        bound = 2 * self.session_timeout + 5 + alone
         end = self.world.now + bound
         while True:
             if not self.run_until(lambda: not any(self._unrest()), within=max(0.0, end - self.world.now)):
@@ -218,6 +222,7 @@ class MemoryCluster:
             yield f"the members are {set(truth.nodes)}, and the nodes that run are {members}"
         yield from (f"{node.name} has not left" for node in live if node.leaving)
         yield from (f"{info.identity} is frozen" for info in truth.nodes.values() if info.frozen)
+        yield from (f"the command {order} is left over" for order in self._store._orders)
         for task, there in self.wishes.there.items():
             if there != (task in self._store.states):
                 yield f"{task} is {'forgotten' if there else 'still there'}"
@@ -225,8 +230,9 @@ class MemoryCluster:
     # ----
 
     def _owner(self, task: str) -> tuple[str, int] | None:
-        head = self._store.truth.head(task)
-        return None if head is None else (head.node, head.seq)
+        truth = self._store.truth
+        head = truth.head(task)
+        return None if head is None or task not in truth.tasks else (head.node, head.seq)
 
     async def _be(self) -> None:
         async with trio.open_nursery() as self._nursery:
@@ -257,6 +263,8 @@ class _WatchedStore(Store):
             self._monitor.claim_gone(claim.task, claim.node, claim.seq)
         for event in events:
             if isinstance(event, TaskRemoved):
+                for run in filter(self._monitor.counts, self._monitor.runs[event.task]):
+                    self._monitor.violation(f"{event.task} ended while {run} still runs")
                 ended = any((event.task, claim.seq) in self._monitor.ended for claim in gone)
                 if not ended and event.task not in self._wishes.deleted:
                     self._monitor.violation(f"{event.task} ended, and neither did its handler nor did anyone delete it")

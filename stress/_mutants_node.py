@@ -28,11 +28,14 @@ from metafora_trio_zookeeper._session import ZooKeeperSession
 from ._mutant import Change, mutant
 
 __all__ = [
+    "bid_never_withdrawn",
     "bid_withdrawn_unconditionally",
     "claim_on_its_way_out_starts",
     "claimed_is_owned",
     "donor_and_heir_miscount",
+    "drain_waits_for_an_heir",
     "drained_node_stays",
+    "ended_task_opens",
     "given_to_nobody",
     "identity_is_the_name",
     "late_heartbeat_counts_in_full",
@@ -70,6 +73,27 @@ def claimed_is_owned() -> Iterator[Change]:
 @mutant(rule="A scope opens only under a claim that is not on its way out.", source=_QUEUE)
 def claim_on_its_way_out_starts() -> Iterator[Change]:
     yield Membership, "is_leaving", lambda self, claim: False
+
+
+@mutant(rule="A scope opens only for a task that exists.", source=_QUEUE)
+def ended_task_opens() -> Iterator[Change]:
+    """Who had bid for a task that has ended finds itself the head of its queue."""
+    right = _reconcile._without_room
+
+    def without_room(task: str, at: Circumstances, first: Claim) -> Iterator[Action]:
+        if task in at.view.tasks or first != at.view.head(task) or at.is_leaving(first) or at.draining:
+            yield from right(task, at, first)
+        else:
+            yield Start(first)
+
+    async def read(self: Membership, room: TaskRoom) -> TaskRecord | None:
+        record = await self.session.read(room.id)
+        if not self.session.current or self.view.head(room.id) != room.claim or self.is_leaving(room.claim):
+            return None
+        return record or TaskRecord({})
+
+    yield _reconcile, "_without_room", without_room
+    yield Membership, "_read", read
 
 
 @mutant(rule="The clock is looked at in the step in which a scope opens.", source=_QUEUE)
@@ -150,6 +174,11 @@ def bid_withdrawn_unconditionally() -> Iterator[Change]:
     yield Membership, "_carry_out", carry_out
 
 
+@mutant(rule="A bid that is not justified any more is withdrawn.", source=_QUEUE)
+def bid_never_withdrawn() -> Iterator[Change]:
+    yield Planner, "wants", lambda self, task: True
+
+
 @mutant(rule="A task is handed over only if the heir's claim still stands.", source=_QUEUE)
 def given_to_nobody() -> Iterator[Change]:
     """With the guards of both sides gone a task can be without an owner, though nobody asked for that."""
@@ -166,6 +195,11 @@ def given_to_nobody() -> Iterator[Change]:
 @mutant(rule="A drained node leaves, and its session with it.", source=_QUEUE)
 def drained_node_stays() -> Iterator[Change]:
     yield Membership, "leave_if_done", lambda self: None
+
+
+@mutant(rule="A draining node that has nobody left to hand over to lets go.", source=_QUEUE)
+def drain_waits_for_an_heir() -> Iterator[Change]:
+    yield Membership, "alone", property(lambda self: False)
 
 
 @mutant(rule="The owner consents only if that strictly lowers the imbalance.", source=_QUEUE)

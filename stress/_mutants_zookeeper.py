@@ -7,7 +7,7 @@ from weakref import WeakKeyDictionary
 
 import trio
 
-from metafora_trio import Claim
+from metafora_trio import Claim, ClaimKind
 from metafora_trio_zookeeper._batch import Unit
 from metafora_trio_zookeeper._client import ZooKeeperClient
 from metafora_trio_zookeeper._connection import Delete, Done, ErrorCode, Reply, RequestError, WriteOp
@@ -26,6 +26,7 @@ from ._mutant import Change, mutant
 __all__ = [
     "ambiguous_claim_forgotten",
     "claim_goes_before_the_task",
+    "claims_again_while_pending",
     "deleted_outright",
     "done_without_conditions",
     "lease_counts_from_the_reply",
@@ -168,6 +169,18 @@ def ambiguous_claim_forgotten() -> Iterator[Change]:
 
     yield Marks, "appeared", appeared
     yield Marks, "restart", restart
+
+
+@mutant(rule="No claim is created while an own one for the task is pending, or in the view.", source=_QUEUE)
+def claims_again_while_pending() -> Iterator[Change]:
+    right = Writes.create_claim
+
+    def create_claim(self: Writes, task: str, kind: ClaimKind) -> None:
+        self._marks.pending.pop(task, None)
+        right(self, task, kind)
+
+    yield Writes, "create_claim", create_claim
+    yield ZooKeeperSession, "is_pending", lambda self, task: False
 
 
 # ---- transactions

@@ -1,8 +1,9 @@
 """Has the simulation teeth? `python -m stress.mutants` puts deliberate bugs into the library and searches for them.
 
 Each mutant (`_mutants.py`) switches one rule of the protocol off. For each, histories are drawn until one breaks a
-promise that is kept without the mutant; the table says which, and after how many. Exit status: 1 if one got away;
-2 usage; 130 interrupted.
+promise; the table says which, and after how many. A promise that the same history breaks without the mutant, too, is a
+find of another kind: a bug of the library. Exit status: 1 if a mutant got away, or for such a bug; 2 usage; 130
+interrupted.
 """
 
 from __future__ import annotations
@@ -38,12 +39,19 @@ class Catch:
         histories: how many were drawn.
         check: the promise that it broke; empty if it got away.
         script: the shortened history that shows it.
+        genuine: whether the mutant is innocent: the history breaks a promise without it, too.
     """
 
     name: str
     histories: int
     check: str = ""
     script: str = ""
+    genuine: bool = False
+
+    @property
+    def caught(self) -> bool:
+        """Whether the mutant was."""
+        return bool(self.check) and not self.genuine
 
 
 def hunt(name: str, seed: int, histories: int) -> Catch:
@@ -54,19 +62,21 @@ def hunt(name: str, seed: int, histories: int) -> Catch:
         with mutant.patch():
             tally = search(seed + drawn, min(_BATCH, histories - drawn))
         drawn += tally.histories
-        if tally.failure is not None and _kept_without(tally.failure.script):
-            return Catch(name, drawn, tally.failure.problem, tally.failure.script.encode())
+        failure = tally.failure
+        if failure is not None and failure.broken:  # what merely fails, breaks no promise
+            genuine = _breaks(failure.script)
+            return Catch(name, drawn, failure.problem, failure.script.encode(), genuine=genuine)
     return Catch(name, drawn)
 
 
-def _kept_without(script: Script) -> bool:
-    """Whether a history breaks no promise of the library as it is."""
+def _breaks(script: Script) -> bool:
+    """Whether a history breaks a promise of the library as it is."""
     try:
         with quiet():
             play(script)
     except BrokenPromise:
-        return False
-    return True
+        return True
+    return False
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -93,12 +103,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 catches.append(catch)
                 check = catch.check.partition("\n")[0] or "NOT CAUGHT"
                 print(f"{catch.name:34} {catch.histories:9,}  {check}", flush=True)
+                if catch.genuine:
+                    print(f"A BUG OF THE LIBRARY, which is there without the mutant:\n{catch.script}", flush=True)
                 if options.save is not None and catch.script:
                     (options.save / f"{catch.name}.json").write_text(catch.script)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    escaped = [catch.name for catch in catches if not catch.check]
+    escaped = [catch.name for catch in catches if not catch.caught]
     if options.json:
         print(json.dumps({"mutants": [asdict(catch) for catch in catches], "escaped": escaped, "seed": options.seed}))
     return int(bool(escaped))

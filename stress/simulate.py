@@ -19,6 +19,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import get_args
 
+from metafora_trio_zookeeper.testing._simulated_faults import FAULTS
+
 from ._arguments import at_least
 from ._machine import Tally
 from ._pool import open_pool
@@ -43,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--save", type=Path, default=Path(), help="the folder for what breaks a promise (.)")
     parser.add_argument("--json", action="store_true", help="end with one JSON object on one line")
     options = parser.parse_args(arguments)
+    if options.histories is None and not options.minutes > 0:
+        parser.error(f"--minutes: {options.minutes:g} is not more than 0")
     if not options.save.is_dir():
         parser.error(f"--save: no folder {options.save}")
     seed = random.SystemRandom().randrange(10**6) if options.seed is None else options.seed
@@ -75,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, value in summary.items():
         print(f"{name:14} {value:,}")
     for name, count in total.faults.most_common():
-        print(f"  {name:16} {count:,}")
+        print(f"  {name:14} {count:12,}" + (f"   breaks: {FAULTS[name]}" if FAULTS[name] else ""))
     if total.failure is not None:
         file = options.save / f"violation-{seed}.json"
         file.write_text(total.failure.script.encode())

@@ -48,6 +48,7 @@ class WatchedRun:
         place: where it runs.
         end: set when the default handler is to end; with `fails` by an exception.
         ended: whether the handler has ended by itself: it returned, or raised before it was told to stop.
+        overran: whether it is still there after the end of its lease, on purpose: that breaks an assumption.
     """
 
     task: str
@@ -57,6 +58,7 @@ class WatchedRun:
     end: trio.Event
     fails: bool = False
     ended: bool = False
+    overran: bool = False
 
     def __str__(self) -> str:
         return f"{self.task} on {self.node} with token {self.token}"
@@ -106,9 +108,8 @@ class Monitor:
         self.record(EventName.START, run)
         others = self.runs[task]
         if self.counts(run):
-            for other in others:
-                if self.counts(other):
-                    self.violation(f"{run} starts while {other} still runs")
+            for other in filter(self.counts, others):
+                self.violation(f"{run} starts while {other} still runs")
             owner = self._owner(task)
             if owner != (node, token):
                 self.violation(f"{run} starts, but the owner is {owner}")
@@ -135,7 +136,11 @@ class Monitor:
 
     def write(self, run: WatchedRun) -> bool:
         """The run writes to a store that refuses old tokens; returns whether it was accepted."""
-        if run.place.dead or run.token < self._store.get(run.task, -1):
+        if run.place.dead:
+            return False
+        if run.token < self._store.get(run.task, -1):
+            if self._owner(run.task) == (run.node, run.token):
+                self.violation(f"{run} owns its task, and the store refuses its token as an old one")
             self.rejected += 1
             return False
         self._store[run.task] = run.token
@@ -163,12 +168,12 @@ class Monitor:
             runs[:] = [run for run in runs if run.place is not place]
 
     def void(self, name: str) -> None:
-        """The promises that need an assumption do not hold for a task, a session (by identity) or a process."""
+        """The promises that need an assumption do not hold for a session (by identity) or a process (by name)."""
         self._void.add(name)
 
-    def is_void(self, *names: str) -> bool:
-        """Whether they do not hold for any of these."""
-        return not self._void.isdisjoint(names)
+    def is_void(self, name: str) -> bool:
+        """Whether they do not hold for this one."""
+        return name in self._void
 
     # ---- what the broker shows
 
@@ -181,7 +186,7 @@ class Monitor:
     def counts(self, run: WatchedRun) -> bool:
         """Whether a run is held to the promises that need assumptions, at this moment."""
         place = run.place
-        if place.frozen or place.dead or self.is_void(run.task, run.node, place.name):
+        if place.frozen or place.dead or run.overran or self.is_void(run.node) or self.is_void(place.name):
             return False
         return self._world.now > self._thawed.get(place.name, -1.0) + _GRANTED
 

@@ -7,7 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 from metafora_trio._membership import Membership
 from metafora_trio.testing import BrokenPromise
 from metafora_trio_zookeeper.testing import SimulatedCluster
+from metafora_trio_zookeeper.testing._simulated_faults import FAULTS
 from stress import mutants, replay, simulate
 from stress._machine import quiet
 from stress._mutants import MUTANTS
@@ -89,13 +91,15 @@ def test_a_script_is_shortened_to_what_it_takes() -> None:
 # ---- the state machine
 
 
-@pytest.mark.parametrize("broker, faults", [("zookeeper", 10), ("memory", 4)])
-def test_no_promise_is_broken(broker: Broker, faults: int) -> None:
+@pytest.mark.parametrize(
+    "broker, faults", [("zookeeper", FAULTS), ("memory", ("crash", "partition", "expire", "linger"))]
+)
+def test_no_promise_is_broken(broker: Broker, faults: Iterable[str]) -> None:
     """A bounded set of histories, the same each time; `python -m stress.simulate` goes on from here."""
     tally = search(seed=20, histories=60, broker=broker)
     assert tally.failure is None, f"{tally.failure.problem}\n{tally.failure.script.encode()}"
     assert tally.histories >= 60
-    assert len(tally.faults) >= faults, "some kinds of fault were never drawn"
+    assert tally.faults.keys() == set(faults)
 
 
 def test_the_same_seed_draws_the_same_histories() -> None:
@@ -151,6 +155,7 @@ def test_ctrl_c_ends_a_search(module: str, arguments: list[str], everybody: bool
     "main, arguments, told",
     [
         (simulate.main, ["--histories", "0"], "0 is less than 1"),
+        (simulate.main, ["--minutes", "0"], "--minutes: 0 is not more than 0"),
         (simulate.main, ["--save", "no/such/folder"], "--save: no folder no/such/folder"),
         (mutants.main, ["--processes", "0"], "0 is less than 1"),
         (mutants.main, ["--save", "no/such/folder"], "--save: no folder no/such/folder"),
@@ -190,3 +195,26 @@ def test_mutants(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     summary = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert summary["escaped"] == []
     assert Script.read(tmp_path / f"{name}.json").steps
+
+
+def test_a_bug_of_the_library_is_no_catch(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is broken without the mutant, too, is told as what it is, and not taken for the mutant's."""
+    with two_start_everything():
+        catch = mutants.hunt("read-is-proof-of-life", 1, 25)
+    assert catch.genuine
+    assert not catch.caught
+    monkeypatch.setattr(mutants, "open_pool", lambda processes: ThreadPoolExecutor(1))
+    monkeypatch.setattr(mutants, "hunt", lambda *_: catch)
+    assert mutants.main(["read-is-proof-of-life"]) == 1
+    assert f"A BUG OF THE LIBRARY, which is there without the mutant:\n{catch.script}" in capsys.readouterr().out
+
+
+def test_a_crash_is_no_catch() -> None:
+    """A mutant that cannot run breaks no promise."""
+
+    def nonsense(self: Membership) -> None:
+        raise ZeroDivisionError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Membership, "look_at_everything", nonsense)
+        assert not mutants.hunt("read-is-proof-of-life", 1, 3).caught

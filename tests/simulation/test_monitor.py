@@ -76,7 +76,7 @@ def test_a_token_that_does_not_grow(watched: Watched, token: int) -> None:
     watched.monitor.stop(watched.monitor.start("t", A, 2, watched.a), ended=False)
     watched.own(B, token)
     watched.monitor.start("t", B, token, watched.b)
-    assert watched.problems == [f"t on b.2 with token {token} starts after token 2 of a.1"]
+    assert watched.problems[0] == f"t on b.2 with token {token} starts after token 2 of a.1"
 
 
 def test_one_session_may_start_its_task_again(watched: Watched) -> None:
@@ -148,16 +148,30 @@ def test_a_thawed_run_without_its_claim(watched: Watched) -> None:
     assert watched.problems == ["t on a.1 with token 1 still runs after a thaw, but the owner is None"]
 
 
-@pytest.mark.parametrize("what", ["t", A, "a"])
+@pytest.mark.parametrize("what", [A, "a", "the run"])
 def test_where_an_assumption_was_broken_only_the_fence_is_left(watched: Watched, what: str) -> None:
     watched.own(A, 1)
-    watched.monitor.start("t", A, 1, watched.a)
-    watched.monitor.void(what)
+    stuck = watched.monitor.start("t", A, 1, watched.a)
+    if what == "the run":
+        stuck.overran = True
+    else:
+        watched.monitor.void(what)
     watched.monitor.claim_gone("t", A, 1)
     watched.own(B, 2)
     run = watched.monitor.start("t", B, 2, watched.b)
     assert watched.problems == []
     assert watched.monitor.write(run)
+    assert not watched.monitor.write(stuck)
+
+
+def test_a_token_that_shrinks_where_an_assumption_was_broken(watched: Watched) -> None:
+    """The fence needs no assumption: its owner would write, and be taken for a zombie."""
+    watched.own(A, 2)
+    watched.monitor.start("t", A, 2, watched.a)
+    watched.monitor.void("b")
+    watched.own(B, 1)
+    watched.monitor.start("t", B, 1, watched.b)
+    assert watched.problems == ["t on b.2 with token 1 owns its task, and the store refuses its token as an old one"]
 
 
 def test_the_dead_do_nothing(watched: Watched) -> None:

@@ -169,8 +169,37 @@ def test_what_does_not_come_to_rest_is_told(cluster: SimulatedCluster) -> None:
     cluster.settle()  # a new node takes everything
     cluster.zookeeper.heal = lambda process=None, server=None: None  # type: ignore[method-assign]
     cluster.partition("n3")
-    with pytest.raises(BrokenPromise, match=r"not at rest 13\.5 s after the last disturbance"):
+    with pytest.raises(BrokenPromise, match=r"not at rest: .* \(after 13\.5 s"):
         cluster.settle()
+
+
+def test_a_client_that_is_never_answered_is_told(cluster: SimulatedCluster) -> None:
+    """At rest is only what has nothing to wait for."""
+    cluster._client.outstanding += 1
+    with pytest.raises(BrokenPromise, match=r"not answered: \['1 requests'\] \(after 18 s"):
+        cluster.settle()
+
+
+def test_a_token_that_shrinks_is_told(cluster: SimulatedCluster) -> None:
+    """As it would after somebody had deleted a bucket, and with it what counts its claims."""
+    cluster._truth._tokens["t1"] = 1000
+    cluster.crash("n1")
+    cluster.crash("n2")
+    cluster.start()
+    with pytest.raises(BrokenPromise, match=r"t1 is owned by n3\.\w+ with token \d+ after token 1000"):
+        cluster.run_for(20.0)
+
+
+def test_stop_task_twice_lets_a_task_wait_longer(cluster: SimulatedCluster) -> None:
+    """Each time that it comes back a node leaves it alone for twice as long, up to a minute."""
+    wishes = cluster._truth.wishes
+    assert wishes.left_alone == 0.0
+    for _ in range(3):
+        cluster.stop_task("t1")
+        cluster.run_for(1.0)
+    assert wishes.left_alone == 4.0
+    wishes.stopped["t2"] = 50
+    assert wishes.left_alone == 60.0
 
 
 def test_the_handler_is_the_users() -> None:

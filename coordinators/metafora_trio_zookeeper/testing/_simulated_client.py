@@ -36,6 +36,11 @@ class Wishes:
         self._latest: Counter[str] = Counter()
         self._unanswered: Counter[str] = Counter()
 
+    @property
+    def left_alone(self) -> float:
+        """For how many seconds at most a node may leave a task alone that it was asked to give back."""
+        return max((min(2.0 ** (count - 1), 60.0) for count in self.stopped.values()), default=0.0)
+
     def asked(self, task: str, *, there: bool) -> int | None:
         """A client begins to submit a task, or to delete it (not `there`).
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
@@ -55,7 +55,7 @@ class SimulatedCluster:
         zookeeper: the simulated ensemble.
         monitor: what runs, and what was wrong.
         nodes: all there ever were, by name.
-        faults: how often each kind of disturbance was made.
+        faults: how often each kind of disturbance was made, of those in `_simulated_faults.py`.
     """
 
     def __init__(
@@ -293,14 +293,16 @@ class SimulatedCluster:
         """
         self.faults["linger"] += 1
         self._lingering[task] = seconds, shield
-        if shield:
-            self.monitor.void(task)
 
     # ---- the end
 
     def settle(self) -> None:
         """End every disturbance, and wait for what is promised then: within 2 T + 1 tick + 5 s every task runs on one
-        node, evenly spread, nothing is left over, and nothing moves any more.
+        node, evenly spread, nothing is left over, and nothing moves any more (for 3 s).
+
+        A disturbance is also what clients have asked for, commands that freeze or drain a node above all: this time
+        begins when it has been answered and carried out, for which there are 2 T + 10 s; and it is as much longer as a
+        node leaves a task alone that it was asked to give back.
 
         Raises:
             BrokenPromise: it is not so, or a promise was broken on the way.
@@ -309,27 +311,37 @@ class SimulatedCluster:
         self._lingering.clear()
         for node in self.nodes.values():
             self.resume(node.name)
-        # What has been asked for, and may freeze or drain a node, is a disturbance too.
         patience = 2 * self.session_timeout + 10
-        self.run_until(
-            lambda: not (self._client.outstanding or any(map(self._may_be_told, self.nodes.values()))), within=patience
-        )
+        self._must(lambda: not any(self._unanswered()), patience, lambda: f"not answered: {list(self._unanswered())}")
         for node in self.nodes.values():
             node.process.call(node.consumer.set_frozen, False)
+        bound = 2 * self.session_timeout + self.zookeeper.tick + 5 + self._truth.wishes.left_alone
         if all(node.leaving for node in self.nodes.values() if node.running):
+            # Nobody is left to hand over to: they let go. Then there is somebody again.
+            self._must(lambda: not any(self._running()), bound, lambda: f"alone, and not left: {self._running()}")
             self.start()
-        # Who was asked to give a task back leaves it alone for 1, 2, 4, ... seconds.
-        alone = max((2.0**count for count in self._truth.wishes.stopped.values()), default=0.0)
-        bound = 2 * self.session_timeout + self.zookeeper.tick + 5 + alone
         end = self.world.now + bound
         while True:
-            if not self.run_until(self._at_rest, within=max(0.0, end - self.world.now)):
-                unrest = "; ".join(self._unrest()) or "it comes to rest, and moves again"
-                self.monitor.violation(f"not at rest {bound:g} s after the last disturbance: {unrest}")
-                self.monitor.check()
+            within = end - self.world.now
+            self._must(self._at_rest, within, lambda: f"not at rest: {self._unrest() or 'it was, and moves again'}")
             at_rest = self.monitor.changes, self._truth.changes
             if not self.run_until(lambda: at_rest != (self.monitor.changes, self._truth.changes), within=_CALM):  # noqa: B023 - called in here
                 return
+
+    def _must(self, predicate: Callable[[], object], within: float, problem: Callable[[], str]) -> None:
+        """Let time pass until something is so; that it is not within this time breaks a promise."""
+        if not self.run_until(predicate, max(0.0, within)):
+            self.monitor.violation(f"{problem()} (after {within:g} s in which nothing was disturbed)")
+            self.monitor.check()
+
+    def _running(self) -> list[str]:
+        return [node.name for node in self.nodes.values() if node.running]
+
+    def _unanswered(self) -> Iterator[str]:
+        """What was asked for, and may still happen."""
+        if self._client.outstanding:
+            yield f"{self._client.outstanding} requests"
+        yield from (f"commands to {node.name}" for node in self.nodes.values() if self._may_be_told(node))
 
     def _may_be_told(self, node: SimulatedNode) -> bool:
         """Whether a node may still carry out a command: one that stands at the servers, or that it may have heard of

@@ -43,13 +43,14 @@ class Truth:
         self._zookeeper = zookeeper
         self._layout = layout
         self._read = 0
+        self._tokens: dict[str, int] = {}
 
     # ---- what is so
 
     def owner(self, task: str) -> tuple[str, int] | None:
-        """Who owns a task: the session's identity, and the token."""
+        """Who owns a task: the session's identity, and the token. Nobody owns one that is over."""
         claims = self._claims(task)
-        if not claims:
+        if not claims or self._layout.task_path(task) not in self._zookeeper.tree:
             return None
         token, node = min(claims)
         return node, token
@@ -104,12 +105,12 @@ class Truth:
         for event, path in entry.events:
             above, _, name = path.rpartition("/")
             directory, _, bucket = above.rpartition("/")
-            if event is not EventType.DELETED:
-                continue
             if directory == layout.claims and (claim := layout.parse_claim(bucket, name)):
-                gone[claim.task].append(claim)
-                self.monitor.claim_gone(claim.task, claim.node, claim.seq)
-            elif directory == layout.tasks:
+                self._check_queue(claim)
+                if event is EventType.DELETED:
+                    gone[claim.task].append(claim)
+                    self.monitor.claim_gone(claim.task, claim.node, claim.seq)
+            elif directory == layout.tasks and event is EventType.DELETED:
                 removed.append(name)
         for task in removed:
             self._check_end(entry, task, gone[task])
@@ -118,6 +119,16 @@ class Truth:
             for claims in gone.values():
                 for claim in claims:
                     self._check_given_up(claim)
+
+    def _check_queue(self, changed: Claim) -> None:
+        """Whatever assumption is broken, the token grows with every owner, and no session queues up twice."""
+        task, claims = changed.task, self._claims(changed.task)
+        token, node = min(claims, default=(self._tokens.get(task, -1), ""))
+        if token < self._tokens.get(task, -1):
+            self.monitor.violation(f"{task} is owned by {node} with token {token} after token {self._tokens[task]}")
+        self._tokens[task] = token
+        if sum(node == changed.node for _, node in claims) > 1:
+            self.monitor.violation(f"{changed.node} has more than one claim for {task}: {sorted(claims)}")
 
     def _check_end(self, entry: Entry, task: str, claims: Sequence[Claim]) -> None:
         """A task is over: by its owner, whose handler had ended, or because a client has deleted it."""
@@ -144,7 +155,7 @@ class Truth:
             return
         if claim.kind is not ClaimKind.BID and (task, claim.seq) not in monitor.started:
             return
-        told = (task, claim.seq) in monitor.ended or self.wishes.stopped[task] or monitor.is_void(task, claim.node)
+        told = (task, claim.seq) in monitor.ended or self.wishes.stopped[task] or monitor.is_void(claim.node)
         if not told and claim.node.rpartition(".")[0] not in self.wishes.leaving:
             monitor.violation(f"{claim.node} leaves {task} to nobody, and nobody had told it to")
 
