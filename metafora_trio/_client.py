@@ -172,12 +172,20 @@ class Client:
                 found[task] = found_status(task, await self._broker.look_up(task))
         return [found[task] for task in sorted(found)]
 
-    async def wait(self, ids: Iterable[str] | None = None, *, timeout: float | None = None) -> dict[str, TaskStatus]:
+    async def wait(
+        self,
+        ids: Iterable[str] | None = None,
+        *,
+        timeout: float | None = None,
+        ended: dict[str, TaskStatus] | None = None,
+    ) -> dict[str, TaskStatus]:
         """Wait until tasks have ended.
 
         Args:
             ids: which; by default all that are in the cluster now.
             timeout: seconds to wait at most.
+            ended: a dict that gets what is returned, each as soon as it is known: so it is not lost where this raises
+                or is cancelled.
 
         Returns:
             How each ended, by id. The state of one that was deleted meanwhile is `deleted`.
@@ -186,7 +194,7 @@ class Client:
             TaskNotFound: one of them is not known.
             trio.TooSlowError: not all have ended in time; the message names those that have not.
         """
-        ended: dict[str, TaskStatus] = {}
+        ended = {} if ended is None else ended
         with self._listening() as listener:
             view = await self._broker.open_view()
             waiting = set(view.tasks if ids is None else map(check_task_id, ids))
@@ -194,7 +202,7 @@ class Client:
                 status = await self.get(task)
                 if status.ended:
                     ended[task] = status
-            waiting -= ended.keys()
+                    waiting.remove(task)
             with trio.move_on_after(math.inf if timeout is None else timeout):
                 while waiting:
                     changes = await listener.wait()

@@ -90,6 +90,22 @@ async def test_wait_too_long(autojump_clock: trio.testing.MockClock) -> None:
         assert trio.current_time() == start + 5
 
 
+async def test_what_has_ended_is_known_when_the_time_is_up(autojump_clock: trio.testing.MockClock) -> None:
+    """Also of tasks that had ended before; what is in the dict already says nothing of how things are."""
+    async with cluster("t1", "t2", "t3") as (client, a):
+        await finish(a, "t1")
+        ended = {"t3": await client.get("t3")}
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(finish, a, "t2")
+            with pytest.raises(trio.TooSlowError, match="1 task has not ended within 5 s: t3"):
+                await client.wait(["t1", "t2", "t3"], timeout=5, ended=ended)
+        assert {id: status.state for id, status in ended.items()} == {
+            "t1": "completed",
+            "t2": "completed",
+            "t3": "unclaimed",
+        }
+
+
 async def test_a_task_that_is_submitted_again_is_waited_for(autojump_clock: trio.testing.MockClock) -> None:
     """What counts is how things are when one looks, not that the task was gone for a moment."""
     async with cluster("t", latency=0.1) as (client, a), trio.open_nursery() as nursery:

@@ -13,7 +13,7 @@ from metafora_trio._upkeep import Diagnosable, Finding, Level
 
 from ._app import App
 from ._exits import ExitCode
-from ._output import count, print_json
+from ._output import count, print_json, some
 
 _MARKS = {Level.OK: ("✓", "green"), Level.WARNING: ("!", "yellow"), Level.PROBLEM: ("✗", "red")}
 
@@ -149,17 +149,13 @@ def _on_tasks(suspects: Iterable[TaskStatus], nodes: Sequence[NodeStatus], patie
     for_long = f"for more than {patience:g} s"
     if unclaimed and nodes:
         hint = "the balancers refuse it, or the nodes are full: add a node, or raise --capacity"
-        yield Finding(Level.PROBLEM, f"unclaimed {for_long}: {_some(unclaimed)}", hint)
+        yield Finding(Level.PROBLEM, f"unclaimed {for_long}: {some(unclaimed)}", hint)
     if tombs:
         hint = "a node removes what was deleted; one must be alive and not frozen"
-        yield Finding(Level.WARNING, f"deleted, but not removed {for_long}: {_some(tombs)}", hint)
+        yield Finding(Level.WARNING, f"deleted, but not removed {for_long}: {some(tombs)}", hint)
     for task in stopping:
         hint = "its handler does not stop when it is cancelled: it blocks, or shields itself"
         yield Finding(Level.PROBLEM, f"deleted, but still running {for_long}: {task.id} on {task.owner}", hint)
     for task in orphans:
         hint = "the broker has not ended the session of a node that is gone: it will, after the session timeout"
         yield Finding(Level.WARNING, f"claimed by a node that is not there: {task.id}, by {task.owner}", hint)
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join([*names[:5], *([f"and {len(names) - 5:,} more"] if len(names) > 5 else [])])

@@ -60,11 +60,13 @@ def _condition(node: NodeInfo) -> str:
 
 async def _tell(app: App, names: Sequence[str], verb: str, send: Callable[[str], Awaitable[None]]) -> int:
     """Send a command to nodes, and say to whom. Returns the exit code."""
-    told, code = await for_each(names, "told", send)
-    if app.json:
-        print_json(command=verb, nodes=told)
-    say("\n".join(f"node {name} told to {verb}" for name in told) or "no node was told")
-    return code
+    told: list[str] = []
+    try:
+        return await for_each(names, "told", send, told)
+    finally:
+        if app.json:
+            print_json(command=verb, nodes=told)
+        say("\n".join(f"node {name} told to {verb}" for name in told) or "no node was told")
 
 
 def _tell_some_or_all(

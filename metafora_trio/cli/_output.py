@@ -12,7 +12,7 @@ import click
 
 from metafora_trio import NodeStatus, TaskStatus
 
-__all__ = ["Progress", "ago", "count", "node_record", "print_json", "print_table", "say", "task_record"]
+__all__ = ["Progress", "ago", "count", "node_record", "print_json", "print_table", "say", "some", "task_record"]
 
 
 def say(text: str) -> None:
@@ -23,6 +23,11 @@ def say(text: str) -> None:
 def count(number: int, thing: str) -> str:
     """`1 task`, `2 tasks`."""
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
+def some(names: Sequence[str]) -> str:
+    """The first of many names, and how many there are more."""
+    return ", ".join([*names[:5], *([f"and {len(names) - 5:,} more"] if len(names) > 5 else [])])
 
 
 def ago(seconds: float) -> str:

@@ -9,16 +9,16 @@ from typing import Any
 
 import click
 
-from metafora_trio import Client, MetaforaError, StateName, Task, TaskStatus
+from metafora_trio import Client, CoordinatorUnavailable, StateName, Task, TaskStatus
 from metafora_trio._view import node_name
 
 from ._app import App
 from ._each import for_each
-from ._exits import ExitCode, Failure, explain
-from ._output import Progress, count, print_json, print_table, say, task_record
+from ._exits import ExitCode, Failure
+from ._output import Progress, count, print_json, print_table, say, some, task_record
 
-_BATCH = 1000
-"""Tasks to submit between two reports of progress."""
+_BATCH, _BATCH_BYTES = 64, 500_000
+"""Tasks to submit at once, and bytes of properties: one transaction of ZooKeeper, so that all have arrived or none."""
 _ENDED = [name for name in StateName if name.terminal]
 
 
@@ -50,25 +50,40 @@ def submit(app: App, ids: Sequence[str], props: str | None, again: bool) -> int:
 
     async def main(client: Client) -> None:
         progress = Progress("submitted", len(tasks))
-        for first in range(0, len(tasks), _BATCH):
-            try:
-                await client.submit(tasks[first : first + _BATCH], again=again)
-            except MetaforaError as error:
-                failure = explain(error)
-                if first == 0 or failure is None:
-                    raise
-                failure.hint = f"the first {count(first, 'task')} before it were submitted"
-                raise failure from error
-            progress.tell(first + _BATCH)
-        progress.end()
+        done = 0
+        batch: Sequence[Task] = ()
+        try:
+            for batch in _batches(tasks):
+                await client.submit(batch, again=again)
+                done += len(batch)
+                progress.tell(done)
+        except CoordinatorUnavailable:
+            say(f"not submitted, or nobody knows: {some([task.id for task in batch])}")
+            raise
+        finally:
+            progress.end()
+            if app.json:
+                print_json(submitted=[task.id for task in tasks[:done]])
+            elif done:
+                click.echo("\n".join(task.id for task in tasks[:done]))
+            if done == len(tasks):
+                say(f"submitted {count(done, 'task')}")
+            elif done:
+                say(f"submitted the first {count(done, 'task')} of {len(tasks):,}")
 
     app.with_client(main)
-    if app.json:
-        print_json(submitted=[task.id for task in tasks])
-    elif tasks:
-        click.echo("\n".join(task.id for task in tasks))
-    say(f"submitted {count(len(tasks), 'task')}")
     return ExitCode.DONE
+
+
+def _batches(tasks: Sequence[Task]) -> Iterator[Sequence[Task]]:
+    first = size = 0
+    for place, task in enumerate(tasks):
+        if place > first and (place - first == _BATCH or size + len(task.encoded) > _BATCH_BYTES):
+            yield tasks[first:place]
+            first, size = place, 0
+        size += len(task.encoded)
+    if tasks:
+        yield tasks[first:]
 
 
 def _alike(ids: Sequence[str], text: str) -> list[Task]:
@@ -178,12 +193,14 @@ def describe(app: App, ids: Sequence[str]) -> int:
         async def look_up(id: str) -> None:
             found[id] = await client.get(id)
 
-        shown, code = await for_each(ids, "read", look_up)
-        if app.json:
-            print_json(tasks=[task_record(found[id]) for id in shown])
-        else:
-            click.echo("\n\n".join("\n".join(_description(found[id])) for id in shown), nl=bool(shown))
-        return code
+        shown: list[str] = []
+        try:
+            return await for_each(ids, "read", look_up, shown)
+        finally:
+            if app.json:
+                print_json(tasks=[task_record(found[id]) for id in shown])
+            else:
+                click.echo("\n\n".join("\n".join(_description(found[id])) for id in shown), nl=bool(shown))
 
     return app.with_client(main)
 
@@ -220,15 +237,20 @@ def wait(app: App, ids: Sequence[str], timeout: float | None) -> int:
       metafora wait && echo all done
     """
 
-    async def main(client: Client) -> dict[str, TaskStatus]:
-        return await client.wait(list(ids) or None, timeout=timeout)
+    ended: dict[str, TaskStatus] = {}
 
-    ended = sorted(app.with_client(main).values(), key=lambda status: status.id)
-    if app.json:
-        print_json(tasks=[task_record(status) for status in ended])
-    else:
-        print_table(["TASK", "STATE", "ERROR"], [[s.id, s.state, _error_line(s)] for s in ended])
-    return ExitCode.FAILED if any(status.state in ("failed", "killed") for status in ended) else ExitCode.DONE
+    async def main(client: Client) -> None:
+        try:
+            await client.wait(list(ids) or None, timeout=timeout, ended=ended)
+        finally:
+            statuses = [ended[id] for id in sorted(ended)]
+            if app.json:
+                print_json(tasks=[task_record(status) for status in statuses])
+            elif statuses:
+                print_table(["TASK", "STATE", "ERROR"], [[s.id, s.state, _error_line(s)] for s in statuses])
+
+    app.with_client(main)
+    return ExitCode.FAILED if any(it.state in ("failed", "killed") for it in ended.values()) else ExitCode.DONE
 
 
 @click.command()
@@ -251,11 +273,13 @@ def rm(app: App, ids: Sequence[str], yes: bool) -> int:
             raise Failure("nothing was deleted")
 
     async def main(client: Client) -> int:
-        deleted, code = await for_each(ids, "deleted", client.delete)
-        if app.json:
-            print_json(deleted=deleted)
-        elif deleted:
-            click.echo("\n".join(deleted))
-        return code
+        deleted: list[str] = []
+        try:
+            return await for_each(ids, "deleted", client.delete, deleted)
+        finally:
+            if app.json:
+                print_json(deleted=deleted)
+            elif deleted:
+                click.echo("\n".join(deleted))
 
     return app.with_client(main)

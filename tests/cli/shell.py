@@ -12,7 +12,15 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from metafora_trio import BrokerClient, Consumer, Coordinator, MemoryCoordinator, NodeInfo, RunningTask
+from metafora_trio import (
+    BrokerClient,
+    Consumer,
+    Coordinator,
+    CoordinatorUnavailable,
+    MemoryCoordinator,
+    NodeInfo,
+    RunningTask,
+)
 from metafora_trio._service import open_service_nursery
 from metafora_trio.cli._app import App
 from metafora_trio.cli._main import main
@@ -34,12 +42,16 @@ class Cluster(Coordinator):
         memory: the cluster itself, which stays.
         consumers: makes the nodes that each client finds, settled; none at first.
         nodes: those of the last client.
+        answers: how many more requests of a client are answered.
+        silence: is called 10 s after each request that is not.
     """
 
     def __init__(self) -> None:
         self.memory = MemoryCoordinator()
         self.consumers: Sequence[Callable[[], Consumer]] = ()
         self.nodes: list[Consumer] = []
+        self.answers = float("inf")
+        self.silence: Callable[[], object] = _outage
 
     def add_nodes(self, *names: str, **options: Any) -> None:
         """Let clients find nodes of these names."""
@@ -59,8 +71,24 @@ class Cluster(Coordinator):
                 await nursery.start(lambda task_status, node=node: node.run(task_status=task_status))
             await trio.sleep(10)
             async with self.memory.open_client() as client:
+                travel = client._travel
+
+                @asynccontextmanager
+                async def travel_while_answered() -> AsyncGenerator[None]:
+                    self.answers -= 1
+                    if self.answers < 0:
+                        await trio.sleep(10)
+                        self.silence()
+                    async with travel():
+                        yield
+
+                vars(client)["_travel"] = travel_while_answered
                 yield client
                 await trio.sleep(1)  # for what was sent
+
+
+def _outage() -> None:
+    raise CoordinatorUnavailable("no answer within 10 s")
 
 
 class Shell:

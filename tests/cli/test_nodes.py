@@ -50,6 +50,19 @@ def test_drain_waits(two: Shell) -> None:
     assert two.err == "node ant told to drain\nnode bee told to drain\n"
 
 
+def test_an_outage_in_the_middle(two: Shell) -> None:
+    """Who was told is said, and nobody waits for those who may not have been."""
+    two.cluster.answers = 1
+    assert two("drain", "ant", "bee", "--wait", "-o", "json") == 5
+    (told,) = two.json["nodes"]
+    (left,) = {"ant", "bee"} - {told}
+    assert two.err.splitlines()[:3] == [
+        f"not told, or nobody knows: {left}",
+        f"node {told} told to drain",
+        "error: no answer within 10 s",
+    ]
+
+
 def test_drain_runs_out_of_time(shell: Shell) -> None:
     """Where nobody can take the tasks a drain takes its time, and --timeout gives up waiting."""
     shell.cluster.add_nodes("ant")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -86,13 +87,30 @@ def test_submit_of_what_is_there(shell: Shell) -> None:
 
 
 def test_submit_tells_how_far_it_came(shell: Shell) -> None:
-    """Many tasks go in batches: where a later one fails, the first have been submitted."""
+    """Many tasks go in batches: where a later one fails, those of the batches before it are printed."""
     lines = "".join(json.dumps({"id": f"t{n}"}) + "\n" for n in range(1500))
     assert shell("submit", "t1200") == 0
     assert shell("submit", "-", stdin=lines) == 4
-    assert shell.err.endswith("hint: the first 1,000 tasks before it were submitted\n")
+    assert shell.out.split() == [f"t{n}" for n in range(1152)]
+    assert shell.err.startswith(
+        "submitted the first 1,152 tasks of 1,500\nerror: task 't1200' is in the cluster already\n"
+    )
     assert shell("ls") == 0
-    assert len(shell.rows) == 1001
+    assert len(shell.rows) == 1153
+
+
+def test_an_outage_while_tasks_are_submitted(shell: Shell) -> None:
+    """What was submitted is printed, and which tasks may have been is told. Large tasks go in smaller batches."""
+    padding = {"padding": "x" * 300_000}
+    lines = "".join(json.dumps({"id": f"t{n}", "props": padding if n < 3 else {}}) + "\n" for n in range(100))
+    shell.cluster.answers = 2
+    assert shell("submit", "-", "-o", "json", stdin=lines) == 5
+    assert shell.json["submitted"] == ["t0", "t1"]
+    assert shell.err.splitlines()[:3] == [
+        "not submitted, or nobody knows: t2, t3, t4, t5, t6, and 59 more",
+        "submitted the first 2 tasks of 100",
+        "error: no answer within 10 s",
+    ]
 
 
 def test_ls_shows_who_runs_what(shell: Shell) -> None:
@@ -143,10 +161,54 @@ def test_wait(shell: Shell) -> None:
     assert shell("submit", "long") == 0
     assert shell("submit", "short", "--props", '{"seconds": 60}') == 0
     assert shell("wait", "--timeout", "300") == 6
+    assert shell.rows == [["short", "completed"]]
     assert shell.err == "error: 1 task has not ended within 300 s: long\n"
     assert shell("wait", "nope") == 3
+    assert shell.out == ""
     assert shell("rm", "long") == 0
     assert shell("wait") == 0
+
+
+def test_an_outage_while_waiting(shell: Shell) -> None:
+    """What has ended until then is printed."""
+    shell.cluster.add_nodes("ant")
+    assert shell("submit", "bad", "--props", '{"fail": true}') == 0
+    assert shell("submit", "b", "--props", '{"seconds": 60}') == 0
+    shell.cluster.answers = 1
+    assert shell("wait", "-o", "json", "bad", "b") == 5
+    assert [(task["task"], task["state"]) for task in shell.json["tasks"]] == [("bad", "failed")]
+    assert shell.err.startswith("error: no answer within 10 s\n")
+
+
+def test_an_outage_in_the_middle(shell: Shell) -> None:
+    """What was done is printed, what may have been is told, and then what went wrong."""
+    assert shell("submit", *"abcde") == 0
+    shell.cluster.answers = 3
+    assert shell("describe", *"abcde") == 5
+    shown = [line.split()[1] for line in shell.out.splitlines() if line.startswith("task ")]
+    assert len(shown) == 3
+    shell.cluster.answers = 3
+    assert shell("rm", *"abcde", "nope") == 5
+    deleted = shell.out.split()
+    told, *rest = [line for line in shell.err.splitlines() if "'nope'" not in line and "--finished" not in line]
+    left = told.removeprefix("not deleted, or nobody knows: ").split(", ")
+    assert rest[0] == "error: no answer within 10 s"
+    assert deleted == sorted(deleted)
+    assert {*deleted, *left, "nope"} == {*"abcde", "nope"}
+    shell.cluster.answers = float("inf")
+    assert shell("ls", "--state", "deleting") == 0
+    assert [row[0] for row in shell.rows] == deleted
+
+
+def test_an_interrupt_in_the_middle(shell: Shell) -> None:
+    """Ctrl-C, too, leaves no doubt about what was deleted."""
+    assert shell("submit", *"abc") == 0
+    shell.cluster.answers = 2
+    shell.cluster.silence = lambda: signal.raise_signal(signal.SIGINT)
+    assert shell("rm", *"abc", "-o", "json") == 130
+    deleted = shell.json["deleted"]
+    (left,) = {*"abc"} - {*deleted}
+    assert shell.err == f"not deleted, or nobody knows: {left}\n"
 
 
 def test_rm_deletes_what_it_can(shell: Shell) -> None:

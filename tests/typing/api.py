@@ -159,7 +159,8 @@ async def client() -> None:
         assert_type(await opened.tasks(), list[TaskStatus])
         assert_type(await opened.nodes(), list[NodeStatus])
         assert_type(await opened.get("one"), TaskStatus)
-        assert_type(await opened.wait(["one"], timeout=5), dict[str, TaskStatus])
+        ended: dict[str, TaskStatus] = {}
+        assert_type(await opened.wait(["one"], timeout=5, ended=ended), dict[str, TaskStatus])
         await opened.send("ant", Command(CommandName.FREEZE))
         await opened.delete("one", "two")
         async with opened.watch() as changes:
