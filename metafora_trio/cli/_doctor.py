@@ -27,8 +27,8 @@ _MARKS = {Level.OK: ("✓", "green"), Level.WARNING: ("!", "yellow"), Level.PROB
 def doctor(app: App, patience: float) -> int:
     """Look for what is wrong: servers, session, clock, layout, nodes that take no part, tasks that nobody runs.
 
-    It changes nothing. The exit code is 1 if there is a problem, 5 if the cluster cannot be reached, else 0: also if
-    there are warnings.
+    It changes nothing. The exit code is 1 if there is a problem, 5 if it keeps clients out of the cluster, else 0:
+    also if there are warnings.
 
     \b
     Examples:

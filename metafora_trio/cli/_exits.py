@@ -19,7 +19,8 @@ class ExitCode(enum.IntEnum):
     """The command line is wrong, or an extra is not installed."""
     NOT_FOUND = 3
     REFUSED = 4
-    """It exists already, or has ended."""
+    """It exists already, or has ended; or the cluster is not one for this version and these settings: trying again does
+    not help."""
     UNREACHABLE = 5
     TIMED_OUT = 6
     INTERRUPTED = 130
@@ -66,8 +67,8 @@ def explain(error: Exception) -> Failure | None:
         (NodeNotFound, ExitCode.NOT_FOUND, "`metafora nodes` lists the live ones"),
         (TaskFinished, ExitCode.REFUSED, "--again runs it once more"),
         (TaskExists, ExitCode.REFUSED, "`metafora describe` shows it"),
-        (LayoutMismatch, ExitCode.UNREACHABLE, ""),
-        (BrokerTooOld, ExitCode.UNREACHABLE, ""),
+        (LayoutMismatch, ExitCode.REFUSED, "is it the right namespace, and the right version of metafora-trio?"),
+        (BrokerTooOld, ExitCode.REFUSED, ""),
         (CoordinatorUnavailable, ExitCode.UNREACHABLE, "is --url right, and does a quorum of the servers run?"),
         (MetaforaError, ExitCode.FAILED, ""),
         (trio.TooSlowError, ExitCode.TIMED_OUT, ""),

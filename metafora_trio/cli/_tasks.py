@@ -19,7 +19,9 @@ from ._output import Progress, count, print_json, print_table, say, some, task_r
 
 _BATCH, _BATCH_BYTES = 64, 500_000
 """Tasks to submit at once, and bytes of properties: one transaction of ZooKeeper, so that all have arrived or none."""
-_ENDED = [name for name in StateName if name.terminal]
+_ENDED = [name.value for name in StateName if name.terminal]
+_STATES = ["unclaimed", "running", "deleting", *(name.value for name in StateName)]
+"""All that `TaskStatus.state` can be of a task that is listed."""
 
 
 # ---- submit
@@ -126,7 +128,9 @@ def _from_lines(lines: Iterator[str]) -> Iterator[Task]:
 
 @click.command()
 @click.option("--finished", is_flag=True, help="Also those that have ended.")
-@click.option("--state", help="Only those in this state, such as running; failed and the like mean --finished, too.")
+@click.option(
+    "--state", type=click.Choice(_STATES), help="Only those in this state; one of an end means --finished, too."
+)
 @click.option("--node", help="Only those of this node, by name or identity.")
 @click.pass_obj
 def ls(app: App, finished: bool, state: str | None, node: str | None) -> int:

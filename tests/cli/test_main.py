@@ -9,7 +9,7 @@ import sys
 import pytest
 import trio
 
-from metafora_trio import Consumer, RunningTask
+from metafora_trio import BrokerTooOld, Consumer, CoordinatorUnavailable, LayoutMismatch, RunningTask
 from metafora_trio.cli._main import _COMMANDS
 from tests.cli.shell import Shell
 
@@ -53,6 +53,10 @@ def test_help_imports_no_command() -> None:
         (["nope"], "error: No such command 'nope'.\nhint: see `metafora --help`\n"),
         (["ls", "--bogus"], "error: No such option '--bogus'.\nhint: see `metafora ls --help`\n"),
         (["wait", "--timeout", "soon"], "error: Invalid value for '--timeout': "),
+        (
+            ["ls", "--state", "runing"],
+            "error: Invalid value for '--state': 'runing' is not one of 'unclaimed', 'running',",
+        ),
     ],
 )
 def test_usage(shell: Shell, arguments: list[str], error: str) -> None:
@@ -77,6 +81,17 @@ def test_unreachable(shell: Shell) -> None:
     assert shell.err.startswith("error: no answer within 10 s\nhint: is --url right")
     assert shell("-v", "ls") == 5
     assert "Traceback (most recent call last):" in shell.err
+
+
+@pytest.mark.parametrize("error, code", [(LayoutMismatch, 4), (BrokerTooOld, 4), (CoordinatorUnavailable, 5)])
+def test_what_trying_again_does_not_help_is_refused(shell: Shell, error: type[Exception], code: int) -> None:
+    """A script that tries again on 5 must not try for ever where the cluster is not one for this version."""
+
+    def refuse() -> None:
+        raise error("no")
+
+    shell.cluster.answers, shell.cluster.silence = 0, refuse
+    assert shell("describe", "a") == code
 
 
 @pytest.mark.parametrize("command", [["ls"], ["demo"], ["run", "tests.cli.shell:handler"]])

@@ -209,6 +209,9 @@ def test_doctor(shell: Shell, zookeeper: Any, namespace: str) -> None:
     zookeeper.set(f"/{namespace}", b'{"layout": 2, "buckets": 64}')
     (problem,) = doctor(5)["problem"]
     assert "has layout 2" in problem
+    code, _, err = shell("ls")
+    assert code == 4
+    assert "has layout 2" in err
 
 
 def test_doctor_without_a_server(shell: Shell) -> None:
