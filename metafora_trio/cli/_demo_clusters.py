@@ -58,6 +58,10 @@ class DemoCluster(ABC):
     def events(self) -> list[HistoryEvent]:
         """All that has happened so far, in order."""
 
+    def logs(self) -> dict[str, str]:
+        """What each node has said on its stderr, where it has one of its own."""
+        return {}
+
 
 class _MemoryCluster(DemoCluster):
     how_crashed = "its scope is cancelled, nothing it says counts"
@@ -138,8 +142,8 @@ class _ProcessCluster(DemoCluster):
         with trio.move_on_after(_JOIN_TIMEOUT):
             joined = await process.stdout.receive_some()
         if not joined:
-            said = (self._folder / f"{name}.log").read_text(errors="replace").strip()
-            raise Failure(f"node {name} did not join: {said[-2000:] or f'nothing heard for {_JOIN_TIMEOUT:g} s'}")
+            said = self.logs()[name][-2000:] or f"nothing heard for {_JOIN_TIMEOUT:g} s"
+            raise Failure(f"node {name} did not join: {said}")
 
     async def crash_node(self, name: str) -> None:
         process = self.processes[name]
@@ -149,6 +153,9 @@ class _ProcessCluster(DemoCluster):
 
     def events(self) -> list[HistoryEvent]:
         return _in_order(History.read(self._folder.glob("*.jsonl")))
+
+    def logs(self) -> dict[str, str]:
+        return {path.stem: path.read_text(errors="replace").strip() for path in self._folder.glob("*.log")}
 
     def _file(self, name: str) -> Path:
         return self._folder / f"{name}.jsonl"

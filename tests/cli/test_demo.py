@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
 
 import pytest
+import trio
 
+from metafora_trio import Client
 from metafora_trio.cli._demo_screen import running
 from metafora_trio.testing import EventName, HistoryEvent, Verdict
 from tests.cli.shell import Shell
@@ -42,6 +45,7 @@ def test_demo_json(shell: Shell) -> None:
         "moves": 16,
         "tasks_lost": 0,
         "duplicate_runs": 0,
+        "stuck_in_drain": [],
         "longest_gap_seconds": summary["longest_gap_seconds"],
         "median_gap_seconds": summary["median_gap_seconds"],
         "seconds": 20.0,
@@ -50,12 +54,46 @@ def test_demo_json(shell: Shell) -> None:
     assert "CRASH" in shell.err
 
 
+def history(shell: Shell) -> list[str]:
+    """What is on stderr behind the error."""
+    return [json.loads(line)["ev"] for line in shell.err.partition("; this is what happened:\n")[2].splitlines()]
+
+
 def test_a_broken_promise_is_told(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the checker finds a lost task the exit code is 1, and the history is printed for whoever looks into it."""
     monkeypatch.setattr("metafora_trio.cli._demo.check_history", lambda events: Verdict(lost=["task-01"]))
     assert shell("demo", given=False) == 1
     assert "\ntasks lost: 1\n" in shell.out
-    assert '"ev": "start"' in shell.err
+    assert shell.err.startswith("error: a promise was broken; this is what happened:\n")
+    assert history(shell).count("start") == 28
+    assert shell("demo", "--json", given=False) == 1
+    assert json.loads(shell.out.splitlines()[-1])["tasks_lost"] == 1
+    assert history(shell).count("start") == 28
+
+
+def test_a_node_that_does_not_leave_is_told(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A drain that gets stuck is a failure: with the node's name, its fate, and the history."""
+
+    async def in_vain(client: Client, node: str) -> None:
+        await trio.lowlevel.checkpoint()
+
+    monkeypatch.setattr(Client, "drain", in_vain)
+    assert shell("demo", given=False) == 1
+    assert shell.err.startswith("error: cat was told to drain, and has not left; this is what happened:\n")
+    assert re.search(r"^cat .* told to drain at \d+\.\d s, did not leave$", shell.out, re.MULTILINE)
+    assert "\ntasks lost: 0\n" in shell.out
+    assert shell("demo", "--json", given=False) == 1
+    summary = json.loads(shell.out.splitlines()[-1])
+    assert (summary["ok"], summary["stuck_in_drain"]) == (False, ["cat"])
+    assert history(shell).count("start") == summary["runs"]
+
+
+def test_an_uneven_share_is_told_and_no_failure(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It breaks no promise: each task has run on one node all the time."""
+    monkeypatch.setattr("metafora_trio.cli._demo._is_even", lambda picture, nodes: False)
+    assert shell("demo", given=False) == 0
+    assert shell.out.count("not yet shared evenly after 10 s\n") == 4
+    assert shell.err == ""
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

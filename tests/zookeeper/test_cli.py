@@ -16,6 +16,8 @@ import pytest
 from kazoo.client import KazooClient
 
 from metafora_trio import CoordinatorUnavailable, NodeInfo, Task, open_client
+from metafora_trio.cli._main import main
+from metafora_trio.testing import Verdict
 from metafora_trio_zookeeper import ZooKeeperCoordinator
 from metafora_trio_zookeeper.testing import Ensemble
 from tests.processes import children, has_ended, wait_ended, wait_until
@@ -237,6 +239,20 @@ def test_demo_with_processes(ensemble: Ensemble, namespace: str, tmp_path: Path)
     assert 2.0 < summary["longest_gap_seconds"] < 10.0
     with meddler(ensemble.hosts) as client:
         assert [name for name in client.get_children("/") if name.startswith(namespace)] == []
+
+
+def test_demo_that_goes_wrong_shows_all_there_is(
+    standalone: Ensemble, namespace: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files of its nodes are gone afterwards: what happened, and what they said, is on stderr, also with --json."""
+    monkeypatch.setattr("metafora_trio.cli._demo.check_history", lambda events: Verdict(lost=["task-01"]))
+    assert main(["demo", "--seconds", "5", "--json", "--url", f"zk://{standalone.hosts}/{namespace}"]) == 1
+    out, err = capsys.readouterr()
+    assert json.loads(out)["ok"] is False
+    shown, _, evidence = err.partition("error: a promise was broken; this is what happened:\n")
+    assert "CRASH" in shown
+    assert evidence.count('"ev": "start"') >= 12
+    assert [f"node {name} said: " in evidence for name in ("ant", "bee", "cat", "dog")] == [True] * 4
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
