@@ -10,12 +10,12 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby, pairwise
+from itertools import chain, groupby, pairwise
 
 from metafora_trio.testing import EventName, HistoryEvent, Run, Verdict, check_history
 
 from ._chaos_cluster import TICK
-from ._chaos_faults import KINDS, FaultKind, calm
+from ._chaos_faults import KINDS, FaultKind, calm, drain_limit
 from ._chaos_nemesis import Record
 from ._chaos_store import Row
 
@@ -24,6 +24,8 @@ __all__ = ["Evidence", "Gap", "Judgement", "judge", "node_of", "percentile", "se
 _RECLAIM = 0.7
 """Seconds from the end of a dead node's session until its tasks run again."""
 _SETTLE = 5.0
+_WRITE = 5.0
+"""Seconds within which a run has written to the store: it begins at once, and what gathers is written every 0.25 s."""
 _SECOND = 1e9
 
 
@@ -36,7 +38,8 @@ class Evidence:
         faults: what was done.
         rows: what the store saw.
         session_timeout: T, in seconds.
-        healed: when everything was healed, in nanoseconds; None if the run was interrupted before.
+        healed: when everything was healed, in nanoseconds; None if it did not come to that.
+        complete: the run came to its own end.
         surprises: what nobody had asked for, such as a node that ended by itself.
         nodes: the names of the nodes that are to share the tasks in the end.
     """
@@ -48,6 +51,7 @@ class Evidence:
     healed: int | None
     surprises: Sequence[str] = ()
     nodes: Sequence[str] = ()
+    complete: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +86,10 @@ class Judgement:
         settle_limit: what that may be.
         old_accepted: writes with an old token that the store took.
         old_rejected: writes with an old token that it refused: what a store without fencing would have let through.
-        violations: each broken promise, in a sentence.
+        interrupted: the run did not come to its end, so nothing is said of how things were then.
+        lost: acknowledged tasks that neither ran at the end, nor were done or deleted; none if it was interrupted.
+        violations: each broken promise, each surprise, and each lack of evidence, in a sentence.
+        notes: what is worth knowing, and breaks no promise.
     """
 
     verdict: Verdict
@@ -93,12 +100,15 @@ class Judgement:
     settle_limit: float
     old_accepted: list[Row]
     old_rejected: list[Row]
+    interrupted: bool
+    lost: list[str]
     violations: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
-    def ok(self) -> bool:
-        """Whether no promise was broken."""
-        return not self.violations
+    def word(self) -> str:
+        """The verdict in a word: violated, interrupted, ok."""
+        return "violated" if self.violations else "interrupted" if self.interrupted else "ok"
 
 
 def node_of(process: str) -> str:
@@ -120,6 +130,7 @@ def settle_limit(session_timeout: float) -> float:
 def judge(evidence: Evidence) -> Judgement:
     """Hold the evidence against every promise."""
     verdict = check_history(evidence.events)
+    interrupted = not evidence.complete or evidence.healed is None
     gaps = sorted(_gaps(verdict, evidence), key=lambda gap: gap.before.stop)
     alone = [fault for fault in evidence.faults if _isolated(fault, evidence)]
     judgement = Judgement(
@@ -131,8 +142,17 @@ def judge(evidence: Evidence) -> Judgement:
         settle_limit=settle_limit(evidence.session_timeout),
         old_accepted=_old_accepted(evidence.rows),
         old_rejected=[row for row in evidence.rows if not row.accepted],
+        interrupted=interrupted,
+        lost=[] if interrupted else verdict.lost,
     )
     judgement.violations += _violations(judgement, evidence)
+    judgement.violations += _lacks(judgement, evidence)
+    late_in_the_calm, late = _late_drains(evidence)
+    judgement.violations += late_in_the_calm
+    judgement.notes += late
+    for kill in alone:
+        if not any(gap.cause is kill for gap in judgement.isolated):
+            judgement.notes.append(f"no gap was measured after {kill.target} alone was killed")
     return judgement
 
 
@@ -148,6 +168,10 @@ def _violations(found: Judgement, evidence: Evidence) -> Iterator[str]:
         yield f"token {other.token} of {other.task} in {other.process} is not above {one.token} in {one.process}"
     for run in verdict.started_after_done:
         yield f"{run.task} was done, and started again in {run.process}"
+    for run in verdict.ran_when_done:
+        yield f"{run.task} was done, and still ran in {run.process}"
+    for task, deleted in _deleted(evidence.events).items():
+        yield from _after_delete(task, deleted, found, evidence)
     for event in verdict.strays:
         yield f"{event.task} stopped in {event.process} without a start"
     for row in found.old_accepted:
@@ -159,17 +183,64 @@ def _violations(found: Judgement, evidence: Evidence) -> Iterator[str]:
                 f"not within {found.gap_limit:.2f} s"
             )
     yield from evidence.surprises
-    if evidence.healed is None:
-        return
-    for task in verdict.lost:
+    for process in verdict.never_thawed:
+        yield f"{process} was told to go on after a freeze, and did not note that it does"
+    for task in found.lost:
         yield f"{task} is lost: acknowledged, neither running at the end, nor done, nor deleted"
-    for task in _deleted(evidence.events):
-        if any(run.open for run in verdict.runs_of.get(task, ())):
-            yield f"{task} was deleted and still runs"
+    if found.interrupted:
+        return
     if found.settled is None:
         yield "not all tasks ran, evenly spread, when the observation ended"
     elif found.settled > found.settle_limit:
         yield f"all ran, evenly spread, {found.settled:.1f} s after the heal, not within {found.settle_limit:.1f} s"
+
+
+def _after_delete(task: str, deleted: int, found: Judgement, evidence: Evidence) -> Iterator[str]:
+    """A deleted task starts only where its tombstone is not seen yet.
+
+    Who starts one has had an answer to a write within T, and with it all that came before that write.
+    """
+    limit = evidence.session_timeout + TICK
+    for run in found.verdict.runs_of.get(task, ()):
+        late = (run.start - deleted) / _SECOND
+        if late > limit:
+            yield f"{task} started in {run.process} {late:.2f} s after it was deleted, not within {limit:.2f} s"
+        elif run.open and not found.interrupted:
+            yield f"{task} was deleted and still runs"
+        elif found.verdict.awake(run, deleted) > found.settle_limit * _SECOND:
+            yield f"{task} still ran in {run.process} {(run.stop - deleted) / _SECOND:.1f} s after it was deleted"
+
+
+def _lacks(found: Judgement, evidence: Evidence) -> Iterator[str]:
+    """What there must be to judge by: nothing is proven by what was not written down."""
+    if not found.interrupted:
+        if not any(event.ev is EventName.END for event in evidence.events):
+            yield "no evidence: the history has no end"
+        for what, there in (
+            ("run of a task", found.verdict.runs),
+            ("fault", evidence.faults),
+            ("write", evidence.rows),
+        ):
+            if not there:
+                yield f"no evidence: not one {what} is recorded"
+    written = {(row.task, row.process, row.token) for row in evidence.rows}
+    for run in chain.from_iterable(found.verdict.runs_of.values()):
+        # A frozen process may hold the lock of the store: then the others wait.
+        seconds = found.verdict.awake(run, nobody_frozen=True) / _SECOND
+        if seconds > _WRITE and (run.task, run.process, run.token) not in written:
+            yield f"no evidence: {run.task} ran for {seconds:.1f} s in {run.process}, and has not written to the store"
+
+
+def _late_drains(evidence: Evidence) -> tuple[list[str], list[str]]:
+    """Which nodes had to be killed as they did not leave in time: those with nothing else around, and the others."""
+    calm_ones: list[str] = []
+    others: list[str] = []
+    for fault in evidence.faults:
+        text = f"had not left {drain_limit(evidence.session_timeout):g} s after it was told to"
+        undisturbed = _undisturbed(fault, fault.end, evidence)
+        into, under = (calm_ones, "with nothing else wrong") if undisturbed else (others, "under other faults")
+        into += (f"{name} {text} ({fault.kind}), {under}" for name in fault.late)
+    return calm_ones, others
 
 
 def _old_accepted(rows: Iterable[Row]) -> list[Row]:
@@ -210,12 +281,17 @@ def _isolated(kill: Record, evidence: Evidence) -> bool:
     """Whether a node was killed while everything else was well, and long had been."""
     if kill.kind is not FaultKind.KILL:
         return False
-    before = calm(evidence.session_timeout) * _SECOND
     after = (evidence.session_timeout + TICK + _RECLAIM) * _SECOND
+    return _undisturbed(kill, kill.start + after, evidence)
+
+
+def _undisturbed(fault: Record, until: float, evidence: Evidence) -> bool:
+    """Whether from long before a fault until then nothing else was wrong."""
+    before = calm(evidence.session_timeout) * _SECOND
     return not any(
-        fault is not kill and fault.start <= kill.start + after and kill.start <= fault.end + before
-        for fault in evidence.faults
-        if KINDS[fault.kind].fault and not fault.skipped
+        other is not fault and other.start <= until and fault.start <= other.end + before
+        for other in evidence.faults
+        if KINDS[other.kind].fault and not other.skipped
     )
 
 
@@ -250,8 +326,9 @@ def settled_now(running: Mapping[str, set[str]], expected: set[str], nodes: Sequ
     return expected <= everything and max(loads.values()) - min(loads.values()) <= 1
 
 
-def _deleted(events: Iterable[HistoryEvent]) -> set[str]:
-    return {event.task for event in events if event.ev is EventName.DELETE}
+def _deleted(events: Iterable[HistoryEvent]) -> dict[str, int]:
+    """When the delete of each deleted task was acknowledged."""
+    return {event.task: event.t for event in events if event.ev is EventName.DELETE}
 
 
 def _expected(events: Iterable[HistoryEvent]) -> set[str]:

@@ -29,6 +29,8 @@ TICK = 0.5
 _ELECTION = "-Dzookeeper.fastleader.maxNotificationInterval=1000"
 """A proxy accepts for a server that is dead, so votes are lost where a real network would refuse the connection;
 servers repeat theirs with pauses that double, by default up to a minute."""
+_LOOK = 0.2
+"""Seconds between looks at the servers."""
 _ROOT = Path(__file__).parent.parent
 _SHIM = Path(__file__).parent / "_chaos_shim.c"
 
@@ -109,6 +111,7 @@ class ChaosNode:
 
     def thaw(self) -> None:
         """SIGCONT. When it goes on it notes so itself: until the machine has time for it, it stands still."""
+        self._history.record(EventName.RESUME, process=self.process)
         self._popen.send_signal(signal.SIGCONT)
 
     def destroy(self) -> None:
@@ -127,6 +130,7 @@ class ChaosCluster:
         ensemble: the servers.
         nodes: the present life of each node, by name, also of one that has ended.
         history: what is done to them.
+        away: the ids of the servers that were killed, and may be missing.
         surprises: what nobody has asked for.
         shim: whether disks can be made slow and clocks jump.
     """
@@ -146,6 +150,7 @@ class ChaosCluster:
         self.nodes: dict[str, ChaosNode] = {}
         (folder / "history").mkdir()
         self.history = History(folder / "history" / "nemesis.jsonl", process="nemesis")
+        self.away: set[int] = set()
         self.surprises: list[str] = []
         self.shim = shim
         self._proxies = proxies
@@ -198,6 +203,16 @@ class ChaosCluster:
         """Start a node if it has ended."""
         if name not in self.nodes or self.nodes[name].ended.is_set():
             self.start(name)
+
+    async def watch_servers(self) -> None:
+        """Note as a surprise that a server has ended and nobody has killed it; until cancelled."""
+        missing: set[int] = set()
+        while True:
+            dead = {server.id for server in self.ensemble.servers if not server.alive} - self.away
+            for number in sorted(dead - missing):
+                self.surprises.append(f"server s{number} has ended by itself")
+            missing = dead
+            await trio.sleep(_LOOK)
 
     async def heal(self) -> None:
         """Undo everything that may be left of faults; returns when all servers serve and all nodes are started."""
@@ -254,6 +269,7 @@ async def open_chaos_cluster(terms: Terms, folder: Path) -> AsyncGenerator[Chaos
                 try:
                     for number in range(1, terms.nodes + 1):
                         cluster.start(f"n{number}")
+                    nursery.start_soon(cluster.watch_servers)
                     yield cluster
                 finally:
                     cluster.destroy()

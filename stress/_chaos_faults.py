@@ -2,8 +2,9 @@
 
 The schedule is plain data, so that the same seed gives the same faults. It is a row of scenes: a mixed one, in which
 faults on different targets overlap; a kill of one node with nothing else around it, whose gap is held against the
-promise; now and then a rolling restart of the nodes. Kinds come from shuffled decks: each has its turn before any
-comes again. What shows the broken modes, a long freeze and a long cut, comes first: a short run must show them too.
+promise; now and then a rolling restart of the nodes. Kinds come from shuffled decks: in a long run each has its turn
+before any comes again, but for what does not fit into the rest of its scene and is passed over. What shows the broken
+modes, a long freeze and a long cut, comes first: a short run must show them too.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-__all__ = ["KINDS", "Fault", "FaultKind", "Kind", "calm", "schedule"]
+__all__ = ["KINDS", "Assumption", "Fault", "FaultKind", "Kind", "calm", "drain_limit", "schedule"]
 
 T = TypeVar("T")
 
@@ -49,6 +50,18 @@ class FaultKind(enum.StrEnum):
     BALANCE = "balance"
 
 
+class Assumption(enum.StrEnum):
+    """What a promise of the library may assume, as in section 9 of its design; faults break these, one at most."""
+
+    NONE = ""
+    REST_WELL = "all else is well"
+    """Only the gap after a kill needs this one."""
+    AWAKE = "processes run"
+    """A frozen one counts as not running, for a moment after its thaw too."""
+    QUORUM = "a quorum serves"
+    """Without one tasks stop, and start nowhere: until it is back, only that none runs twice is promised."""
+
+
 @dataclass(frozen=True, slots=True)
 class Kind:
     """A kind of fault.
@@ -57,19 +70,26 @@ class Kind:
         about: one line for people.
         span: the shortest and the longest time until it is healed, in seconds, for a session timeout.
         target: whom it is done to.
-        fault: whether it disturbs the cluster; what users do is no fault.
+        breaks: the assumption that does not hold while it is done, and shortly after.
     """
 
     about: str
     span: Callable[[float], tuple[float, float]] = lambda timeout: (0.0, 0.0)
     target: str = "node"
-    fault: bool = True
+    breaks: Assumption = Assumption.REST_WELL
 
+    @property
+    def fault(self) -> bool:
+        """Whether it disturbs the cluster; what users do is no fault."""
+        return self.breaks is not Assumption.NONE
+
+
+_NONE, _AWAKE, _QUORUM = Assumption.NONE, Assumption.AWAKE, Assumption.QUORUM
 
 KINDS = {
     FaultKind.KILL: Kind("SIGKILL of a node, started again later", lambda t: (1.0, t + 3)),
-    FaultKind.FREEZE: Kind("SIGSTOP of a node for longer than its session lasts", lambda t: (t + 2, t + 4)),
-    FaultKind.HICCUP: Kind("SIGSTOP of a node for a moment", lambda t: (0.1, t * 0.7)),
+    FaultKind.FREEZE: Kind("SIGSTOP of a node, past its session timeout", lambda t: (t + 2, t + 4), breaks=_AWAKE),
+    FaultKind.HICCUP: Kind("SIGSTOP of a node for a moment", lambda t: (0.1, t * 0.7), breaks=_AWAKE),
     FaultKind.CUT: Kind("node cut from all servers, silently, past its session timeout", lambda t: (t + 2, t + 4)),
     FaultKind.CUT_ONE: Kind("node cut from one server, silently", lambda t: (1.0, 2 * t)),
     FaultKind.MUTE: Kind("what a node sends is held, what it is told arrives", lambda t: (1.0, t + 2)),
@@ -83,15 +103,15 @@ KINDS = {
     FaultKind.JOIN: Kind("one more node joins, and is drained later", lambda t: (t, 3 * t), "new node"),
     FaultKind.HOLD: Kind("a node is told to neither claim, bid nor give (`freeze`)", lambda t: (1.0, t)),
     FaultKind.ROLL_NODES: Kind("each node in turn is drained and started again", target="all nodes"),
-    FaultKind.KILL_SERVER: Kind("SIGKILL of a server, started again later", lambda t: (1.0, t + 2), "server"),
-    FaultKind.PAUSE_SERVER: Kind("SIGSTOP of a server", lambda t: (1.0, t + 4), "server"),
-    FaultKind.ISOLATE_SERVER: Kind("a server cut from the others, not from nodes", lambda t: (2.0, t + 4), "server"),
+    FaultKind.KILL_SERVER: Kind("SIGKILL of a server, started again", lambda t: (1.0, t + 2), "server", _QUORUM),
+    FaultKind.PAUSE_SERVER: Kind("SIGSTOP of a server", lambda t: (1.0, t + 4), "server", _QUORUM),
+    FaultKind.ISOLATE_SERVER: Kind("server cut from the others only", lambda t: (2.0, t + 4), "server", _QUORUM),
     FaultKind.SLOW_DISK: Kind("every fsync of a server takes longer", lambda t: (2.0, 2 * t), "server"),
-    FaultKind.ROLL_SERVERS: Kind("each server in turn is killed and started again", target="all servers"),
-    FaultKind.SUBMIT: Kind("a burst of new tasks, half of them short", target="tasks", fault=False),
-    FaultKind.DELETE: Kind("a burst of deletes", target="tasks", fault=False),
-    FaultKind.STOP: Kind("a burst of `stop_task`", target="tasks", fault=False),
-    FaultKind.BALANCE: Kind("every node is told to balance", target="tasks", fault=False),
+    FaultKind.ROLL_SERVERS: Kind("each server is killed and started again", target="all servers", breaks=_QUORUM),
+    FaultKind.SUBMIT: Kind("a burst of new tasks, half of them short", target="tasks", breaks=_NONE),
+    FaultKind.DELETE: Kind("a burst of deletes", target="tasks", breaks=_NONE),
+    FaultKind.STOP: Kind("a burst of `stop_task`", target="tasks", breaks=_NONE),
+    FaultKind.BALANCE: Kind("every node is told to balance", target="tasks", breaks=_NONE),
 }
 
 
@@ -130,6 +150,11 @@ _ROLES = ("leader", "follower")
 def calm(session_timeout: float) -> float:
     """Seconds after a heal until nothing of the fault is left: sessions have ended, nodes have joined and settled."""
     return session_timeout + 3.0
+
+
+def drain_limit(session_timeout: float) -> float:
+    """Seconds after which a node that was told to drain is killed: its consumer gives up 2 s before that."""
+    return session_timeout + 4.0
 
 
 def schedule(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ import trio
 from metafora_trio import CoordinatorUnavailable, NodeNotFound
 from metafora_trio_zookeeper.testing import Server, TcpProxy
 
-from ._chaos_cluster import ChaosCluster
-from ._chaos_faults import KINDS, Fault, FaultKind
+from ._chaos_cluster import ChaosCluster, ChaosNode
+from ._chaos_faults import KINDS, Fault, FaultKind, drain_limit
 from ._chaos_packets import dropping
 from ._chaos_traffic import Traffic
 
@@ -38,6 +38,7 @@ class Record:
         end: when it was healed; for a partial report, when the run ended.
         alone: nothing else was planned near it.
         note: what else there is to say.
+        late: the nodes that were drained and had to be killed, as they did not end in time.
         skipped: it was not done, and the note says why.
     """
 
@@ -47,6 +48,7 @@ class Record:
     end: int = 0
     alone: bool = False
     note: str = ""
+    late: Sequence[str] = ()
     skipped: bool = False
 
 
@@ -121,8 +123,7 @@ class Nemesis:
         else:
             node.expect_end()
             record.note = await self._ask(lambda: self._traffic.client.drain(fault.target)) or "by command"
-        if await node.wait_ended(max(fault.seconds, self._cluster.terms.session_timeout + 4)):
-            record.note += ", had not ended in time"
+        await self._wait_drained(node, record)
         await trio.sleep_until(end)
         self._cluster.restart(fault.target)
 
@@ -130,13 +131,15 @@ class Nemesis:
         node = self._cluster.start(fault.target)
         await trio.sleep(fault.seconds)
         node.drain()
-        if await node.wait_ended(self._cluster.terms.session_timeout + 4):
-            record.note = "had not ended in time"
+        await self._wait_drained(node, record)
 
     async def _hold(self, fault: Fault, record: Record) -> None:
         record.note = await self._ask(lambda: self._traffic.client.freeze(fault.target))
         await trio.sleep(fault.seconds)
-        await self._traffic.unfreeze_all()
+        try:
+            await self._traffic.unfreeze_all()
+        except trio.TooSlowError:
+            record.note = "not known to be released"  # it will be when all is healed, or that will be a surprise
 
     async def _clock_jump(self, fault: Fault, record: Record) -> None:
         folder = self._cluster.nodes[fault.target].folder
@@ -145,17 +148,18 @@ class Nemesis:
 
     async def _roll_nodes(self, fault: Fault, record: Record) -> None:
         names = [f"n{number}" for number in range(1, self._cluster.terms.nodes + 1)]
-        late = []
         for turn, name in enumerate(names, 1):
             end = record.start / 1e9 + fault.seconds * turn / len(names)
             node = self._cluster.nodes[name]
             node.drain()
-            if await node.wait_ended(self._cluster.terms.session_timeout + 4):
-                late.append(name)
+            await self._wait_drained(node, record)
             self._cluster.restart(name)
             await trio.sleep(max(0.0, end - time.monotonic()))
-        if late:
-            record.note = f"had not ended in time: {', '.join(late)}"
+
+    async def _wait_drained(self, node: ChaosNode, record: Record) -> None:
+        """Wait for the end of a node that was told to drain, and kill it in the end."""
+        if await node.wait_ended(drain_limit(self._cluster.terms.session_timeout)):
+            record.late = [*record.late, node.name]
 
     async def _ask(self, command: Callable[[], Any]) -> str:
         """Send a command; returns why it could not be sent, or the empty string."""
@@ -232,16 +236,18 @@ class Nemesis:
 
     async def _kill_server(self, fault: Fault, record: Record) -> None:
         server = await self._find(fault, record)
-        server.kill()
+        self._kill_one(server)
         await trio.sleep(fault.seconds)
         await self._start(server)
 
     async def _pause_server(self, fault: Fault, record: Record) -> None:
         server = await self._find(fault, record)
-        server.pause()
-        await trio.sleep(fault.seconds)
-        server.resume()
-        await self._wait_serving(server)
+        # One that has ended by itself is a surprise already, and starts again when all is healed.
+        with suppress(ProcessLookupError):
+            server.pause()
+            await trio.sleep(fault.seconds)
+            server.resume()
+            await self._wait_serving(server)
 
     async def _isolate_server(self, fault: Fault, record: Record) -> None:
         server = await self._find(fault, record)
@@ -259,7 +265,7 @@ class Nemesis:
         servers = self._cluster.ensemble.servers
         for turn, server in enumerate(servers, 1):
             end = record.start / 1e9 + fault.seconds * turn / len(servers)
-            server.kill()
+            self._kill_one(server)
             await trio.sleep(0.5)
             await self._start(server)
             await trio.sleep(max(0.0, end - time.monotonic()))
@@ -281,8 +287,13 @@ class Nemesis:
         record.target = f"s{server.id} ({fault.target})"
         return server
 
+    def _kill_one(self, server: Server) -> None:
+        self._cluster.away.add(server.id)
+        server.kill()
+
     async def _start(self, server: Server) -> None:
         await trio.to_thread.run_sync(server.start)
+        self._cluster.away.discard(server.id)
         await self._wait_serving(server)
 
     async def _wait_serving(self, server: Server) -> None:

@@ -43,13 +43,18 @@ class Work:
     async def handle(self, task: RunningTask) -> None:
         """The handler."""
         self._history.write("start", task)
+        ended = False
         try:
             if self._overtime:
                 await self._ignore_lease(task)
             else:
                 await self._write_on(task)
+            ended = True
+        except Exception:
+            ended = True
+            raise
         finally:
-            self._history.write("stop", task)
+            self._history.write("stop", task, ended=ended)
 
     async def _write_on(self, task: RunningTask) -> None:
         end = trio.current_time() + task.props.get("seconds", float("inf"))
@@ -94,7 +99,7 @@ async def _drain_by_signal(consumer: Consumer, *, task_status: trio.TaskStatus[N
 def _note_thaws(path: str, process: str) -> None:
     """Note when this process goes on after a SIGSTOP, before anything else of it does.
 
-    Only it can know: on a busy machine it is runnable long before it runs.
+    Only it can know: on a busy machine it is runnable long before it runs. Who freezes it notes the SIGCONT.
     """
     history = History(path, process=process)
     signal.signal(signal.SIGCONT, lambda number, frame: history.record(EventName.THAW))

@@ -23,7 +23,8 @@ _STYLE = """
 body { font: 14px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); margin: 24px auto;
        max-width: 1280px; padding: 0 20px; }
 h1 { font-size: 22px; margin: 0; } h2 { font-size: 16px; margin: 32px 0 8px; }
-.verdict { font-weight: 600; } .ok { color: var(--good); } .violated { color: var(--bad); }
+.verdict { font-weight: 600; } .ok { color: var(--good); } .interrupted { color: var(--dim); }
+.violated { color: var(--bad); }
 .cards { display: flex; flex-wrap: wrap; gap: 10px; margin: 16px 0; }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 8px 14px; }
 .card b { display: block; font-size: 19px; font-variant-numeric: tabular-nums; } .card span { color: var(--dim); }
@@ -94,16 +95,21 @@ def page(
 
 def _head(outline: Outline, judgement: Judgement, figures: Mapping[str, Any]) -> Iterator[str]:
     terms = outline.terms
-    kept = "every promise was kept" if judgement.ok else f"{len(judgement.violations)} violations"
-    state = "ok" if judgement.ok else "violated"
+    state = judgement.word
+    count = len(judgement.violations)
+    kept = {"ok": "every promise was kept", "interrupted": "interrupted, no promise broken by then"}.get(
+        state, f"{count} violation{'s' * (count != 1)}"
+    )
     broken = f", with a bug on purpose (--break {terms.broken})" if terms.broken else ""
-    partial = "" if outline.healed else " The run was interrupted: this is what there was by then."
+    partial = " The run did not come to its end: this is what there was by then." * judgement.interrupted
     yield f'<h1>Chaos run, seed {terms.seed}: <span class="verdict {state}">{kept}</span></h1>'
     yield (
         f'<p class="note">{terms.servers} servers, {terms.nodes} nodes, {terms.tasks} tasks and more in bursts, '
         f"session timeout {terms.session_timeout:g} s, {terms.seconds:g} s of faults{broken}.{partial}</p>"
     )
-    settled = "never" if judgement.settled is None else f"{judgement.settled:.1f} s"
+    never = "not known" if judgement.interrupted else "never"
+    settled = never if judgement.settled is None else f"{judgement.settled:.1f} s"
+    unsettled = judgement.settled is None or judgement.settled > judgement.settle_limit
     isolated = max((gap.seconds for gap in judgement.isolated), default=None)
     cards = [
         ("overlaps", figures["overlaps"], figures["overlaps"] > 0),
@@ -123,7 +129,7 @@ def _head(outline: Outline, judgement: Judgement, figures: Mapping[str, Any]) ->
         (
             f"all well after the last heal (limit {judgement.settle_limit:.1f} s)",
             settled,
-            outline.healed is not None and not (judgement.settled or 0) <= judgement.settle_limit,
+            unsettled and not judgement.interrupted,
         ),
     ]
     yield '<div class="cards">'
@@ -133,14 +139,17 @@ def _head(outline: Outline, judgement: Judgement, figures: Mapping[str, Any]) ->
 
 
 def _violations(judgement: Judgement) -> Iterator[str]:
-    if judgement.ok:
-        return
-    yield '<h2 class="violated">Violations</h2><ul>'
-    for violation in judgement.violations[:_SHOWN]:
-        yield f"<li>{escape(violation)}</li>"
-    if more := len(judgement.violations) - _SHOWN:
-        yield f"<li>and {more} more</li>" if more > 0 else ""
-    yield "</ul>"
+    if judgement.violations:
+        yield '<h2 class="violated">Violations</h2><ul>'
+        for violation in judgement.violations[:_SHOWN]:
+            yield f"<li>{escape(violation)}</li>"
+        if more := len(judgement.violations) - _SHOWN:
+            yield f"<li>and {more} more</li>" if more > 0 else ""
+        yield "</ul>"
+    if judgement.notes:
+        yield '<ul class="note">'
+        yield from (f"<li>{escape(note)}</li>" for note in judgement.notes)
+        yield "</ul>"
 
 
 def _legend(judgement: Judgement) -> Iterator[str]:
@@ -224,10 +233,11 @@ def _fault_table(evidence: Evidence, begin: int) -> str:
         (
             label(fault),
             KINDS[fault.kind].about + (", alone" if fault.alone else ""),
+            KINDS[fault.kind].breaks or "none",
             fault.note,
             f"{(fault.start - begin) / 1e9:.1f}",
             "skipped" if fault.skipped else f"{(fault.end - fault.start) / 1e9:.1f}",
         )
         for fault in evidence.faults
     ]
-    return _table(("fault", "what it is", "note", "at, s", "for, s"), rows, texts=3)
+    return _table(("fault", "what it is", "assumption it breaks", "note", "at, s", "for, s"), rows, texts=4)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -43,6 +43,7 @@ class Outline:
         begin: when the first fault could come.
         healed: when everything was healed.
         end: when the observation ended.
+        complete: the run came to its own end; else it was interrupted, or has failed.
         surprises: what nobody had asked for.
     """
 
@@ -50,7 +51,8 @@ class Outline:
     begin: int | None = None
     healed: int | None = None
     end: int | None = None
-    surprises: Sequence[str] = field(default_factory=list)
+    complete: bool = False
+    surprises: list[str] = field(default_factory=list)
 
     def write(self, folder: Path) -> None:
         (folder / "run.json").write_text(json.dumps(asdict(self), indent=1))
@@ -72,6 +74,7 @@ def read_evidence(folder: Path) -> tuple[Outline, Evidence]:
         rows=read_rows(folder / "store.db"),
         session_timeout=terms.session_timeout,
         healed=outline.healed,
+        complete=outline.complete,
         surprises=outline.surprises,
         nodes=_names(terms),
     )
@@ -87,23 +90,30 @@ def _names(terms: Terms) -> list[str]:
 
 
 async def run_chaos(terms: Terms, folder: Path, say: Say) -> None:
-    """Run it. When it is cancelled, what there is by then is evidence too.
+    """Run it. When it is cancelled, or fails, what there is by then is evidence too.
 
     Raises:
         ZooKeeperNotInstalled: saying what to install.
         trio.TooSlowError: the cluster did not come up.
+        Exception: whatever else made it fail. It is among the surprises, too.
     """
     outline = Outline(terms)
     outline.write(folder)
-    async with open_chaos_cluster(terms, folder) as cluster:
-        outline.surprises = cluster.surprises
-        say(f"{terms.servers} servers at {cluster.ensemble.hosts}, {terms.nodes} nodes")
-        try:
-            await _run(cluster, outline, say)
-        finally:
-            cluster.history.record(EventName.END)
-            outline.end = time.monotonic_ns()
-            outline.write(folder)
+    try:
+        async with open_chaos_cluster(terms, folder) as cluster:
+            outline.surprises = cluster.surprises
+            say(f"{terms.servers} servers at {cluster.ensemble.hosts}, {terms.nodes} nodes")
+            try:
+                await _run(cluster, outline, say)
+                outline.complete = True
+            finally:
+                cluster.history.record(EventName.END)
+                outline.end = time.monotonic_ns()
+                outline.write(folder)
+    except Exception as error:
+        outline.surprises.append(f"the run has failed: {type(error).__name__}: {error}")
+        outline.write(folder)
+        raise
 
 
 async def _run(cluster: ChaosCluster, outline: Outline, say: Say) -> None:
@@ -128,8 +138,12 @@ async def _run(cluster: ChaosCluster, outline: Outline, say: Say) -> None:
         )
         await Nemesis(cluster, traffic, say).run(faults)
         await cluster.heal()
-        await traffic.unfreeze_all()
         outline.healed = time.monotonic_ns()
+        try:
+            if await traffic.unfreeze_all():
+                outline.healed = time.monotonic_ns()
+        except trio.TooSlowError:
+            cluster.surprises.append("in 20 s after the heal it could not be seen whether a node is still held")
         outline.write(cluster.folder)
         limit = settle_limit(terms.session_timeout)
         say(f"all is healed; waiting for everything to run, up to {limit:g} s")

@@ -12,6 +12,7 @@ import queue
 import sqlite3
 import threading
 import time
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,7 +102,8 @@ def read_rows(path: Path) -> list[Row]:
 class StoreWriter:
     """A node's thread that writes to the store. A context manager; made and entered in Trio.
 
-    Leaving it waits until everything is written.
+    Leaving it waits until everything is written. If the store fails, the whole process ends, with status 1 and the
+    traceback on standard error: tasks that wait for a store for ever look like tasks that run, and prove nothing.
     """
 
     def __init__(self, path: str, process: str, *, fenced: bool) -> None:
@@ -134,6 +136,13 @@ class StoreWriter:
         self._hurry.set()
 
     def _run(self) -> None:
+        try:
+            self._write()
+        except Exception:  # noqa: BLE001 - whatever it is, it ends the process, and is printed
+            traceback.print_exc()
+            os._exit(1)
+
+    def _write(self) -> None:
         store = Store(self._path, fenced=self._fenced)
         try:
             while (write := self._queue.get()) is not None:

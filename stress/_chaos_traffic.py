@@ -11,12 +11,14 @@ from collections.abc import Sequence
 
 import trio
 
-from metafora_trio import Client, CoordinatorUnavailable, MetaforaError, Task, TaskNotFound
+from metafora_trio import Client, CoordinatorUnavailable, MetaforaError, Task, TaskChanged, TaskNotFound
 from metafora_trio.testing import EventName, History
 
 __all__ = ["Traffic"]
 
 _PERIOD = 1.0
+_HELD = 20.0
+"""Seconds to find out whether a node is held: servers may be away for a while, but not for longer."""
 _SHORT = (1.0, 4.0)
 """Seconds that a short task takes."""
 
@@ -69,8 +71,9 @@ class Traffic:
     async def delete_burst(self, amount: float) -> str:
         """Delete some of the lasting tasks; returns when all deletes are acknowledged."""
         some = self._some(amount)
-        for task in some:
+        for task in some:  # all at once: another burst may choose while this one waits for its answers
             self.lasting.remove(task)
+        for task in some:
             await self._delete(task)
         return f"{len(some)} tasks"
 
@@ -108,24 +111,39 @@ class Traffic:
             return str(error)
         return ""
 
-    async def unfreeze_all(self) -> None:
-        """Undo `freeze` wherever it is seen, until it is seen nowhere."""
-        while True:
-            try:
-                held = [status.node.identity for status in await self.client.nodes() if status.node.frozen]
-                for identity in held:
-                    await self.client.unfreeze(identity)
-                if not held:
-                    return
-            except MetaforaError:
-                pass  # the servers are away, or the node is: look again
-            await trio.sleep(0.5)
+    async def unfreeze_all(self) -> bool:
+        """Undo `freeze` wherever it is seen, until it is seen nowhere; returns whether it was anywhere.
+
+        Raises:
+            trio.TooSlowError: after 20 s it was still seen, or nothing at all.
+        """
+        found = False
+        with trio.fail_after(_HELD):
+            while True:
+                try:
+                    held = [status.node.identity for status in await self.client.nodes() if status.node.frozen]
+                    for identity in held:
+                        found = True
+                        await self.client.unfreeze(identity)
+                    if not held:
+                        return found
+                except MetaforaError:
+                    pass  # the servers are away, or the node is: look again
+                await trio.sleep(0.5)
 
     async def follow_ends(self) -> None:
-        """Note the ends of short tasks as they are seen, until cancelled."""
+        """Note the ends of short tasks as soon as they are seen, until cancelled."""
         while True:
-            await self.look_for_ends()
-            await trio.sleep(_PERIOD)
+            with trio.move_on_after(_PERIOD):
+                try:
+                    async with self.client.watch() as changes:
+                        # A watch tells neither of tasks that were gone before it, nor of those that came and went.
+                        await self.look_for_ends()
+                        async for change in changes:
+                            if isinstance(change, TaskChanged) and change.status is None:
+                                await self._look_for_end(change.id)
+                except CoordinatorUnavailable:
+                    await trio.sleep_forever()
 
     async def look_for_ends(self) -> None:
         """Note the ends of short tasks."""
@@ -137,6 +155,8 @@ class Traffic:
             await trio.lowlevel.checkpoint()  # what is not noted now is noted later
 
     async def _look_for_end(self, task: str) -> None:
+        if task not in self._short:
+            return
         try:
             status = await self.client.get(task)
         except TaskNotFound:

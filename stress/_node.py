@@ -77,10 +77,11 @@ class HistoryWriter:
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         self._process = process
 
-    def write(self, ev: str, task: RunningTask) -> None:
+    def write(self, ev: str, task: RunningTask, *, ended: bool = False) -> None:
+        more = ',"ended":true' if ended else ""
         line = (
             f'{{"t":{time.monotonic_ns()},"ev":"{ev}","process":"{self._process}","node":"{task.node}",'
-            f'"task":"{task.id}","token":{task.token}}}\n'
+            f'"task":"{task.id}","token":{task.token}{more}}}\n'
         )
         os.write(self._file, line.encode())
 

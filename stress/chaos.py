@@ -7,12 +7,13 @@ import json
 import logging
 import random
 import shlex
+import shutil
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from ._chaos_run import read_evidence, run_chaos
 
 __all__ = ["figures", "main"]
 
+_PREFIX = "metafora-chaos-"
 _SHOWN = 20
 """Violations that are printed."""
 
@@ -43,8 +45,8 @@ def _parser() -> argparse.ArgumentParser:
             "  python -m stress.chaos --servers 1 --nodes 3 --tasks 30 --seconds 30 --json | tail -1\n"
             "  python -m stress.chaos --break lease\n"
             "  python -m stress.chaos --check FOLDER --report chaos.html\n\n"
-            "Progress goes to standard error. Exit status: 0 every promise was kept; 1 one was broken, or the run\n"
-            "failed; 2 usage; 130 interrupted, with a report of what there was by then."
+            "Progress goes to standard error. Exit status: 0 every promise was kept; 1 one was broken, the run\n"
+            "failed, or has left too little to judge by; 2 usage; 130 interrupted, with a report of what there was."
         ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -86,31 +88,28 @@ def figures(judgement: Judgement, *, seconds: float, faults: int, seed: int) -> 
         "faults": faults,
         "runs": judgement.verdict.runs,
         "overlaps": len(judgement.verdict.overlaps),
-        "lost": len(judgement.verdict.lost),
+        "lost": len(judgement.lost),
         "old_token_writes_accepted": len(judgement.old_accepted),
         "old_token_writes_rejected": len(judgement.old_rejected),
         "gap_p50_ms": round(percentile(gaps, 0.5), 1),
         "gap_p99_ms": round(percentile(gaps, 0.99), 1),
         "gap_max_ms": round(percentile(gaps, 1.0), 1),
-        "verdict": "ok" if judgement.ok else "violated",
+        "verdict": judgement.word,
         "seed": seed,
     }
 
 
-async def _run(terms: Terms, folder: Path) -> bool:
-    """Run it; returns whether a signal has ended it early."""
+async def _run(terms: Terms, folder: Path) -> None:
+    """Run it, until a signal comes; what is left in the folder says whether one came."""
     started = time.monotonic()
 
     def say(what: str) -> None:
         print(f"[{time.monotonic() - started:5.1f} s] {what}", file=sys.stderr, flush=True)
 
-    interrupted = True
     async with open_service_nursery() as nursery:
         with trio.CancelScope() as scope:
             nursery.start_soon(_cancel_by_signal, scope)
             await run_chaos(terms, folder, say)
-            interrupted = False
-    return interrupted
 
 
 async def _cancel_by_signal(scope: trio.CancelScope) -> None:
@@ -129,15 +128,23 @@ def _command(terms: Terms) -> str:
     return " ".join(["python -m stress.chaos", *parts])
 
 
-@contextmanager
-def _folder(asked: argparse.Namespace) -> Iterator[Path]:
-    """Where the evidence is: in a folder that was named, or in one for the length of the run."""
+def _folder(asked: argparse.Namespace) -> Path:
+    """Where the evidence is, or will be: in a folder that was named, or in a new one, in memory if possible."""
     if asked.check or asked.keep:
-        yield (asked.check or asked.keep).resolve()  # nodes have working directories of their own
-        return
+        named: Path = (asked.check or asked.keep).resolve()  # nodes have working directories of their own
+        named.mkdir(parents=True, exist_ok=True)
+        return named
     memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(prefix="metafora-chaos-", dir=memory if memory.is_dir() else None) as folder:
-        yield Path(folder)
+    return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=memory if memory.is_dir() else None))
+
+
+def _put_away(folder: Path, *, keep: bool) -> None:
+    """Remove a folder that nobody has named; or keep it, where it does not use up memory, and say where."""
+    if keep:
+        kept = tempfile.mkdtemp(prefix=_PREFIX)
+        shutil.copytree(folder, kept, dirs_exist_ok=True)
+        print(f"the evidence is in {kept}; judge it again with: python -m stress.chaos --check {kept}", file=sys.stderr)
+    shutil.rmtree(folder)
 
 
 def _check(parser: argparse.ArgumentParser, asked: argparse.Namespace) -> None:
@@ -148,6 +155,8 @@ def _check(parser: argparse.ArgumentParser, asked: argparse.Namespace) -> None:
         parser.error(f"argument --keep: {asked.keep} is not empty")
     if asked.check and not (asked.check / "run.json").exists():
         parser.error(f"argument --check: no run has left anything in {asked.check}")
+    if asked.report and not asked.report.parent.is_dir():
+        parser.error(f"argument --report: there is no folder {asked.report.parent}")
     if asked.links == "namespaces" and (missing := missing_tools()):
         parser.error(f"argument --links: namespaces need {', '.join(missing)}")
 
@@ -173,6 +182,8 @@ def _tell(judgement: Judgement, result: dict[str, Any], *, as_json: bool) -> Non
         print(f"VIOLATION: {violation}", file=out)
     if len(judgement.violations) > _SHOWN:
         print(f"... and {len(judgement.violations) - _SHOWN} more", file=out)
+    for note in judgement.notes:
+        print(f"note: {note}", file=out)
     if as_json:
         print(json.dumps(result))
 
@@ -185,14 +196,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _check(parser, asked)
     if asked.links == "namespaces" and not asked.check:
         enter_namespace("stress.chaos", sys.argv[1:] if arguments is None else arguments)
-    interrupted = False
-    with _folder(asked) as folder:
+    folder, keep = _folder(asked), True
+    try:
         if not asked.check:
-            folder.mkdir(parents=True, exist_ok=True)
             terms = _terms(asked)
             print(_command(terms), file=sys.stderr, flush=True)
-            interrupted = trio.run(_run, terms, folder)
-        outline, evidence = read_evidence(folder)
+            _try_run(terms, folder)
+        word = _judge(folder, asked)
+        keep = word == "violated"
+    finally:
+        if not (asked.check or asked.keep):
+            _put_away(folder, keep=keep)
+    return {"ok": 0, "violated": 1, "interrupted": 130}[word]
+
+
+def _try_run(terms: Terms, folder: Path) -> None:
+    """Run it. Why it failed is printed, and among what is left in the folder: that is judged all the same."""
+    try:
+        trio.run(_run, terms, folder)
+    except Exception:  # noqa: BLE001 - whatever it is, the run has failed, and exits with 1
+        traceback.print_exc()
+
+
+def _judge(folder: Path, asked: argparse.Namespace) -> str:
+    """Judge what a run has left in its folder, and report; returns the verdict in a word."""
+    outline, evidence = read_evidence(folder)
     judgement = judge(evidence)
     begin = outline.begin or outline.end or 0
     seconds = ((outline.end or begin) - begin) / 1e9
@@ -201,7 +229,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if asked.report:
         write_report(asked.report, outline, evidence, judgement, result, command=_command(outline.terms))
     _tell(judgement, result, as_json=asked.json)
-    return 130 if interrupted and judgement.ok else int(not judgement.ok)
+    return judgement.word
 
 
 if __name__ == "__main__":

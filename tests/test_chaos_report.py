@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import tempfile
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
@@ -15,8 +18,10 @@ from hypothesis import strategies as st
 pytest.importorskip("kazoo", reason="chaos runs need the extra `zookeeper`")
 
 from metafora_trio.testing import EventName, HistoryEvent
-from stress._chaos_cluster import Terms
-from stress._chaos_run import Outline
+from stress import _chaos_run
+from stress._chaos_cluster import ChaosCluster, Terms
+from stress._chaos_run import Outline, Say
+from stress._chaos_store import Store, Write
 from stress._chaos_timeline import lanes
 from stress.chaos import main
 
@@ -49,7 +54,12 @@ def keep(folder: Path, *, second_start: float) -> None:
         "note": "no compiler",
     }
     (folder / "faults.jsonl").write_text(f"{json.dumps(fault)}\n{json.dumps(skipped)}\n")
-    Outline(Terms(nodes=2, tasks=1, seed=5, broken="lease"), begin=2 * S, healed=14 * S, end=20 * S).write(folder)
+    store = Store(folder / "store.db")
+    store.write("n1.1", [Write("a", 1)])
+    store.write("n2.1", [Write("a", 2)])
+    store.close()
+    terms = Terms(nodes=2, tasks=1, seed=5, broken="lease")
+    Outline(terms, begin=2 * S, healed=14 * S, end=20 * S, complete=True).write(folder)
 
 
 def test_what_was_kept_is_judged_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -69,6 +79,51 @@ def test_a_violation_is_told_and_exits_with_1(tmp_path: Path, capsys: pytest.Cap
     assert "VIOLATION: overlap of 500.0 ms: a ran in n1.1 (token 1) and in n2.1 (token 2)" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("missing", ["history", "faults.jsonl", "store.db"])
+def test_what_has_lost_its_evidence_is_not_ok(missing: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    keep(tmp_path, second_start=13.5)
+    (tmp_path / missing).rename(tmp_path / "elsewhere")
+
+    assert main(["--check", str(tmp_path)]) == 1
+    assert "VIOLATION: no evidence: " in capsys.readouterr().out
+
+
+def test_a_run_that_failed_is_judged_and_leaves_its_evidence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @asynccontextmanager
+    async def fail(terms: Terms, folder: Path) -> AsyncGenerator[ChaosCluster]:
+        raise OSError("no room")
+        yield
+
+    monkeypatch.setattr(_chaos_run, "open_chaos_cluster", fail)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    assert main(["--report", str(tmp_path / "out.html")]) == 1
+
+    printed = capsys.readouterr()
+    assert "VIOLATION: the run has failed: OSError: no room" in printed.out
+    assert "the run has failed: OSError: no room" in (tmp_path / "out.html").read_text()
+    (kept,) = tmp_path.glob("metafora-chaos-*")
+    assert f"the evidence is in {kept}" in printed.err
+    assert main(["--check", str(kept)]) == 1
+
+
+def test_of_a_run_that_was_interrupted_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[Path] = []
+
+    async def run(terms: Terms, folder: Path, say: Say) -> None:
+        used.append(folder)
+        Outline(terms, end=5 * S).write(folder)
+
+    monkeypatch.setattr("stress.chaos.run_chaos", run)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    assert main([]) == 130
+    assert [folder.exists() for folder in used] == [False]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_page_has_everything_in_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     keep(tmp_path, second_start=11.5)
 
@@ -79,6 +134,7 @@ def test_the_page_has_everything_in_it(tmp_path: Path, capsys: pytest.CaptureFix
     assert "python -m stress.chaos --servers 3 --nodes 2 --tasks 1" in page
     assert "overlap of 500.0 ms" in page
     assert "no compiler" in page
+    assert "<td class=t>all else is well</td>" in page
     assert drawn(page) == {"overlap": 1, "gap": 0, "load": 2, "fault node": 1, "fault server": 0}
 
 
@@ -100,11 +156,14 @@ def test_a_gap_is_marked(tmp_path: Path) -> None:
     assert "gap of 1.50 s: a, n1.1 to n2.1, after cut n1" in page
 
 
-def test_a_page_of_a_run_that_ended_before_its_first_fault(tmp_path: Path) -> None:
+def test_a_page_of_a_run_that_ended_before_its_first_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Or whose parent was killed, so that it left nothing else."""
     Outline(Terms(seed=1), end=5 * S).write(tmp_path)
 
-    assert main(["--check", str(tmp_path), "--report", str(tmp_path / "out.html")]) == 0
+    assert main(["--check", str(tmp_path), "--json", "--report", str(tmp_path / "out.html")]) == 130
     assert "interrupted" in (tmp_path / "out.html").read_text()
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (result["verdict"], result["lost"]) == ("interrupted", 0)
 
 
 @pytest.mark.parametrize(
@@ -117,6 +176,7 @@ def test_a_page_of_a_run_that_ended_before_its_first_fault(tmp_path: Path) -> No
         ["--session-timeout", "1"],
         ["--keep", "."],
         ["--check", "nowhere"],
+        ["--report", "nowhere/out.html"],
     ],
 )
 def test_wrong_usage_exits_with_2_before_anything_is_started(

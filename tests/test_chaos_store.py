@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,19 @@ async def test_leaving_waits_until_all_is_written(tmp_path: Path) -> None:
             writer.put("a", token)
 
     assert [row.token for row in read_rows(tmp_path / "store.db")] == [0, 1, 2, 3, 4]
+
+
+async def test_a_node_without_a_store_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It would look as if its tasks ran, while they wait for a write that nobody does."""
+    status: list[int] = []
+    monkeypatch.setattr(os, "_exit", status.append)
+    with StoreWriter(str(tmp_path / "nowhere" / "store.db"), "n1.1", fenced=True):
+        pass
+
+    assert status == [1]
+    assert "unable to open database file" in capfd.readouterr().err
 
 
 def test_no_store_has_no_rows(tmp_path: Path) -> None:

@@ -76,6 +76,69 @@ async def test_what_failed_is_not_noted_and_a_delete_is_tried_until_it_is_acknow
     assert (noted(history, EventName.SUBMIT), noted(history, EventName.DELETE)) == (["task-1"], ["task-1"])
 
 
+async def test_an_end_is_noted_as_it_happens(autojump_clock: MockClock) -> None:
+    """What starts between the end of a task and the note of it would be taken for a run of a task not yet done."""
+    coordinator = MemoryCoordinator()
+    history = History(now=lambda: round(trio.current_time() * 1e9))
+    ends: list[float] = []
+
+    async def short(task: RunningTask) -> None:
+        await work(task)
+        ends.append(trio.current_time())
+
+    async with (
+        open_client(coordinator) as client,
+        trio.open_nursery() as nursery,
+        open_consumer(coordinator, short, drain_timeout=0.0),
+    ):
+        traffic = Traffic(client, history, burst=4, surprises=[])
+        await traffic.submit([Task("before", {"seconds": 0.0}), Task("after", {"seconds": 9.3})])
+        await trio.sleep(5)
+        nursery.start_soon(traffic.follow_ends)
+        await trio.sleep(20)
+        nursery.cancel_scope.cancel()
+
+    assert noted(history, EventName.DONE) == ["before", "after"]
+    assert [event.t / 1e9 for event in history.events[-2:]] == pytest.approx([ends[0] + 3.5, ends[1]])
+
+
+async def test_two_bursts_of_deletes_at_a_time(autojump_clock: MockClock) -> None:
+    async with open_client(MemoryCoordinator()) as client:
+        traffic = Traffic(client, History(), burst=8, surprises=[])
+        await traffic.submit([Task(f"task-{number}") for number in range(6)])
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(traffic.delete_burst, 0.5)
+            nursery.start_soon(traffic.delete_burst, 0.5)
+
+        assert traffic.lasting == []
+        assert [status.state for status in await client.tasks()] == ["deleting"] * 6
+
+
+async def test_what_is_held_is_released(autojump_clock: MockClock) -> None:
+    coordinator = MemoryCoordinator()
+    async with open_client(coordinator) as client, open_consumer(coordinator, work, name="n1") as consumer:
+        traffic = Traffic(client, History(), burst=4, surprises=[])
+        assert not await traffic.unfreeze_all()
+        await client.freeze("n1")
+        await trio.testing.wait_all_tasks_blocked()
+        assert consumer.frozen
+        assert await traffic.unfreeze_all()
+        assert not consumer.frozen
+
+
+async def test_what_cannot_be_released_is_not_tried_for_ever(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_client(MemoryCoordinator()) as client:
+
+        async def fail() -> None:
+            raise CoordinatorUnavailable("away")
+
+        monkeypatch.setattr(client, "nodes", fail)
+        with pytest.raises(trio.TooSlowError):
+            await Traffic(client, History(), burst=4, surprises=[]).unfreeze_all()
+
+
 def test_the_rules_that_drop_packets() -> None:
     tcp = ["INPUT", "-i", "lo", "-p", "tcp"]
 
