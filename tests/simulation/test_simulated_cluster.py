@@ -169,14 +169,14 @@ def test_what_does_not_come_to_rest_is_told(cluster: SimulatedCluster) -> None:
     cluster.settle()  # a new node takes everything
     cluster.zookeeper.heal = lambda process=None, server=None: None  # type: ignore[method-assign]
     cluster.partition("n3")
-    with pytest.raises(BrokenPromise, match=r"not at rest: .* \(after 13\.5 s"):
+    with pytest.raises(BrokenPromise, match="not at rest in time: "):
         cluster.settle()
 
 
 def test_a_client_that_is_never_answered_is_told(cluster: SimulatedCluster) -> None:
     """At rest is only what has nothing to wait for."""
     cluster._client.outstanding += 1
-    with pytest.raises(BrokenPromise, match=r"not answered: \['1 requests'\] \(after 18 s"):
+    with pytest.raises(BrokenPromise, match=r"not answered in time: \['1 requests'\]"):
         cluster.settle()
 
 

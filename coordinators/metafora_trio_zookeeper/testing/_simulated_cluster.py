@@ -312,18 +312,24 @@ class SimulatedCluster:
         for node in self.nodes.values():
             self.resume(node.name)
         patience = 2 * self.session_timeout + 10
-        self._must(lambda: not any(self._unanswered()), patience, lambda: f"not answered: {list(self._unanswered())}")
+        self._must(
+            lambda: not any(self._unanswered()), patience, lambda: f"not answered in time: {list(self._unanswered())}"
+        )
         for node in self.nodes.values():
             node.process.call(node.consumer.set_frozen, False)
         bound = 2 * self.session_timeout + self.zookeeper.tick + 5 + self._truth.wishes.left_alone
         if all(node.leaving for node in self.nodes.values() if node.running):
             # Nobody is left to hand over to: they let go. Then there is somebody again.
-            self._must(lambda: not any(self._running()), bound, lambda: f"alone, and not left: {self._running()}")
+            self._must(
+                lambda: not any(self._running()), bound, lambda: f"alone, and not left in time: {self._running()}"
+            )
             self.start()
         end = self.world.now + bound
         while True:
             within = end - self.world.now
-            self._must(self._at_rest, within, lambda: f"not at rest: {self._unrest() or 'it was, and moves again'}")
+            self._must(
+                self._at_rest, within, lambda: f"not at rest in time: {self._unrest() or 'it was, and moves again'}"
+            )
             at_rest = self.monitor.changes, self._truth.changes
             if not self.run_until(lambda: at_rest != (self.monitor.changes, self._truth.changes), within=_CALM):  # noqa: B023 - called in here
                 return
@@ -331,7 +337,7 @@ class SimulatedCluster:
     def _must(self, predicate: Callable[[], object], within: float, problem: Callable[[], str]) -> None:
         """Let time pass until something is so; that it is not within this time breaks a promise."""
         if not self.run_until(predicate, max(0.0, within)):
-            self.monitor.violation(f"{problem()} (after {within:g} s in which nothing was disturbed)")
+            self.monitor.violation(problem())
             self.monitor.check()
 
     def _running(self) -> list[str]:

@@ -96,10 +96,10 @@ class WatchedHandler:
         except trio.Cancelled:
             seconds, shield = self._lingering.get(task.id, (0.0, False))
             if shield:
-                await self._overrun(task, run, seconds)  # noqa: ASYNC102 - on purpose
+                await self._overrun(task, run, seconds)  # noqa: ASYNC102 - shielded within
             else:
                 with task.cleanup():
-                    await trio.sleep(seconds)
+                    await trio.sleep(seconds)  # noqa: ASYNC102 - a shield with a bound
             raise
         if run.fails:
             raise RuntimeError("told to fail")
