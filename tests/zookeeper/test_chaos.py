@@ -34,6 +34,23 @@ def test_a_short_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert "</svg>" in report.read_text()
 
 
+def test_tasks_that_ignore_their_lease_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A real bug on real processes: those that are cut off, or were frozen, run on while others have their tasks."""
+    monkeypatch.setattr(_chaos_run, "_QUIET", 1.0)
+
+    found = main([*SMALL, "--seconds", "10", "--json", "--break", "lease", "--keep", str(tmp_path / "run")])
+
+    printed = capsys.readouterr()
+    figures = json.loads(printed.out.splitlines()[-1])
+    assert (found, figures["verdict"], figures["lost"]) == (1, "violated", 0), printed.err
+    assert figures["overlaps"] > 0
+    assert figures["old_token_writes_accepted"] == 0  # the store does what it is for
+    assert figures["old_token_writes_rejected"] > 0
+    assert "VIOLATION: overlap of " in printed.err
+
+
 @pytest.mark.parametrize("number,status", [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
 def test_everything_started_ends_with_the_run(number: signal.Signals, status: int, tmp_path: Path) -> None:
     """Also a node that is frozen just then."""
@@ -52,3 +69,4 @@ def test_everything_started_ends_with_the_run(number: signal.Signals, status: in
     assert chaos.returncode == status
     if number is signal.SIGINT:
         assert "interrupted" in report.read_text()
+    assert main(["--check", str(kept)]) == 130  # not 0: what has happened by then was well, the rest is not known
