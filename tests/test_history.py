@@ -280,6 +280,15 @@ class TestFrozen:
         events = [start(0, 1), self.freeze, kill, start(400 * MS, 2, "p2"), start(500 * MS, 3), stop(501 * MS, 3)]
         assert [overlap.ns for overlap in check_history(events).overlaps] == [MS]
 
+    def test_resumed_although_it_has_died(self) -> None:
+        """Its SIGCONT says nothing of what has begun in its place."""
+        kill = fault(200 * MS, EventName.KILL, "p1")
+        verdict = check_history(
+            [start(0, 1), self.freeze, kill, self.resume, start(400 * MS, 2), stop(self.late + MS, 2)]
+        )
+        assert verdict.never_thawed == []
+        assert self.overlap(100 * MS + 1, self.resume) == [1]
+
     def test_thawed_without_freeze(self) -> None:
         assert self.overlap(100 * MS + 1, self.thaw) == [1]
 

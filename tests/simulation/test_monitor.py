@@ -183,4 +183,5 @@ def test_the_dead_do_nothing(watched: Watched) -> None:
     watched.monitor.start("t", A, 1, watched.a)
     assert watched.monitor.open_runs() == []
     assert watched.monitor.ended == set()
+    assert not watched.monitor.write(run)
     assert [event.ev for event in watched.monitor.events] == ["start", "kill"]
