@@ -202,12 +202,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             terms = _terms(asked)
             print(_command(terms), file=sys.stderr, flush=True)
             _try_run(terms, folder)
-        word = _judge(folder, asked)
-        keep = word == "violated"
+        judgement, result = _judge(folder, asked)
+        keep = judgement.word == "violated"
     finally:
         if not (asked.check or asked.keep):
             _put_away(folder, keep=keep)
-    return {"ok": 0, "violated": 1, "interrupted": 130}[word]
+    _tell(judgement, result, as_json=asked.json)  # last, so that the JSON is the last line where both streams are one
+    return {"ok": 0, "violated": 1, "interrupted": 130}[judgement.word]
 
 
 def _try_run(terms: Terms, folder: Path) -> None:
@@ -218,8 +219,8 @@ def _try_run(terms: Terms, folder: Path) -> None:
         traceback.print_exc()
 
 
-def _judge(folder: Path, asked: argparse.Namespace) -> str:
-    """Judge what a run has left in its folder, and report; returns the verdict in a word."""
+def _judge(folder: Path, asked: argparse.Namespace) -> tuple[Judgement, dict[str, Any]]:
+    """Judge what a run has left in its folder, and write the report; returns the figures, too."""
     outline, evidence = read_evidence(folder)
     judgement = judge(evidence)
     begin = outline.begin or outline.end or 0
@@ -228,8 +229,7 @@ def _judge(folder: Path, asked: argparse.Namespace) -> str:
     result = figures(judgement, seconds=seconds, faults=len(done), seed=outline.terms.seed)
     if asked.report:
         write_report(asked.report, outline, evidence, judgement, result, command=_command(outline.terms))
-    _tell(judgement, result, as_json=asked.json)
-    return judgement.word
+    return judgement, result
 
 
 if __name__ == "__main__":

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import tempfile
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, redirect_stderr
 from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
@@ -99,13 +100,15 @@ def test_a_run_that_failed_is_judged_and_leaves_its_evidence(
     monkeypatch.setattr(_chaos_run, "open_chaos_cluster", fail)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
-    assert main(["--report", str(tmp_path / "out.html")]) == 1
+    with redirect_stderr(sys.stdout):  # as nox does it
+        assert main(["--report", str(tmp_path / "out.html"), "--json"]) == 1
 
-    printed = capsys.readouterr()
-    assert "VIOLATION: the run has failed: OSError: no room" in printed.out
+    printed = capsys.readouterr().out
+    assert json.loads(printed.splitlines()[-1])["verdict"] == "violated"
+    assert "VIOLATION: the run has failed: OSError: no room" in printed
     assert "the run has failed: OSError: no room" in (tmp_path / "out.html").read_text()
     (kept,) = tmp_path.glob("metafora-chaos-*")
-    assert f"the evidence is in {kept}" in printed.err
+    assert f"the evidence is in {kept}" in printed
     assert main(["--check", str(kept)]) == 1
 
 
