@@ -27,6 +27,7 @@ _SETTLE = 5.0
 _WRITE = 5.0
 """Seconds within which a run has written to the store: it begins at once, and what gathers is written every 0.25 s."""
 _SECOND = 1e9
+_MOVES = {FaultKind.SUBMIT, FaultKind.DELETE, FaultKind.BALANCE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,10 +267,15 @@ def _gaps(verdict: Verdict, evidence: Evidence) -> Iterator[Gap]:
 
 
 def _cause(run: Run, evidence: Evidence) -> Record | None:
-    """The fault that most likely ended a run: the last to begin of those not over, on its node before others."""
+    """The fault that most likely ended a run: the last to begin of those not over, on its node before others, and last
+    of all what only lets tasks move: those move from node to node without a stop to speak of."""
     left = calm(evidence.session_timeout) * _SECOND
     running = [fault for fault in evidence.faults if fault.start <= run.stop <= fault.end + left and not fault.skipped]
-    return max(running, key=lambda fault: (fault.target == node_of(run.process), fault.start), default=None)
+    return max(
+        running,
+        key=lambda fault: (fault.target == node_of(run.process), fault.kind not in _MOVES, fault.start),
+        default=None,
+    )
 
 
 def _ended_by(run: Run, kill: Record | None) -> bool:

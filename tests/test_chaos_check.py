@@ -90,6 +90,16 @@ def test_nothing_where_all_is_well() -> None:
     assert (judgement.gap_limit, judgement.settle_limit) == (5.2, 13.5)
 
 
+@pytest.mark.parametrize("burst", [FaultKind.SUBMIT, FaultKind.DELETE, FaultKind.BALANCE])
+def test_what_only_moves_tasks_is_no_cause_beside_a_fault(burst: FaultKind) -> None:
+    """A leader is paused, and every task loses its lease: not since somebody deleted another one just then."""
+    pause, moves = fault(FaultKind.PAUSE_SERVER, "s3 (leader)", 17, 24), fault(burst, "", 19, 19.1)
+    events = [*submit("b"), start(1, "b", 1, "n2.1"), stop(19.5, "b", 1, "n2.1"), start(24.9, "b", 2, "n1.1"), GOOD[-1]]
+
+    assert [gap.cause for gap in judge(evidence(events, faults=(pause, moves))).gaps] == [pause]
+    assert [gap.cause for gap in judge(evidence(events, faults=(moves,))).gaps] == [moves]
+
+
 def test_settled_at_the_heal_already() -> None:
     assert judge(evidence([*submit("a"), start(1, "a", 1, "n1.1"), event(45, EventName.END)])).settled == 0
 
