@@ -56,7 +56,7 @@ def wheel(session: nox.Session) -> None:
     session.install("--force-reinstall", f"{built}[all]")  # its version may be that of the last run
     for name in ("tests", "examples", "stress", "docs"):
         shutil.copytree(ROOT / name, folder / name)
-    for name in ("pyproject.toml", "noxfile.py"):
+    for name in ("pyproject.toml", "noxfile.py", "README.md"):
         shutil.copy(ROOT / name, folder)
     session.chdir(folder)
     session.run("pytest", *session.posargs)
