@@ -23,6 +23,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
+import random
 import signal
 import sys
 import threading
@@ -373,11 +374,26 @@ class _Clock(trio.abc.Clock):
 @contextmanager
 def _repeatable_scheduling(seed: int) -> Generator[None]:
     """Trio's scheduler draws its random numbers from a seed while this lasts, and from nothing else."""
-    deterministic, state = trio_run._ALLOW_DETERMINISTIC_SCHEDULING, trio_run._r.getstate()
+    deterministic, chance = trio_run._ALLOW_DETERMINISTIC_SCHEDULING, trio_run._r
     trio_run._ALLOW_DETERMINISTIC_SCHEDULING = True  # type: ignore[misc]
-    trio_run._r.seed(seed)
+    trio_run._r = _Chance(seed, chance)  # type: ignore[assignment]
     try:
         yield
     finally:
         trio_run._ALLOW_DETERMINISTIC_SCHEDULING = deterministic  # type: ignore[misc]
-        trio_run._r.setstate(state)
+        trio_run._r = chance
+
+
+class _Chance:
+    """Trio's source of random numbers: from a seed in this thread, in all others what it was.
+
+    Trio has one for all threads: each step of a run in another one would change what happens here.
+    """
+
+    def __init__(self, seed: int, others: random.Random) -> None:
+        self._thread = threading.get_ident()
+        self._mine = random.Random(seed)
+        self._others = others
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._mine if threading.get_ident() == self._thread else self._others, name)

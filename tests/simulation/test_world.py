@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import sys
+import threading
 from collections.abc import AsyncGenerator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -260,6 +262,33 @@ def schedule(seed: int) -> list[str]:
 def test_the_same_seed_gives_the_same_schedule() -> None:
     assert schedule(1) == schedule(1)
     assert len({tuple(schedule(seed)) for seed in range(8)}) > 4
+
+
+def test_another_thread_with_trio_changes_nothing() -> None:
+    """As the proxies of a real ensemble have one."""
+    begun, over = threading.Event(), threading.Event()
+
+    async def step() -> None:
+        while not over.is_set():
+            begun.set()
+            await trio.lowlevel.checkpoint()
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(step)
+
+    alone, interval = schedule(1), sys.getswitchinterval()
+    thread = threading.Thread(target=trio.run, args=(main,))
+    thread.start()
+    begun.wait()
+    sys.setswitchinterval(1e-5)
+    try:
+        assert all(schedule(1) == alone for _ in range(10))
+    finally:
+        sys.setswitchinterval(interval)
+        over.set()
+        thread.join()
 
 
 def test_a_process_that_does_not_unwind_is_named() -> None:
