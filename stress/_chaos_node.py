@@ -50,7 +50,7 @@ class Work:
             else:
                 await self._write_on(task)
             ended = True
-        except Exception:
+        except Exception:  # raised on: it only tells an end from a cancellation, and what fails has ended
             ended = True
             raise
         finally:

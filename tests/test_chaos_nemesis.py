@@ -36,6 +36,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
     """A server that runs, as a process that does nothing."""
     with ThreadPoolExecutor(1) as starter:
         server = Server(1, 1, 1, 1, tmp_path, starter)
+        # It only has to be there, until `kill`; the minute is for when nobody is left to kill it.
         server.process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
         yield server
         server.kill()

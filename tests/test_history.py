@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metafora_trio.testing import EventName, History, HistoryEvent, Verdict, check_history
-from metafora_trio.testing._history import AFTER_RESUME
+from metafora_trio.testing._verdict import AFTER_RESUME
 
 MS = 1_000_000
 

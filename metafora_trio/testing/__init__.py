@@ -13,12 +13,12 @@ from ._conformance_tools import eventually as eventually
 from ._history import EventName as EventName
 from ._history import History as History
 from ._history import HistoryEvent as HistoryEvent
-from ._history import Overlap as Overlap
-from ._history import Run as Run
-from ._history import Verdict as Verdict
-from ._history import check_history as check_history
 from ._monitor import BrokenPromise as BrokenPromise
 from ._monitor import Monitor as Monitor
 from ._monitor import WatchedRun as WatchedRun
+from ._verdict import Overlap as Overlap
+from ._verdict import Run as Run
+from ._verdict import Verdict as Verdict
+from ._verdict import check_history as check_history
 from ._world import Process as Process
 from ._world import World as World

@@ -14,7 +14,8 @@ from typing import Protocol
 
 import trio
 
-from ._history import AFTER_THAW, EventName, HistoryEvent
+from ._history import EventName, HistoryEvent
+from ._verdict import AFTER_THAW
 from ._world import World
 
 __all__ = ["BrokenPromise", "Monitor", "Place", "WatchedRun"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
@@ -27,6 +27,7 @@ from ._simulated_client import SimulatedClient
 from ._simulated_ensemble import SimulatedZooKeeper
 from ._simulated_network import Way
 from ._simulated_node import SimulatedNode, WatchedHandler
+from ._simulated_rest import Rest
 from ._simulated_truth import Truth
 
 __all__ = ["SimulatedCluster"]
@@ -80,12 +81,12 @@ class SimulatedCluster:
         self._handler = handler
         self._lingering: dict[str, tuple[float, bool]] = {}
         self._options = options
-        self._seen: tuple[object, ...] = ()
         self._open = ExitStack()
         self._open.enter_context(mock.patch.object(_membership, "watch_lease", _no_watchdog))
         self._open.callback(self.world.close)
         self._client = SimulatedClient(self._coordinator(), self._truth.wishes, self.monitor)
         self._client.process = self.world.spawn("client", self._client.run)
+        self._rest = Rest(self.nodes, self._client, self._truth, self.monitor)
         for _ in range(nodes):
             self.start()
 
@@ -311,24 +312,21 @@ class SimulatedCluster:
         self._lingering.clear()
         for node in self.nodes.values():
             self.resume(node.name)
-        patience = 2 * self.session_timeout + 10
+        rest, patience = self._rest, 2 * self.session_timeout + 10
         self._must(
-            lambda: not any(self._unanswered()), patience, lambda: f"not answered in time: {list(self._unanswered())}"
+            lambda: not any(rest.unanswered()), patience, lambda: f"not answered in time: {[*rest.unanswered()]}"
         )
         for node in self.nodes.values():
             node.process.call(node.consumer.set_frozen, False)
         bound = 2 * self.session_timeout + self.zookeeper.tick + 5 + self._truth.wishes.left_alone
         if all(node.leaving for node in self.nodes.values() if node.running):
             # Nobody is left to hand over to: they let go. Then there is somebody again.
-            self._must(
-                lambda: not any(self._running()), bound, lambda: f"alone, and not left in time: {self._running()}"
-            )
+            self._must(lambda: not rest.running(), bound, lambda: f"alone, and not left in time: {rest.running()}")
             self.start()
         end = self.world.now + bound
         while True:
-            within = end - self.world.now
             self._must(
-                self._at_rest, within, lambda: f"not at rest in time: {self._unrest() or 'it was, and moves again'}"
+                rest.reached, end - self.world.now, lambda: f"not at rest in time: {rest.missing() or 'it moves'}"
             )
             at_rest = self.monitor.changes, self._truth.changes
             if not self.run_until(lambda: at_rest != (self.monitor.changes, self._truth.changes), within=_CALM):  # noqa: B023 - called in here
@@ -339,39 +337,6 @@ class SimulatedCluster:
         if not self.run_until(predicate, max(0.0, within)):
             self.monitor.violation(problem())
             self.monitor.check()
-
-    def _running(self) -> list[str]:
-        return [node.name for node in self.nodes.values() if node.running]
-
-    def _unanswered(self) -> Iterator[str]:
-        """What was asked for, and may still happen."""
-        if self._client.outstanding:
-            yield f"{self._client.outstanding} requests"
-        yield from (f"commands to {node.name}" for node in self.nodes.values() if self._may_be_told(node))
-
-    def _may_be_told(self, node: SimulatedNode) -> bool:
-        """Whether a node may still carry out a command: one that stands at the servers, or that it may have heard of
-        before the end of its session, which it has not heard of."""
-        sessions = tuple(self._truth.sessions_of(node.name))
-        if not node.running:
-            return False
-        return node.identity not in (None, *sessions) or any(it.startswith(sessions) for it in self._truth.orders())
-
-    def _at_rest(self) -> bool:
-        # Looking takes long, so only when something may have changed.
-        nodes = [(node.running, node.leaving, node.identity) for node in self.nodes.values()]
-        seen = self.monitor.changes, self._truth.changes, nodes
-        if seen == self._seen:
-            return False
-        self._seen = seen
-        return not self._unrest()
-
-    def _unrest(self) -> list[str]:
-        live = [node for node in self.nodes.values() if node.running]
-        members = [node.identity or f"{node.name} (no session)" for node in live]
-        able = [node.name for node in live if not node.leaving]
-        leaving = (f"{node.name} has not left" for node in live if node.leaving)
-        return [*self._truth.unrest(members, able), *leaving]
 
     # ----
 
