@@ -1,6 +1,7 @@
 """Every check of the project, each in its own virtual environment: `nox -l` lists them.
 
-What follows `--` is handed on: `nox -s tests -- tests/test_view.py -k owner`. The bare `nox` runs what `.ci/run` runs.
+What follows `--` is handed on: `nox -s tests -- tests/model/test_view.py -k unclaimed`. The bare `nox` runs what
+`.ci/run` runs.
 """
 
 from __future__ import annotations

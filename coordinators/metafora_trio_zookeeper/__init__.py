@@ -2,15 +2,15 @@
 
 The layers, each importing only those before it:
 
-    _connection                                  the seam: what is needed of a ZooKeeper client
-    _layout _replies _batch _marks _records      paths, batching and bookkeeping
-    _orders _picture _audit                      the ClusterView that follows ZooKeeper
-    _heartbeat _writes _skeleton _session        one membership: the lease, requests, joining
-    _client                                      what clients ask for
-    _coordinator _url                            what users construct
-    _kazoo and the modules below it              the connection, on kazoo
+    _connection _replies                     the seam: what is needed of a ZooKeeper client
+    _layout _server_status _errors           paths, names, limits, and errors
+    _plain_connection _namespace             work that is done once: making and removing a namespace
+    _session/                                one membership: joining, the live view, the lease, requests
+    _client _admin/                          what clients and operators ask for
+    _coordinator _url                        what users construct
+    _kazoo/                                  the connection, on kazoo: the only room with threads
 
-`metafora_trio_zookeeper.testing` starts real ensembles for tests.
+`metafora_trio_zookeeper.testing` has real and simulated ensembles for tests.
 """
 
 from __future__ import annotations

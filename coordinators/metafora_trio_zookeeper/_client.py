@@ -8,7 +8,6 @@ from contextlib import contextmanager
 
 import trio
 
-from metafora_trio._coordinator import BrokerClient, Changes, TaskFacts
 from metafora_trio._errors import (
     CoordinatorUnavailable,
     InvalidTask,
@@ -18,12 +17,16 @@ from metafora_trio._errors import (
     TaskFinished,
     TaskNotFound,
 )
-from metafora_trio._order import Command
-from metafora_trio._state import TaskState
-from metafora_trio._task import Task, check_task_id
-from metafora_trio._view import ClusterView
+from metafora_trio._model.changes import Changes
+from metafora_trio._model.command import Command
+from metafora_trio._model.state import TaskState
+from metafora_trio._model.stored_task import TaskFacts
+from metafora_trio._model.task import Task, check_task_id
+from metafora_trio._model.view import ClusterView
+from metafora_trio.contract._broker_client import BrokerClient
+from metafora_trio_zookeeper._session.in_flight import Marks
+from metafora_trio_zookeeper._session.live_view import Picture
 
-from ._batch import MAX_OPS
 from ._connection import (
     Check,
     Connection,
@@ -40,11 +43,9 @@ from ._connection import (
     WriteOp,
 )
 from ._errors import translate
-from ._layout import MAX_REQUEST_BYTES, TOMBSTONE, Layout, decode_record, decode_state
-from ._marks import Marks
-from ._picture import Picture
+from ._layout import MAX_OPS, MAX_REQUEST_BYTES, TOMBSTONE, Layout, decode_record, decode_state
+from ._namespace import ensure_namespace
 from ._replies import Burst, ask, is_broken
-from ._skeleton import ensure_namespace
 
 __all__ = ["ZooKeeperClient"]
 

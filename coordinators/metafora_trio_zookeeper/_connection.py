@@ -1,7 +1,7 @@
 """The narrow seam between a session and a ZooKeeper client.
 
 Everything the coordinator needs from ZooKeeper is in the `Connection` protocol. kazoo lives behind it
-(`_kazoo.py`); a simulated ensemble can be plugged in the same way.
+(`_kazoo/`); a simulated ensemble can be plugged in the same way.
 
 The rules that make the seam worth having, kept by every implementation:
 

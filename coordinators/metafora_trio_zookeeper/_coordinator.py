@@ -14,22 +14,22 @@ from typing import Any
 
 import trio
 
-from metafora_trio._coordinator import Coordinator
 from metafora_trio._errors import CoordinatorUnavailable, SessionLost
-from metafora_trio._lease import MIN_SESSION_TIMEOUT
-from metafora_trio._service import open_service_nursery
-from metafora_trio._task import check_node_name
-from metafora_trio._upkeep import Diagnosis
-from metafora_trio._view import NodeInfo
+from metafora_trio._model.lease import MIN_SESSION_TIMEOUT
+from metafora_trio._model.node_info import NodeInfo
+from metafora_trio._model.task import check_node_name
+from metafora_trio._service_nursery import open_service_nursery
+from metafora_trio.contract._coordinator import Coordinator
+from metafora_trio.contract._upkeep import Diagnosis
+from metafora_trio_zookeeper._admin.diagnose import diagnose
+from metafora_trio_zookeeper._session.heartbeat import suspended_seconds
+from metafora_trio_zookeeper._session.session import ZooKeeperSession
 
 from ._client import ZooKeeperClient
 from ._connection import Connection, RequestError
-from ._diagnose import diagnose
 from ._errors import translate
-from ._heartbeat import suspended_seconds
 from ._layout import Layout
-from ._remove import remove_namespace
-from ._session import ZooKeeperSession
+from ._namespace import remove_namespace
 
 __all__ = ["ZooKeeperCoordinator"]
 
@@ -102,7 +102,7 @@ class ZooKeeperCoordinator(Coordinator):
 
     def _connect_kazoo(self) -> Connection:
         # Importing kazoo takes longer than all the rest; who only builds a coordinator need not wait for it.
-        from ._kazoo import KazooConnection
+        from metafora_trio_zookeeper._kazoo.connection import KazooConnection
 
         try:
             return KazooConnection(

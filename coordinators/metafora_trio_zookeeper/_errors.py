@@ -5,7 +5,7 @@ from __future__ import annotations
 from metafora_trio._errors import BrokerTooOld, CoordinatorUnavailable
 
 from ._connection import ErrorCode, RequestError
-from ._srvr import server_version
+from ._server_status import server_version
 
 __all__ = ["translate"]
 

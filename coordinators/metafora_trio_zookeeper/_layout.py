@@ -20,16 +20,17 @@ import re
 from typing import TypeVar
 from zlib import crc32
 
-from metafora_trio._coordinator import TaskRecord
 from metafora_trio._errors import InvalidTask, LayoutMismatch
-from metafora_trio._state import TaskState
-from metafora_trio._task import decode_props
-from metafora_trio._view import Claim, ClaimKind
+from metafora_trio._model.claim import Claim, ClaimKind
+from metafora_trio._model.state import TaskState
+from metafora_trio._model.stored_task import TaskRecord
+from metafora_trio._model.task import decode_props
 
 from ._connection import ReadResult
 
 __all__ = [
     "LAYOUT_VERSION",
+    "MAX_OPS",
     "MAX_REQUEST_BYTES",
     "MAX_SESSION_BYTES",
     "TOMBSTONE",
@@ -45,6 +46,7 @@ _log = logging.getLogger("metafora_trio.zookeeper")
 
 LAYOUT_VERSION = 1
 TOMBSTONE = b'{"deleted":true}'
+MAX_OPS = 128
 MAX_REQUEST_BYTES = 900_000
 """Servers close the connection on a request above jute.maxbuffer (1 MiB by default), and do not say why."""
 MAX_SESSION_BYTES = 900_000

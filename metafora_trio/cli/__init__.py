@@ -7,7 +7,7 @@
     _tasks _nodes     the commands on tasks and nodes
     _run              `run`: a node from the shell
     _doctor           `doctor`
-    _demo*            `demo`
+    _demo/            `demo`
 
 Built on the public face of the core, but for its nursery (`_service`), a node's name (`_view`), and what a coordinator
 may offer besides its contract (`_upkeep`).

@@ -9,7 +9,7 @@ import click
 import trio
 
 from metafora_trio import Client, NodeStatus, TaskStatus, open_client
-from metafora_trio._upkeep import Diagnosable, Finding, Level
+from metafora_trio.contract._upkeep import Diagnosable, Finding, Level
 
 from ._app import App
 from ._exits import ExitCode

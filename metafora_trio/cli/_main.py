@@ -16,7 +16,7 @@ from ._exits import ExitCode, Failure, explain
 __all__ = ["cli", "main"]
 
 _COMMANDS = {
-    "demo": ("_demo", "A cluster at work: nodes crash, drain and join, and no task is lost."),
+    "demo": ("_demo.command", "A cluster at work: nodes crash, drain and join, and no task is lost."),
     "submit": ("_tasks", "Submit tasks."),
     "ls": ("_tasks", "List tasks: which node runs what."),
     "describe": ("_tasks", "Show all that is known of tasks, tracebacks too."),

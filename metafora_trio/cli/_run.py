@@ -15,7 +15,7 @@ import click
 import trio
 
 from metafora_trio import Consumer, Event, FairBalancer, GreedyBalancer, Handler, events
-from metafora_trio._service import open_service_nursery
+from metafora_trio._service_nursery import open_service_nursery
 
 from ._app import App
 from ._exits import ExitCode, Failure

@@ -12,9 +12,9 @@ import pytest
 import trio
 
 from metafora_trio import Client
-from metafora_trio.cli._demo_screen import running
-from metafora_trio.testing import EventName, HistoryEvent, Verdict
-from tests.cli.shell import Shell
+from metafora_trio.cli._demo.screen import running
+from metafora_trio.testing.history import EventName, HistoryEvent, Verdict
+from tests.support.shell import Shell
 
 
 def test_demo(shell: Shell) -> None:
@@ -61,7 +61,7 @@ def history(shell: Shell) -> list[str]:
 
 def test_a_broken_promise_is_told(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the checker finds a lost task the exit code is 1, and the history is printed for whoever looks into it."""
-    monkeypatch.setattr("metafora_trio.cli._demo.check_history", lambda events: Verdict(lost=["task-01"]))
+    monkeypatch.setattr("metafora_trio.cli._demo.command.check_history", lambda events: Verdict(lost=["task-01"]))
     assert shell("demo", given=False) == 1
     assert "\ntasks lost: 1\n" in shell.out
     assert shell.err.startswith("error: a promise was broken; this is what happened:\n")
@@ -90,7 +90,7 @@ def test_a_node_that_does_not_leave_is_told(shell: Shell, monkeypatch: pytest.Mo
 
 def test_an_uneven_share_is_told_and_no_failure(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     """It breaks no promise: each task has run on one node all the time."""
-    monkeypatch.setattr("metafora_trio.cli._demo._is_even", lambda picture, nodes: False)
+    monkeypatch.setattr("metafora_trio.cli._demo.command._is_even", lambda picture, nodes: False)
     assert shell("demo", given=False) == 0
     assert shell.out.count("not yet shared evenly after 10 s\n") == 4
     assert shell.err == ""

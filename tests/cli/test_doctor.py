@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from metafora_trio import Consumer
-from metafora_trio._upkeep import Diagnosable, Diagnosis, Finding, Level, Removable
-from tests.cli.shell import Cluster, Shell, handler
+from metafora_trio.contract._upkeep import Diagnosable, Diagnosis, Finding, Level, Removable
+from tests.support.shell import Cluster, Shell, handler
 
 
 class Examined(Cluster):

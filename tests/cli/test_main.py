@@ -11,7 +11,7 @@ import trio
 
 from metafora_trio import BrokerTooOld, Consumer, CoordinatorUnavailable, LayoutMismatch, RunningTask
 from metafora_trio.cli._main import _COMMANDS
-from tests.cli.shell import Shell
+from tests.support.shell import Shell
 
 _NOTHING = "error: no cluster named: give --url or set METAFORA_URL\n"
 
@@ -45,7 +45,7 @@ def test_help_imports_no_command() -> None:
     "arguments, error",
     [
         (["ls"], _NOTHING),
-        (["run", "tests.cli.shell:handler"], _NOTHING),
+        (["run", "tests.support.shell:handler"], _NOTHING),
         (["doctor"], _NOTHING),
         (["ls", "--url", "nope://x"], "error: no coordinator for the URL 'nope://x'\nhint: known are memory://, zk://"),
         (["ls", "--url", "127.0.0.1"], "error: no coordinator for the URL '127.0.0.1'\n"),
@@ -94,7 +94,7 @@ def test_what_trying_again_does_not_help_is_refused(shell: Shell, error: type[Ex
     assert shell("describe", "a") == code
 
 
-@pytest.mark.parametrize("command", [["ls"], ["demo"], ["run", "tests.cli.shell:handler"]])
+@pytest.mark.parametrize("command", [["ls"], ["demo"], ["run", "tests.support.shell:handler"]])
 def test_missing_extra_of_a_coordinator(command: list[str]) -> None:
     """Without kazoo one line says what to install."""
     program = "import sys; sys.modules['kazoo'] = None; from metafora_trio.cli import main; sys.exit(main())"

@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from metafora_trio import RunningTask, Task, open_client
-from tests.cli.shell import Shell
+from tests.support.shell import Shell
 
 _HANDLERS = "tests.cli.test_run"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.shell import Shell
+from tests.support.shell import Shell
 
 
 def test_submit_prints_ids_and_ls_shows_them(shell: Shell) -> None:

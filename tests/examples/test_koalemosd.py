@@ -17,7 +17,7 @@ import trio
 
 from examples import koalemosctl, koalemosd
 from metafora_trio import Client, Consumer, MemoryCoordinator, Task, TaskStatus, open_client
-from tests.examples.helpers import SOON, group_runs, until
+from tests.support.process_groups import SOON, group_runs, until
 
 
 def program(script: str, id: str = "task") -> Task:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import ignores, wait_until
+from tests.support.processes import ignores, wait_until
 
 REAPER = Path(__file__).parents[2] / "examples" / "koalemos_reaper.py"
 SOON = 10.0

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from metafora_trio.testing import BrokenPromise, Monitor, World
+from metafora_trio.testing.simulation import BrokenPromise, Monitor, World
 
 
 @dataclass

@@ -12,8 +12,9 @@ import pytest
 import trio
 
 from metafora_trio import RunningTask, StateName
-from metafora_trio.testing import BrokenPromise, check_history
-from metafora_trio_zookeeper.testing import SimulatedCluster
+from metafora_trio.testing.history import check_history
+from metafora_trio.testing.simulation import BrokenPromise
+from metafora_trio_zookeeper.testing.simulated import SimulatedCluster
 
 
 @pytest.fixture
@@ -224,10 +225,10 @@ def test_the_fixture_closes_its_clusters(metafora_cluster: Callable[..., Simulat
 TRACE = """
 import hashlib
 import sys
-from stress._script import Script, play
+from stress.simulate.script import Script, play
 print(hashlib.sha256(repr(play(Script.read(sys.argv[1]))).encode()).hexdigest())
 """
-MANY_FAULTS = Path(__file__).parent / "histories" / "many_faults.json"
+MANY_FAULTS = Path(__file__).parents[1] / "stress" / "histories" / "many_faults.json"
 
 
 def test_the_same_history_in_every_process() -> None:

@@ -13,7 +13,7 @@ import pytest
 import trio
 from trio._core import _run as trio_run
 
-from metafora_trio.testing._world import Process, World
+from metafora_trio.testing.simulation._world import Process, World
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from metafora_trio_zookeeper.testing import Ensemble, ProxyLoop, ZooKeeperNotInstalled
+from metafora_trio_zookeeper.testing.real import Ensemble, ProxyLoop, ZooKeeperNotInstalled
 
 _ENSEMBLES = ("ensemble", "linked_ensemble", "standalone")
 

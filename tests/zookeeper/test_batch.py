@@ -10,7 +10,6 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metafora_trio_zookeeper._batch import MAX_OPS, Batch, Unit, take, unit_size
 from metafora_trio_zookeeper._connection import (
     Check,
     Create,
@@ -22,8 +21,9 @@ from metafora_trio_zookeeper._connection import (
     RequestError,
     WriteOp,
 )
-from metafora_trio_zookeeper._layout import MAX_REQUEST_BYTES
-from tests.zookeeper.fake_zookeeper import FakeConnection, FakeZooKeeper
+from metafora_trio_zookeeper._layout import MAX_OPS, MAX_REQUEST_BYTES
+from metafora_trio_zookeeper._session.batch import Batch, Unit, take, unit_size
+from tests.support.zookeeper.fake_zookeeper import FakeConnection, FakeZooKeeper
 
 
 class Server(FakeConnection):

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from stress import _cold_start, _idle, _moves
-from stress.bench import main
-from tests.processes import children, wait_ended
+from stress.bench import cold_start, idle, moves
+from stress.bench.command import main
+from tests.support.processes import children, wait_ended
 
 ROOT = Path(__file__).parent.parent.parent
 KEYS = {
@@ -31,10 +31,10 @@ def test_the_last_line_is_one_json_object_with_the_keys(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Of the figures only the promises are looked at: a tiny run on a busy machine says nothing of speed."""
-    monkeypatch.setattr(_cold_start, "QUIET", 1.0)
-    monkeypatch.setattr(_moves, "QUIET", 1.0)
-    monkeypatch.setattr(_idle, "SECONDS", 0.5)
-    monkeypatch.setattr(_idle, "REST", 0.0)
+    monkeypatch.setattr(cold_start, "QUIET", 1.0)
+    monkeypatch.setattr(moves, "QUIET", 1.0)
+    monkeypatch.setattr(idle, "SECONDS", 0.5)
+    monkeypatch.setattr(idle, "REST", 0.0)
 
     status = main([name, "--tasks", "60", "--json"])
 

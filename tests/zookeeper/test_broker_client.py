@@ -23,7 +23,7 @@ from metafora_trio import (
 from metafora_trio_zookeeper import ZooKeeperCoordinator
 from metafora_trio_zookeeper._client import ZooKeeperClient
 from metafora_trio_zookeeper._connection import Create, Delete, Done, SetData, WriteOp
-from tests.zookeeper.fake_zookeeper import FakeConnection, FakeZooKeeper, use_virtual_time
+from tests.support.zookeeper.fake_zookeeper import FakeConnection, FakeZooKeeper, use_virtual_time
 
 COMPLETED = TaskState(StateName.COMPLETED).encode()
 

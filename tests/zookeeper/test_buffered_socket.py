@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from metafora_trio_zookeeper._buffered_socket import BufferedSocket
+from metafora_trio_zookeeper._kazoo.buffered_socket import BufferedSocket
 
 
 @pytest.fixture

@@ -11,16 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from stress import _chaos_run
-from stress.chaos import main
-from tests.processes import children, wait_ended
+from stress.chaos import run as chaos_run
+from stress.chaos.command import main
+from tests.support.processes import children, wait_ended
 
 ROOT = Path(__file__).parent.parent.parent
 SMALL = ["--servers", "1", "--nodes", "3", "--tasks", "12", "--session-timeout", "2", "--seed", "3"]
 
 
 def test_a_short_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(_chaos_run, "_QUIET", 1.0)
+    monkeypatch.setattr(chaos_run, "_QUIET", 1.0)
     report = tmp_path / "report.html"
 
     found = main([*SMALL, "--seconds", "10", "--json", "--report", str(report), "--keep", str(tmp_path / "run")])
@@ -38,7 +38,7 @@ def test_tasks_that_ignore_their_lease_are_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A real bug on real processes: those that are cut off, or were frozen, run on while others have their tasks."""
-    monkeypatch.setattr(_chaos_run, "_QUIET", 1.0)
+    monkeypatch.setattr(chaos_run, "_QUIET", 1.0)
 
     found = main([*SMALL, "--seconds", "10", "--json", "--break", "lease", "--keep", str(tmp_path / "run")])
 

@@ -17,10 +17,10 @@ from kazoo.client import KazooClient
 
 from metafora_trio import CoordinatorUnavailable, NodeInfo, Task, open_client
 from metafora_trio.cli._main import main
-from metafora_trio.testing import Verdict
+from metafora_trio.testing.history import Verdict
 from metafora_trio_zookeeper import ZooKeeperCoordinator
-from metafora_trio_zookeeper.testing import Ensemble
-from tests.processes import children, has_ended, wait_ended, wait_until
+from metafora_trio_zookeeper.testing.real import Ensemble
+from tests.support.processes import children, has_ended, wait_ended, wait_until
 
 _WAIT = 30.0
 _HANDLER = """
@@ -245,7 +245,7 @@ def test_demo_that_goes_wrong_shows_all_there_is(
     standalone: Ensemble, namespace: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The files of its nodes are gone afterwards: what happened, and what they said, is on stderr, also with --json."""
-    monkeypatch.setattr("metafora_trio.cli._demo.check_history", lambda events: Verdict(lost=["task-01"]))
+    monkeypatch.setattr("metafora_trio.cli._demo.command.check_history", lambda events: Verdict(lost=["task-01"]))
     assert main(["demo", "--seconds", "5", "--json", "--url", f"zk://{standalone.hosts}/{namespace}"]) == 1
     out, err = capsys.readouterr()
     assert json.loads(out)["ok"] is False

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from metafora_trio.testing import CoordinatorConformance, Subject
+from metafora_trio.testing.conformance import CoordinatorConformance, Subject
 from metafora_trio_zookeeper import ZooKeeperCoordinator
-from metafora_trio_zookeeper.testing import Ensemble
-from tests.zookeeper.sessions import expire
+from metafora_trio_zookeeper.testing.real import Ensemble
+from tests.support.zookeeper.sessions import expire
 
 
 class TestOnOneServer(CoordinatorConformance):

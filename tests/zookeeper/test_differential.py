@@ -16,12 +16,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from metafora_trio_zookeeper._connection import Check, Create, WriteOp
-from metafora_trio_zookeeper.testing import Ensemble
-from metafora_trio_zookeeper.testing import _simulated_quorum as quorum
-from metafora_trio_zookeeper.testing._simulated_server import _Client
-from metafora_trio_zookeeper.testing._simulated_tree import Outcome, Tree, Znode, _Draft, end_session, parent_of
-from stress._programs import KINDS, Step, Trace, compare, count
-from stress.differential import differ, draw_program, main, run_model, run_real
+from metafora_trio_zookeeper.testing.real import Ensemble
+from metafora_trio_zookeeper.testing.simulated import _quorum as quorum
+from metafora_trio_zookeeper.testing.simulated._server import _Client
+from metafora_trio_zookeeper.testing.simulated._tree import Outcome, Tree, Znode, _Draft, end_session, parent_of
+from stress.differential.command import differ, draw_program, main, run_model, run_real
+from stress.differential.programs import KINDS, Step, Trace, compare, count
 
 Recorded = list[tuple[list[Step], str, Trace]]
 PROGRAMS = 5

@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 import trio
 
-from metafora_trio_zookeeper.testing import (
+from metafora_trio_zookeeper.testing.real import (
     Ensemble,
     EnsembleError,
     ZooKeeperNotInstalled,
     free_ports,
     open_ensemble,
 )
-from metafora_trio_zookeeper.testing._install import java_command
-from tests.processes import wait_ended, wait_until
+from metafora_trio_zookeeper.testing.real._install import java_command
+from tests.support.processes import wait_ended, wait_until
 
 to_thread = trio.to_thread.run_sync
 

@@ -11,10 +11,10 @@ import pytest
 import trio
 
 from metafora_trio import Claim, NodeInfo, Session, SessionLost, StateName, Task, TaskState
-from metafora_trio.testing import eventually
+from metafora_trio.testing.conformance import eventually
 from metafora_trio_zookeeper import ZooKeeperCoordinator
-from metafora_trio_zookeeper.testing import Ensemble, ProxyLoop, TcpProxy
-from tests.zookeeper.sessions import connection_of, expire
+from metafora_trio_zookeeper.testing.real import Ensemble, ProxyLoop, TcpProxy
+from tests.support.zookeeper.sessions import connection_of, expire
 
 COMPLETED = TaskState(StateName.COMPLETED)
 TIMEOUT = 3.0

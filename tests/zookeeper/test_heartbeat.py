@@ -10,11 +10,11 @@ from metafora_trio import (
     StateName,
     TaskState,
 )
-from metafora_trio.testing import eventually
+from metafora_trio.testing.conformance import eventually
 from metafora_trio_zookeeper._connection import Delete
-from metafora_trio_zookeeper._session import ZooKeeperSession
-from tests.zookeeper.fake_cluster import World
-from tests.zookeeper.fake_zookeeper import use_virtual_time
+from metafora_trio_zookeeper._session.session import ZooKeeperSession
+from tests.support.zookeeper.fake_cluster import World
+from tests.support.zookeeper.fake_zookeeper import use_virtual_time
 
 COMPLETED = TaskState(StateName.COMPLETED)
 

@@ -14,10 +14,10 @@ import pytest
 import trio
 
 from metafora_trio import Consumer, Handler, RunningTask, StateName, Task, TaskState
-from metafora_trio.testing import eventually
+from metafora_trio.testing.conformance import eventually
 from metafora_trio_zookeeper._connection import Create, Done, ErrorCode, RequestError
-from tests.zookeeper.fake_cluster import World, own_claim
-from tests.zookeeper.fake_zookeeper import FakeConnection, use_virtual_time
+from tests.support.zookeeper.fake_cluster import World, own_claim
+from tests.support.zookeeper.fake_zookeeper import FakeConnection, use_virtual_time
 
 COMPLETED = TaskState(StateName.COMPLETED)
 

@@ -21,18 +21,27 @@ from metafora_trio_zookeeper._connection import (
     SetData,
     WriteOp,
 )
-from metafora_trio_zookeeper._kazoo import KazooConnection
-from metafora_trio_zookeeper._srvr import ServerStatus, parse_srvr, server_status, server_version
-from metafora_trio_zookeeper._wire import check_kazoo
-from metafora_trio_zookeeper.testing import Ensemble
-from tests.processes import wait_until
-from tests.zookeeper.connections import CLOSED, CONNECTED, DISCONNECTED, PATIENCE, Recorder, ask, connect, refused
+from metafora_trio_zookeeper._kazoo.connection import KazooConnection
+from metafora_trio_zookeeper._kazoo.wire import check_kazoo
+from metafora_trio_zookeeper._server_status import ServerStatus, parse_srvr, server_status, server_version
+from metafora_trio_zookeeper.testing.real import Ensemble
+from tests.support.processes import wait_until
+from tests.support.zookeeper.connections import (
+    CLOSED,
+    CONNECTED,
+    DISCONNECTED,
+    PATIENCE,
+    Recorder,
+    ask,
+    connect,
+    refused,
+)
 
 
 def test_kazoo_is_as_expected() -> None:
     """The canary: kazoo's private names that the adapter uses are what they were in kazoo 2.11.
 
-    If this fails, see `_wire.py` before you widen the range of kazoo versions in pyproject.toml.
+    If this fails, see `_kazoo/wire.py` before you widen the range of kazoo versions in pyproject.toml.
     """
     assert check_kazoo() == []
 

@@ -11,10 +11,10 @@ import trio
 from kazoo.client import KazooClient
 
 from metafora_trio_zookeeper._connection import Create, ErrorCode, Reply, RequestError
-from metafora_trio_zookeeper._kazoo import KazooConnection
-from metafora_trio_zookeeper.testing import Ensemble, ProxyLoop, TcpProxy, free_ports
-from tests.processes import wait_until
-from tests.zookeeper.connections import (
+from metafora_trio_zookeeper._kazoo.connection import KazooConnection
+from metafora_trio_zookeeper.testing.real import Ensemble, ProxyLoop, TcpProxy, free_ports
+from tests.support.processes import wait_until
+from tests.support.zookeeper.connections import (
     CLOSED,
     CONNECTED,
     DISCONNECTED,

@@ -15,11 +15,11 @@ from kazoo.security import CREATOR_ALL_ACL
 
 from metafora_trio import CoordinatorUnavailable, NodeInfo
 from metafora_trio_zookeeper import ZooKeeperCoordinator
-from metafora_trio_zookeeper._buffered_socket import BufferedSocket
 from metafora_trio_zookeeper._connection import ConnectionState, Create, ErrorCode, EventType
-from metafora_trio_zookeeper._kazoo import KazooConnection
-from metafora_trio_zookeeper.testing import Ensemble, free_ports
-from tests.zookeeper.connections import Recorder, ask, connect, refused
+from metafora_trio_zookeeper._kazoo.buffered_socket import BufferedSocket
+from metafora_trio_zookeeper._kazoo.connection import KazooConnection
+from metafora_trio_zookeeper.testing.real import Ensemble, free_ports
+from tests.support.zookeeper.connections import Recorder, ask, connect, refused
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from metafora_trio_zookeeper.testing import Ensemble, free_ports
-from tests.examples.helpers import SOON, group_runs, until
+from metafora_trio_zookeeper.testing.real import Ensemble, free_ports
+from tests.support.process_groups import SOON, group_runs, until
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SESSION_TIMEOUT = 3

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 import pytest
 import trio
 
-from metafora_trio_zookeeper.testing import ProxyLoop, TcpProxy, free_ports
+from metafora_trio_zookeeper.testing.real import ProxyLoop, TcpProxy, free_ports
 
 
 @contextlib.asynccontextmanager

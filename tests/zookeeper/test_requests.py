@@ -15,10 +15,10 @@ from metafora_trio import (
     StateName,
     TaskState,
 )
-from metafora_trio.testing import eventually
+from metafora_trio.testing.conformance import eventually
 from metafora_trio_zookeeper._connection import Create, Delete
-from tests.zookeeper.fake_cluster import World, own_claim
-from tests.zookeeper.fake_zookeeper import use_virtual_time
+from tests.support.zookeeper.fake_cluster import World, own_claim
+from tests.support.zookeeper.fake_zookeeper import use_virtual_time
 
 COMPLETED = TaskState(StateName.COMPLETED)
 

@@ -17,11 +17,11 @@ from metafora_trio import (
     StateName,
     TaskState,
 )
-from metafora_trio.testing import CoordinatorConformance, Subject, eventually
+from metafora_trio.testing.conformance import CoordinatorConformance, Subject, eventually
 from metafora_trio_zookeeper._connection import Create, Delete, SetData
-from metafora_trio_zookeeper._session import ZooKeeperSession
-from tests.zookeeper.fake_cluster import World, own_claim
-from tests.zookeeper.fake_zookeeper import FakeConnection, use_virtual_time
+from metafora_trio_zookeeper._session.session import ZooKeeperSession
+from tests.support.zookeeper.fake_cluster import World, own_claim
+from tests.support.zookeeper.fake_zookeeper import FakeConnection, use_virtual_time
 
 COMPLETED = TaskState(StateName.COMPLETED)
 

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 import pytest
 import trio
 
-from metafora_trio.testing._world import World
+from metafora_trio.testing.simulation._world import World
 from metafora_trio_zookeeper._connection import Check, Create, Delete, ErrorCode, ReadResult, Reply, SetData
-from metafora_trio_zookeeper.testing import SimulatedZooKeeper
-from tests.zookeeper.simulated import (
+from metafora_trio_zookeeper.testing.simulated import SimulatedZooKeeper
+from tests.support.zookeeper.simulated import (
     CHANGED,
     CLOSED,
     CONNECTED,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from metafora_trio_zookeeper._connection import Create, ErrorCode
-from tests.zookeeper.simulated import CONNECTED, CREATED, DISCONNECTED, EXPIRED, Lab
+from tests.support.zookeeper.simulated import CONNECTED, CREATED, DISCONNECTED, EXPIRED, Lab
 
 LOSS = ErrorCode.CONNECTION_LOSS
 

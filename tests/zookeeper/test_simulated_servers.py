@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from metafora_trio_zookeeper._connection import Create, Delete, ErrorCode, SetData
-from tests.zookeeper.simulated import CHANGED, CONNECTED, CREATED, DISCONNECTED, EXPIRED, Lab
+from tests.support.zookeeper.simulated import CHANGED, CONNECTED, CREATED, DISCONNECTED, EXPIRED, Lab
 
 LOSS = ErrorCode.CONNECTION_LOSS
 

@@ -1,0 +1,1 @@
+"""What operators need: doctor, and the removal of a namespace."""

@@ -1,0 +1,188 @@
+"""What `metafora doctor` finds out about a ZooKeeper ensemble and a namespace in it."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Iterator
+
+import trio
+
+from metafora_trio._errors import CoordinatorUnavailable, LayoutMismatch
+from metafora_trio._model.lease import MIN_SESSION_TIMEOUT
+from metafora_trio.contract._upkeep import Diagnosis, Finding, Level
+from metafora_trio_zookeeper._connection import Connection, Create, Delete, ReadResult, RequestError
+from metafora_trio_zookeeper._layout import Layout
+from metafora_trio_zookeeper._plain_connection import children_of, open_connection
+from metafora_trio_zookeeper._replies import ask
+from metafora_trio_zookeeper._server_status import ServerStatus, server_status
+
+__all__ = ["diagnose"]
+
+_SERVER_TIMEOUT = 2.0
+_OLDEST = (3, 6)
+_LAST_SEQ = 2**31 - 1
+"""Where ZooKeeper's sequence numbers end, for each directory."""
+_SKEW = 1.0
+"""Seconds by which a clock may be off: nothing depends on it but the times that people read."""
+_SLOW = 0.1
+"""Seconds that a write should not take: a heartbeat is one."""
+
+
+async def diagnose(
+    connect: Callable[[], Connection], layout: Layout, *, hosts: str, asked_timeout: float, patience: float
+) -> Diagnosis:
+    """Look at the servers, the connection and the namespace. A checkpoint.
+
+    It makes one ephemeral znode in the root of the namespace and deletes it, to see the server's clock.
+
+    Args:
+        connect: makes a connection.
+        layout: the namespace.
+        hosts: `host:port,host:port`.
+        asked_timeout: the session timeout that was asked for, in seconds.
+        patience: seconds to wait for a server.
+    """
+    findings = await _servers(hosts)
+    usable = False
+    try:
+        async with open_connection(connect, hosts=hosts, patience=patience) as connection:
+            findings.append(_session(connection, asked_timeout))
+            root = (await ask(lambda done: connection.read([layout.root], done))).value[0]
+            findings.append(_root(layout, root))
+            if findings[-1].level is Level.OK:
+                findings.append(await _clock(connection, layout))
+                findings += await _contents(connection, layout)
+                usable = True
+    except CoordinatorUnavailable as error:
+        hint = "does a quorum of the servers run, and can this machine reach them?"
+        findings.append(Finding(Level.PROBLEM, str(error), hint))
+    except RequestError as error:
+        findings.append(Finding(Level.PROBLEM, f"ZooKeeper at {hosts} refuses: {error}"))
+    return Diagnosis(findings, usable)
+
+
+# ---- servers and session
+
+
+async def _servers(hosts: str) -> list[Finding]:
+    """One finding a server, in the order of the hosts."""
+    answers: dict[str, ServerStatus | None] = {}
+
+    async def look(address: str) -> None:
+        host, _, port = address.rpartition(":")
+        if not port.isdigit():
+            host, port = address, "2181"
+        answers[address] = await server_status(host.strip("[]"), int(port), _SERVER_TIMEOUT)
+
+    addresses = hosts.split(",")
+    async with trio.open_nursery() as nursery:
+        for address in addresses:
+            nursery.start_soon(look, address)
+    return [_server(address, answers[address]) for address in addresses]
+
+
+def _server(address: str, status: ServerStatus | None) -> Finding:
+    if status is None:
+        hint = "it is down or out of reach; or it speaks TLS, or `srvr` is not in its 4lw.commands.whitelist"
+        return Finding(Level.WARNING, f"ZooKeeper {address} does not answer", hint)
+    if not status.version:
+        return Finding(
+            Level.PROBLEM, f"ZooKeeper {address} does not serve: it has no quorum", "start the other servers"
+        )
+    text = f"ZooKeeper {status.version}  {address}  {status.mode}, {status.connections} connections"
+    if tuple(map(int, status.version.split(".")[:2])) < _OLDEST:
+        return Finding(Level.PROBLEM, text, "Metafora needs ZooKeeper 3.6 or newer")
+    low, average, high = status.latency_ms
+    return Finding(Level.OK, f"{text}, latency {low:g}/{average:g}/{high:g} ms (min/avg/max)")
+
+
+def _session(connection: Connection, asked: float) -> Finding:
+    granted = connection.session_timeout
+    text = f"session through {connection.server}, timeout {granted:g} s"
+    if granted < MIN_SESSION_TIMEOUT:
+        hint = f"nodes need {MIN_SESSION_TIMEOUT:g} s at least: raise maxSessionTimeout (or tickTime) on the servers"
+        return Finding(Level.PROBLEM, text, hint)
+    if abs(granted - asked) > 0.01:
+        hint = "the servers clamp it to minSessionTimeout..maxSessionTimeout, by default 2 to 20 ticks"
+        return Finding(Level.WARNING, f"{text}, though {asked:g} s were asked for", hint)
+    return Finding(Level.OK, text)
+
+
+# ---- the namespace
+
+
+def _root(layout: Layout, root: ReadResult | None) -> Finding:
+    if root is None:
+        hint = "the first node or client makes it; or is the URL wrong?"
+        return Finding(Level.WARNING, f"namespace {layout.root} is not there yet", hint)
+    try:
+        layout.check_record(root.data)
+    except LayoutMismatch as error:
+        hint = "is it the right namespace, and the right version of metafora-trio?"
+        return Finding(Level.PROBLEM, str(error), hint)
+    return Finding(Level.OK, f"namespace {layout.root}: {root.data.decode()}")
+
+
+async def _contents(connection: Connection, layout: Layout) -> list[Finding]:
+    directories = [path for path in layout.directories() if path.count("/") > layout.root.count("/") + 1]
+    paths = [layout.nodes, layout.orders, *directories]
+    listed = dict(zip(paths, await children_of(connection, paths), strict=True))
+    return [*_orders(layout, listed), *_names(layout, listed)]
+
+
+async def _clock(connection: Connection, layout: Layout) -> Finding:
+    """The server's clock beside ours, and how long a write takes."""
+    path = f"{layout.root}/doctor-{secrets.token_hex(8)}"
+    began, clock = trio.current_time(), time.time()
+    try:
+        await ask(lambda done: connection.transact([Create(path, ephemeral=True)], done))
+        took = trio.current_time() - began
+        made = (await ask(lambda done: connection.read([path], done))).value[0]
+        await ask(lambda done: connection.transact([Delete(path)], done))
+    except RequestError as error:
+        return Finding(Level.PROBLEM, f"cannot write in {layout.root}: {error}", "do the credentials suffice?")
+    skew = 0.0 if made is None else clock + took / 2 - made.mtime_ms / 1000
+    text = f"a write takes {took * 1000:.1f} ms; this machine's clock is {abs(skew):.2f} s " + (
+        "ahead of ZooKeeper's" if skew > 0 else "behind ZooKeeper's"
+    )
+    if took > _SLOW:
+        return Finding(Level.WARNING, text, "heartbeats are writes: give the servers' logs a disk of their own")
+    if abs(skew) > _SKEW:
+        return Finding(Level.WARNING, text, "no promise depends on it, but times of errors and ages of nodes are off")
+    return Finding(Level.OK, text)
+
+
+def _orders(layout: Layout, listed: dict[str, list[str]]) -> Iterator[Finding]:
+    nodes = set(listed[layout.nodes])
+    orders = [layout.parse_order(name) for name in listed[layout.orders]]
+    of_the_dead = sum(order is not None and order[0] not in nodes for order in orders)
+    if of_the_dead:
+        hint = "harmless: the next node that joins deletes them"
+        yield Finding(Level.WARNING, f"{of_the_dead} orders of nodes that are gone", hint)
+    seqs = [order[1] for order in orders if order is not None]
+    for bucket in layout.buckets:
+        claims = (layout.parse_claim(bucket, name) for name in listed[f"{layout.claims}/{bucket}"])
+        seqs += [claim.seq for claim in claims if claim is not None]
+    highest = max(seqs, default=0)
+    text = f"highest sequence number {highest:,} of {_LAST_SEQ:,}"
+    if highest > _LAST_SEQ // 2:
+        hint = "beyond the end nothing can be claimed in that bucket: move to a new namespace in time"
+        yield Finding(Level.PROBLEM, text, hint)
+    elif seqs:
+        yield Finding(Level.OK, text)
+
+
+def _names(layout: Layout, listed: dict[str, list[str]]) -> Iterator[Finding]:
+    """What stands in the directories and is nobody's: nodes ignore it."""
+    strange = [f"{layout.nodes}/{name}" for name in listed[layout.nodes] if layout.parse_node(name) is None]
+    strange += [f"{layout.orders}/{name}" for name in listed[layout.orders] if layout.parse_order(name) is None]
+    for bucket in layout.buckets:
+        for directory in (layout.tasks, layout.states):
+            path = f"{directory}/{bucket}"
+            strange += [f"{path}/{name}" for name in listed[path] if layout.parse_task(bucket, name) is None]
+        path = f"{layout.claims}/{bucket}"
+        strange += [f"{path}/{name}" for name in listed[path] if layout.parse_claim(bucket, name) is None]
+    if strange:
+        more = f" and {len(strange) - 3} more" if len(strange) > 3 else ""
+        yield Finding(Level.WARNING, f"not Metafora's, and ignored: {', '.join(strange[:3])}{more}", "who wrote it?")

@@ -1,0 +1,1 @@
+"""The `Connection` on kazoo: the only room with threads."""

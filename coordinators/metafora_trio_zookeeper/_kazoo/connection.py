@@ -1,0 +1,315 @@
+"""The `Connection` on kazoo.
+
+Why this is hard: kazoo lives in a thread of its own and has its own idea of a session's life: it starts a second
+session after the first, repeats what was queued, blocks its callers, and delivers events and replies by
+different ways. What keeps it simple here:
+
+* kazoo's thread only posts: states, events and replies go through one `Inbox`, in wire order. All decisions are
+  made in the Trio thread.
+* Outstanding requests are known here. They end by their reply or by the next state that is not CONNECTED,
+  whichever comes first through the inbox; what kazoo thinks of them does not matter. As a state comes after
+  all that was read on its connection, a late reply finds its request gone.
+* A request carries the number of its connection and is written on no other (see `TrioHandler`).
+* The first final state (EXPIRED, AUTH_FAILED, CLOSED) stops kazoo in its own thread, before it can connect again.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import ssl
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import trio
+from kazoo.client import KazooClient
+from kazoo.protocol.connection import PURESASL_AVAILABLE
+from kazoo.protocol.serialization import CloseInstance
+from kazoo.protocol.states import KazooState, KeeperState
+from kazoo.security import ACL, OPEN_ACL_UNSAFE
+
+from metafora_trio_zookeeper._connection import (
+    ConnectionState,
+    Done,
+    ErrorCode,
+    EventType,
+    Reply,
+    RequestError,
+    Sink,
+    WriteOp,
+)
+
+from . import requests as requests
+from .inbox import Inbox
+from .requests import Request
+from .trio_handler import TrioHandler
+from .wire import Wire, admit, halt, install
+
+__all__ = ["KazooConnection"]
+
+_FINAL: Final = frozenset({ConnectionState.EXPIRED, ConnectionState.AUTH_FAILED, ConnectionState.CLOSED})
+_ENDS: Final = {
+    KeeperState.EXPIRED_SESSION: ConnectionState.EXPIRED,
+    KeeperState.AUTH_FAILED: ConnectionState.AUTH_FAILED,
+    KeeperState.CLOSED: ConnectionState.CLOSED,
+}
+
+
+class KazooConnection:
+    """One ZooKeeper session through one KazooClient, which is never revived.
+
+    To be made inside `trio.run`, and closed by `aclose`, whether opened or not. Its attributes are those of
+    `Connection`; only this class sets them, `proof` alone in kazoo's thread.
+
+    Args:
+        hosts: `host:port,host:port`; without a chroot.
+        session_timeout: what to ask the servers for, in seconds.
+        auth: (scheme, credential) pairs, sent on every connect, e.g. ("digest", "user:password").
+        sasl: kazoo's `sasl_options`; needs the package pure-sasl.
+        acl: of every znode created; None: open to the world.
+        tls: None, or kazoo's options: `ca`, `certfile`, `keyfile`, `keyfile_password`, `verify_certs` (True),
+            `check_hostname` (False), `use_ssl` (True). With `ca`, only that authority is trusted.
+        connect_timeout: seconds to try one address; by default min(1, session_timeout / (4 x hosts)), at least 0.2.
+        randomize_hosts: whether to try the hosts in random order.
+        logger: kazoo's and ours.
+
+    Raises:
+        ValueError: from the constructor, on a chroot or an unknown TLS option.
+        OSError: from the constructor, on unreadable TLS files (ssl.SSLError included).
+    """
+
+    def __init__(
+        self,
+        hosts: str,
+        *,
+        session_timeout: float,
+        auth: Sequence[tuple[str, str]] = (),
+        sasl: Mapping[str, Any] | None = None,
+        acl: Sequence[ACL] | None = None,
+        tls: Mapping[str, Any] | None = None,
+        connect_timeout: float | None = None,
+        randomize_hosts: bool = True,
+        logger: logging.Logger | None = None,
+    ) -> None:
+        if "/" in hosts:
+            raise ValueError(f"a chroot is not supported, use the namespace: {hosts!r}")
+        if sasl is not None and not PURESASL_AVAILABLE:
+            raise ValueError("SASL needs the package pure-sasl")
+        self._logger = logger or logging.getLogger(__name__)
+        self._acl = requests.encode_acl(OPEN_ACL_UNSAFE if acl is None else acl)
+        self._sink: Sink | None = None
+        self.state: ConnectionState = ConnectionState.DISCONNECTED
+        self.number: int = 0
+        self.session_id: int = 0
+        self.session_timeout: float = 0.0
+        self.server: str = ""
+        self.proof: float = -math.inf
+        self.connected_at: float = -math.inf
+        self._clock_offset = trio.current_time() - time.perf_counter()
+        self._error: Exception | None = None
+        # A dict for its order: requests fail in the order in which they were made.
+        self._outstanding: dict[Request, None] = {}
+        self._changed = trio.Event()
+        self._thread_ended = trio.Event()
+        self._closing = False
+        self._closed = trio.Event()
+        self._inbox = Inbox(self._failed)
+
+        count = hosts.count(",") + 1
+        self._connect_timeout = connect_timeout or max(0.2, min(1.0, session_timeout / (4 * count)))
+        self._handler = TrioHandler(
+            admit=lambda request: admit(self._client, request),
+            idle=self._inbox.wake,
+            ended=lambda: self._inbox.post(self._on_thread_ended, None, None),
+            connect_timeout=self._connect_timeout,
+            patience=session_timeout,
+            context=_tls_context(tls),
+        )
+        self._client = KazooClient(
+            hosts,
+            timeout=session_timeout,
+            handler=self._handler,
+            auth_data=list(auth),
+            randomize_hosts=randomize_hosts,
+            # kazoo's own delay grows to an hour.
+            connection_retry={"max_tries": -1, "delay": 0.05, "backoff": 1.5, "max_delay": session_timeout / 10},
+            logger=self._logger,
+        )
+        wire = Wire(
+            self._client,
+            sasl=None if sasl is None else dict(sasl),
+            answered=self._answered,
+            happened=self._happened,
+        )
+        install(self._client, wire)
+        self._client.add_listener(self._listen)
+
+    @property
+    def backlog(self) -> int:
+        return len(self._inbox)
+
+    async def open(self, sink: Sink) -> None:
+        """See `Connection`. Once only."""
+        if self._sink is not None:
+            raise RuntimeError("opened already")
+        self._sink = sink
+        self._client.start_async()
+        await trio.lowlevel.checkpoint()
+
+    async def aclose(self) -> None:
+        """See `Connection`. Raises what a sink or a callback has raised, if one did."""
+        with trio.CancelScope(shield=True):
+            if self._closing:
+                await self._closed.wait()
+                return
+            self._closing = True
+            try:
+                if self.session_id and self.state not in _FINAL:
+                    with trio.move_on_after(self.session_timeout):
+                        await self._close_session()
+                await self._end_thread()
+                if self.state not in _FINAL:
+                    self._told(ConnectionState.CLOSED, None)
+                await trio.lowlevel.checkpoint()
+            finally:
+                self._closed.set()
+        if self._error is not None:
+            raise self._error
+
+    def transact(self, ops: Sequence[WriteOp], done: Done) -> None:
+        self._send(requests.transact(ops, self._acl, done))
+
+    def read(self, paths: Sequence[str], done: Done) -> None:
+        self._send(requests.read(paths, done))
+
+    def children(self, path: str, done: Done) -> None:
+        self._send(requests.children(path, done))
+
+    def add_watch(self, path: str, done: Done) -> None:
+        self._send(requests.add_watch(path, done))
+
+    def heartbeat(self, path: str, stamp: float, done: Done) -> None:
+        self._send(requests.heartbeat(path, stamp, done))
+
+    def drop(self) -> None:
+        if self.state is ConnectionState.CONNECTED:
+            self._handler.drop(self.number)
+
+    # ---- in the Trio thread
+
+    def _send(self, request: Request) -> None:
+        self._outstanding[request] = None
+        if self.state is ConnectionState.CONNECTED and not self._closing:
+            self._handler.submit(self.number, request)
+        else:
+            self._inbox.post(self._deliver, request, self._loss())
+
+    def _deliver(self, request: Request, result: Reply | RequestError) -> None:
+        if request in self._outstanding:
+            del self._outstanding[request]
+            request.done(result)
+
+    def _told(self, state: ConnectionState, connection: tuple[float, int, str, float, int] | None) -> None:
+        if self.state in _FINAL:
+            return
+        # The state first, so that what a callback requests now is refused rather than lost.
+        self.state = state
+        if connection is not None:
+            self.connected_at, self.number, self.server, self.session_timeout, self.session_id = connection
+        else:
+            self.server = ""
+            outstanding, self._outstanding = self._outstanding, {}
+            for request in outstanding:
+                try:
+                    request.done(self._loss())
+                except Exception as error:  # noqa: BLE001  # the others must hear of it all the same
+                    self._failed(error)
+        changed, self._changed = self._changed, trio.Event()
+        changed.set()
+        if self._sink is not None:
+            self._sink.on_state(state)
+
+    def _loss(self) -> RequestError:
+        expired = self.state is ConnectionState.EXPIRED
+        return RequestError(ErrorCode.SESSION_EXPIRED if expired else ErrorCode.CONNECTION_LOSS)
+
+    def _failed(self, error: Exception) -> None:
+        """A sink or a callback has raised: nobody knows what it missed, so this session is over."""
+        self._logger.error("a callback of the ZooKeeper connection failed", exc_info=error)
+        self._error = self._error or error
+        self._stop()
+
+    def _on_thread_ended(self, _: None, __: None) -> None:
+        self._handler.free()
+        self._thread_ended.set()
+
+    async def _close_session(self) -> None:
+        """Ask the server to close the session; again on the next connection if this one breaks.
+
+        A server that stays silent is given up by kazoo after two thirds of the session timeout.
+        """
+        while self.state not in _FINAL:
+            if self.state is ConnectionState.CONNECTED:
+                self._handler.submit(self.number, CloseInstance)
+            await self._changed.wait()
+
+    async def _end_thread(self) -> None:
+        self._stop()
+        if self._sink is None:
+            self._handler.free()
+            return
+        # The loop looks up within 0.1 s, or when its attempt to connect runs out.
+        with trio.move_on_after(self._connect_timeout + 1) as scope:
+            await self._thread_ended.wait()
+        if scope.cancelled_caught:
+            self._logger.warning("the ZooKeeper thread hangs, probably in a name look-up; it is left to end by itself")
+
+    # ---- in kazoo's thread
+
+    def _stop(self) -> None:
+        """From any thread: no other connection, no second session."""
+        halt(self._client)
+        self._handler.close()
+
+    def _listen(self, state: str) -> None:
+        if state == KazooState.CONNECTED:
+            connected_at, *connection = self._handler.connected()
+            self._inbox.post(self._told, ConnectionState.CONNECTED, (connected_at + self._clock_offset, *connection))
+        elif state == KazooState.SUSPENDED:
+            self._inbox.post(self._told, ConnectionState.DISCONNECTED, None)
+        else:
+            self._stop()
+            self._inbox.post(self._told, _ENDS[self._client.client_state], None)
+
+    def _happened(self, event: EventType, path: str) -> None:
+        if not self._handler.closed and self._sink is not None:
+            self._inbox.put(self._sink.on_event, event, path)
+
+    def _answered(self, request: Request, error: int, zxid: int, frame: bytes, offset: int) -> None:
+        result: Reply | RequestError
+        try:
+            if error:
+                raise requests.request_error(error)
+            result = Reply(request.decode(frame, offset), zxid)
+        except RequestError as refused:
+            result = refused
+        else:
+            if request.stamp is not None:
+                self.proof = max(self.proof, request.stamp)
+        self._inbox.put(self._deliver, request, result)
+
+
+def _tls_context(options: Mapping[str, Any] | None) -> ssl.SSLContext | None:
+    """kazoo's TLS options as one context, made early, so that a missing file is no endless reconnect."""
+    if options is None or not options.get("use_ssl", True):
+        return None
+    known = {"use_ssl", "ca", "certfile", "keyfile", "keyfile_password", "verify_certs", "check_hostname"}
+    if unknown := set(options) - known:
+        raise ValueError(f"unknown TLS options: {sorted(unknown)}")
+    context = ssl.create_default_context(cafile=options.get("ca"))
+    context.check_hostname = options.get("check_hostname", False)
+    context.verify_mode = ssl.CERT_REQUIRED if options.get("verify_certs", True) else ssl.CERT_NONE
+    if certfile := options.get("certfile"):
+        context.load_cert_chain(certfile, options.get("keyfile"), options.get("keyfile_password"))
+    return context

@@ -1,0 +1,107 @@
+"""kazoo's connection loop, told where to put replies and watch events.
+
+This file holds every private name of kazoo that the adapter uses; `check_kazoo` says whether they are as they
+were in kazoo 2.11.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from kazoo.client import KazooClient
+from kazoo.exceptions import ConnectionDropped
+from kazoo.protocol.connection import ConnectionHandler
+
+from metafora_trio_zookeeper._connection import EventType
+
+from .requests import Request
+
+__all__ = ["Wire", "admit", "check_kazoo", "halt", "install"]
+
+_EVENTS: dict[int, EventType] = {int(event): event for event in EventType}
+# An event has the header xid -1 (int), zxid (long), error (int), and the body type (int), session state (int),
+# and its path as length (int) and bytes, which end it.
+_EVENT_XID = b"\xff\xff\xff\xff"
+_HEADER_SIZE, _TYPE_SIZE, _PATH_START = 16, 4, 12
+
+
+class Wire(ConnectionHandler):  # type: ignore[misc]  # kazoo is untyped
+    """kazoo's loop with our requests and our watches.
+
+    Args:
+        answered: hears (request, error number or 0, zxid, frame, offset of the body).
+        happened: hears watch events.
+    """
+
+    def __init__(
+        self,
+        client: Any,
+        *,
+        sasl: dict[str, Any] | None,
+        answered: Callable[[Request, int, int, bytes, int], None],
+        happened: Callable[[EventType, str], None],
+    ) -> None:
+        super().__init__(client, client._conn_retry.copy(), logger=client.logger, sasl_options=sasl)
+        self._answered = answered
+        self._happened = happened
+
+    def _read_response(self, header: Any, buffer: bytes, offset: int) -> Any:
+        client = self.client
+        request, _, xid = client._pending[0]
+        if not isinstance(request, Request):
+            return super()._read_response(header, buffer, offset)
+        if header.xid != xid:
+            # kazoo lets its thread die of that; but the session is fine, only this connection is not.
+            raise ConnectionDropped(f"reply {header.xid} came where {xid} was due")
+        client._pending.popleft()
+        if header.zxid > 0:
+            client.last_zxid = header.zxid
+        self._answered(request, header.err, header.zxid, buffer, offset)
+        return None
+
+    def _read_watch_event(self, buffer: bytes, offset: int) -> None:
+        # Events come in crowds, and a turn of kazoo's loop costs more than an event: so take all that follow.
+        frame: bytes | None = buffer[offset - _HEADER_SIZE :]
+        while frame is not None:
+            event = _EVENTS.get(int.from_bytes(frame[_HEADER_SIZE : _HEADER_SIZE + _TYPE_SIZE], "big", signed=True))
+            if event is not None:
+                self._happened(event, frame[_HEADER_SIZE + _PATH_START :].decode())
+            frame = self.handler.take_frame(_EVENT_XID)
+
+
+def install(client: Any, wire: Wire) -> None:
+    """Have `client`, not started yet, use `wire` for its connections."""
+    client._connection = wire
+
+
+def admit(client: Any, request: Any) -> None:
+    """Queue a request behind those that kazoo has. In kazoo's thread only."""
+    client._call(request, request if isinstance(request, Request) else None)
+
+
+def halt(client: Any) -> None:
+    """Let the loop end instead of connecting once more. From any thread.
+
+    `KazooClient.stop` cannot be used: it waits for the thread, on which the end of a session is reported.
+    """
+    client._stopped.set()
+
+
+def check_kazoo() -> list[str]:
+    """What of kazoo's private face is not as this file expects it; empty if all is well."""
+    wrong = []
+    for owner, name, parameters in (
+        (ConnectionHandler, "__init__", ["self", "client", "retry_sleeper", "logger", "sasl_options"]),
+        (ConnectionHandler, "_read_response", ["self", "header", "buffer", "offset"]),
+        (ConnectionHandler, "_read_watch_event", ["self", "buffer", "offset"]),
+        (KazooClient, "_call", ["self", "request", "async_object"]),
+    ):
+        function = getattr(owner, name, None)
+        found = None if function is None else list(inspect.signature(function).parameters)
+        if found != parameters:
+            wrong.append(f"{owner.__name__}.{name} takes {found}, expected {parameters}")
+    client = KazooClient()
+    names = ("_connection", "_conn_retry", "_pending", "_stopped", "last_zxid")
+    return wrong + [f"KazooClient has no {name}" for name in names if not hasattr(client, name)]

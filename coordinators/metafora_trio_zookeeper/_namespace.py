@@ -1,0 +1,114 @@
+"""The first use of a namespace: its directories and its layout record, in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import trio
+
+from metafora_trio._errors import CoordinatorUnavailable
+
+from ._connection import Connection, Create, Delete, ErrorCode, RequestError, SetData, WriteOp
+from ._errors import translate
+from ._layout import MAX_OPS, Layout
+from ._plain_connection import children_of, open_connection
+from ._replies import ask
+
+__all__ = ["ensure_namespace", "remove_namespace"]
+
+_LOOK = 0.2
+"""Seconds between two looks whether the last node has gone."""
+
+
+async def ensure_namespace(connection: Connection, layout: Layout) -> None:
+    """Check the layout record of the namespace; make the namespace if it is not there.
+
+    Since all of it comes in one transaction, it is there whole or not at all, and of several that make it at once one
+    does. A root made beforehand by an operator (for its ACL) is used, if nothing stands in it.
+
+    Raises:
+        LayoutMismatch: the namespace was made by a newer version, or with other settings.
+        CoordinatorUnavailable: something else stands below the root.
+        RequestError: ZooKeeper refused, or the connection broke; then try again.
+    """
+    for _ in range(3):
+        root = (await ask(lambda done: connection.read([layout.root], done))).value[0]
+        if root is not None and root.data:
+            layout.check_record(root.data)
+            return
+        first: WriteOp
+        if root is None:
+            first = Create(layout.root, layout.record)
+            await _make_parents(connection, layout.root)
+        else:
+            first = SetData(layout.root, layout.record, root.version)
+        ops = [first, *map(Create, layout.directories())]
+        try:
+            await ask(lambda done, ops=ops: connection.transact(ops, done))  # type: ignore[misc]
+        except RequestError as error:
+            if error.code is ErrorCode.NODE_EXISTS and error.index:
+                raise CoordinatorUnavailable(
+                    f"{layout.root} has no layout record, but something stands below it already: not Metafora's"
+                ) from error
+            if error.code not in (ErrorCode.NODE_EXISTS, ErrorCode.BAD_VERSION):
+                raise
+            # Another node was faster: look at what it made.
+        else:
+            return
+    raise CoordinatorUnavailable(f"{layout.root} is being made and removed again by others")
+
+
+async def _make_parents(connection: Connection, root: str) -> None:
+    """Make the directories above the root, one by one: each may be there, or be made by another at this moment."""
+    names = root.split("/")[1:-1]
+    for depth in range(1, len(names) + 1):
+        path = "/" + "/".join(names[:depth])
+        try:
+            await ask(lambda done, path=path: connection.transact([Create(path)], done))  # type: ignore[misc]
+        except RequestError as error:
+            if error.code is not ErrorCode.NODE_EXISTS:
+                raise
+
+
+async def remove_namespace(connect: Callable[[], Connection], layout: Layout, *, hosts: str, patience: float) -> None:
+    """Remove a namespace with all that is in it. Waits for nodes to go, for a session that was killed takes a while.
+
+    Args:
+        connect: makes a connection.
+        layout: the namespace.
+        hosts: for messages.
+        patience: seconds to wait for a server, and again for the last node to go.
+
+    Raises:
+        CoordinatorUnavailable: no server was reached, nodes are alive, or others are using the namespace.
+    """
+    async with open_connection(connect, hosts=hosts, patience=patience) as connection:
+        try:
+            if (await ask(lambda done: connection.read([layout.root], done))).value[0] is None:
+                return
+            await _wait_deserted(connection, layout, patience)
+            directories = [path for path in layout.directories() if path.count("/") > layout.root.count("/") + 1]
+            directories += [layout.nodes, layout.orders]
+            names = await children_of(connection, directories)
+            inside = [f"{path}/{name}" for path, below in zip(directories, names, strict=True) for name in below]
+            for first in range(0, len(inside), MAX_OPS):
+                ops = [Delete(path) for path in inside[first : first + MAX_OPS]]
+                await ask(lambda done, ops=ops: connection.transact(ops, done))  # type: ignore[misc]
+            # At once, as it was made: a node that joins at this moment finds all of it, or nothing and makes it anew.
+            ends = [Delete(path) for path in [*reversed(layout.directories()), layout.root]]
+            await ask(lambda done: connection.transact(ends, done))
+        except RequestError as error:
+            if error.code in (ErrorCode.NO_NODE, ErrorCode.NOT_EMPTY):
+                raise CoordinatorUnavailable(f"{layout.root} is being used by others, and was not removed") from error
+            raise await translate(hosts, connection.server, error) from error
+
+
+async def _wait_deserted(connection: Connection, layout: Layout, patience: float) -> None:
+    nodes: list[str] = []
+    with trio.move_on_after(patience):
+        while True:
+            ((nodes),) = await children_of(connection, [layout.nodes])
+            if not nodes:
+                return
+            await trio.sleep(_LOOK)
+    raise CoordinatorUnavailable(f"{layout.root} was not removed: {', '.join(nodes[:5])} still there")

@@ -1,0 +1,1 @@
+"""One membership of one node, on one connection."""

@@ -1,0 +1,55 @@
+"""The slow audit: one directory at a time is listed and compared with the view.
+
+Nothing should ever be found: events come in order on one connection, and are missed only when that breaks. It is here
+because a view that has silently lost an event would leave a task alone for ever.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from functools import partial
+
+import trio
+
+from metafora_trio_zookeeper._connection import Connection, Reply, RequestError
+from metafora_trio_zookeeper._layout import Layout
+
+from .live_view import Picture
+
+__all__ = ["run_audit"]
+
+_PERIOD = 5.0
+"""Seconds between two directories: with 64 buckets of tasks and of claims, each is compared every ten minutes."""
+
+_log = logging.getLogger("metafora_trio.zookeeper")
+
+
+async def run_audit(connection: Connection, layout: Layout, picture: Picture, rng: random.Random) -> None:
+    """Compare one directory after the other, until cancelled; on a difference look at everything anew."""
+    directories = [(section, bucket) for section in (layout.tasks, layout.claims) for bucket in layout.buckets]
+    while True:
+        rng.shuffle(directories)
+        for section, bucket in directories:
+            await trio.sleep(_PERIOD)
+            if picture.current:
+                path = f"{section}/{bucket}"
+                connection.children(path, partial(_compare, connection, layout, picture, section, bucket))
+
+
+def _compare(
+    connection: Connection, layout: Layout, picture: Picture, section: str, bucket: str, reply: Reply | RequestError
+) -> None:
+    """A directory was listed. As the reply came behind all events before it, the view must be the same exactly."""
+    if not isinstance(reply, Reply) or not picture.current:
+        return
+    view = picture.view
+    if section == layout.tasks:
+        listed = {task for name in reply.value if (task := layout.parse_task(bucket, name))}
+        same = len(listed) == picture.task_counts[bucket] and listed <= view.tasks.keys()
+    else:
+        claims = [claim for name in reply.value if (claim := layout.parse_claim(bucket, name))]
+        same = len(claims) == picture.claim_counts[bucket] and all(claim in view.queue(claim.task) for claim in claims)
+    if not same:
+        _log.error("what is in %s/%s is not what the view shows; looking at everything anew", section, bucket)
+        connection.drop()

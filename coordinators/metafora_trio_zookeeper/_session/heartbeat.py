@@ -1,0 +1,162 @@
+"""The heartbeat: proofs of life, and the lease that follows from them.
+
+A heartbeat is a transaction that only checks the node's own znode. Only a quorum can answer it: a follower that is cut
+off from its leader answers reads and pings for seconds, while the leader has already expired the session.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+
+import trio
+
+from metafora_trio._model.lease import Lease, LeaseTerms
+from metafora_trio_zookeeper._connection import Connection, ConnectionState, Done, ErrorCode, Reply, RequestError
+from metafora_trio_zookeeper._replies import is_broken
+
+__all__ = ["Heartbeat", "suspended_seconds"]
+
+_log = logging.getLogger("metafora_trio.zookeeper")
+
+
+def suspended_seconds() -> float:
+    """For how long this machine has been suspended since it booted; 0 where the system cannot tell.
+
+    Trio's clock stands still meanwhile, the server's does not.
+    """
+    if not hasattr(time, "CLOCK_BOOTTIME"):
+        return 0.0
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
+
+
+class Heartbeat:
+    """Sends heartbeats over one session's connection and keeps its lease.
+
+    Args:
+        connection: the session's.
+        path: the node's own znode.
+        lease: renewed here.
+        renewed: called whenever the lease has changed.
+        over: called with the reason when the session must not be believed in any more.
+        deliveries: a number that changes as long as anything is heard from the server.
+        suspended: see `suspended_seconds`.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        path: str,
+        lease: Lease,
+        *,
+        renewed: Callable[[], None],
+        over: Callable[[str], None],
+        deliveries: Callable[[], int],
+        suspended: Callable[[], float],
+    ) -> None:
+        self.terms = LeaseTerms(0.0)
+        self._connection = connection
+        self._path = path
+        self._lease = lease
+        self._renewed = renewed
+        self._over = over
+        self._deliveries = deliveries
+        self._suspended = suspended
+        self._number = 0
+        self._previous = 0.0
+        # Stamp and time of sending of those that are not answered, oldest first.
+        self._unanswered: deque[tuple[float, float]] = deque()
+        self._last_deliveries = 0
+        self._last_heard = 0.0
+        self._last_suspended = suspended()
+        self._started = trio.Event()
+
+    def set_terms(self, terms: LeaseTerms) -> None:
+        """Go on with what this connection has negotiated."""
+        if self._lease.finite:
+            # From this connect on the server may be less patient than it was when the lease was given.
+            established = self._connection.connected_at
+            self._lease.cancel_at = min(self._lease.cancel_at, established + terms.until_cancel)
+            self._lease.end = min(self._lease.end, established + terms.until_end)
+            self._renewed()
+        self.terms = terms
+        self._started.set()
+
+    def send(self, done: Done | None = None) -> None:
+        """Send one. The first on a connection is part of its barrier, and `done` then belongs to that burst."""
+        connection, now = self._connection, trio.current_time()
+        if self._number != connection.number:
+            self._number = connection.number
+            self._previous = connection.connected_at
+            self._unanswered.clear()
+            self._last_heard = now
+        stamp = self.terms.stamp(now, self._previous)
+        self._previous = now
+        self._unanswered.append((stamp, now))
+
+        def answered(reply: Reply | RequestError) -> None:
+            self._answered(reply)
+            if done is not None:
+                done(reply)
+
+        connection.heartbeat(self._path, stamp, answered)
+
+    def _answered(self, reply: Reply | RequestError) -> None:
+        if isinstance(reply, Reply):
+            self.renew()
+        elif reply.code is ErrorCode.NO_NODE:
+            self._over("the node's znode is gone")
+        elif not is_broken(reply):
+            self._over(f"a heartbeat was refused: {reply}")
+
+    def renew(self) -> None:
+        """Count from the newest proof. The connection knows it before the replies come through a backlog."""
+        if self._lease.renew(self.terms, self._connection.proof):
+            self._renewed()
+
+    async def run(self) -> None:
+        """Send heartbeats and watch what comes of them, until cancelled."""
+        await self._started.wait()
+        while True:
+            now = trio.current_time()
+            self.renew()
+            self.check_suspended()
+            if now > self._lease.end + 2 * self.terms.session_timeout:
+                # The connection may be such that what we send arrives and no answer does: each attempt to connect then
+                # keeps the session alive, and its claims from everybody else.
+                self._over("no answer for two session timeouts after the lease ran out")
+            due = now + self.terms.heartbeat_period
+            if self._beating and self._overdue(now):
+                _log.warning("no answer from %s to a heartbeat; trying another server", self._connection.server)
+                self._connection.drop()
+            elif self._beating:
+                if now >= self._previous + self.terms.heartbeat_period:
+                    self.send()
+                due = self._previous + self.terms.heartbeat_period
+            await trio.sleep_until(due)
+
+    @property
+    def _beating(self) -> bool:
+        """Whether the barrier of the present connection has been sent: nothing may overtake it."""
+        connected = self._connection.state is ConnectionState.CONNECTED
+        return connected and self._number == self._connection.number
+
+    def _overdue(self, now: float) -> bool:
+        """Whether a heartbeat has been waiting for T/6 while nothing at all was heard."""
+        if self._connection.backlog or self._last_deliveries != self._deliveries():
+            self._last_deliveries = self._deliveries()
+            self._last_heard = now
+        while self._unanswered and self._unanswered[0][0] <= self._connection.proof:
+            self._unanswered.popleft()
+        if not self._unanswered:
+            return False
+        return now - max(self._unanswered[0][1], self._last_heard) > self.terms.session_timeout / 6
+
+    def check_suspended(self) -> None:
+        """End the session if the machine has been suspended since the last look: its claims may be gone."""
+        suspended = self._suspended()
+        if suspended - self._last_suspended > self.terms.margin:
+            self._over(f"the machine was suspended for {suspended - self._last_suspended:.1f} s")
+        self._last_suspended = suspended

@@ -1,0 +1,73 @@
+"""What a session has asked for and does not know the end of, and how much its claims weigh."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from metafora_trio._model.claim import Claim
+from metafora_trio_zookeeper._layout import MAX_SESSION_BYTES
+
+from .batch import Unit
+
+__all__ = ["Marks"]
+
+_TYPICAL_ID = 36
+"""Characters of a task id, as long as no claim shows what is usual here: those of a UUID."""
+
+
+class Marks:
+    """The marks of one session.
+
+    A mark names the unit it waits for: the late end of an earlier unit cannot take away the mark of a later one.
+
+    Args:
+        identity: the session's own; the empty string marks nothing.
+        size: what one claim for a task adds to the closing of the session, in bytes.
+
+    Attributes:
+        pending: by task, the unit that creates a claim or bid which is not in the view yet.
+        leaving: by claim, the unit that gives it up.
+        released: claims that must go whatever happens.
+    """
+
+    def __init__(self, identity: str, size: Callable[[str], int]) -> None:
+        self.identity = identity
+        self.pending: dict[str, Unit] = {}
+        self.leaving: dict[Claim, Unit] = {}
+        self.released: dict[Claim, None] = {}
+        self._size = size
+        self._bytes = 0
+        self._count = 0
+
+    @property
+    def free(self) -> int:
+        """How many more claims fit: those in the view count with their own size, those to come with the average."""
+        typical = self._bytes / self._count if self._count else self._size("-" * _TYPICAL_ID)
+        return max(0, int((MAX_SESSION_BYTES - self._bytes) / typical))
+
+    def appeared(self, claim: Claim) -> None:
+        """An own claim has come into the view."""
+        self.pending.pop(claim.task, None)
+        self._bytes += self._size(claim.task)
+        self._count += 1
+
+    def gone(self, claim: Claim) -> None:
+        """An own claim has gone from the view."""
+        self.leaving.pop(claim, None)
+        self.released.pop(claim, None)
+        self._bytes -= self._size(claim.task)
+        self._count -= 1
+
+    def restart(self, own: Iterable[Claim]) -> None:
+        """After a resync nothing is in flight any more: begin anew with the claims that are there.
+
+        What had to go and is still there stays in `released`; it has to be asked for again.
+        """
+        self.pending.clear()
+        self.leaving.clear()
+        self._bytes = self._count = 0
+        released, self.released = self.released, {}
+        for claim in own:
+            self.appeared(claim)
+            if claim in released:
+                self.released[claim] = None

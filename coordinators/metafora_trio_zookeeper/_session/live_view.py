@@ -1,0 +1,386 @@
+"""Picture: a ClusterView that follows ZooKeeper over one connection, through reconnects.
+
+Why it is hard: watches die with each connection, and the next server may lag behind what was already seen. So on each
+connect one pipelined burst is sent:
+
+    add_watch...    from here on nothing is missed
+    the barrier     a quorum write: what is read behind it is not older than anything seen before
+    lists, reads    what there is
+
+Until all of it has been answered on this very connection, the old view stays as it was, frozen, and nothing is
+`current`. The new view is built aside: first the lists, then the events since the watches, in order. It does not matter
+where between the watches and now a list was made: for each znode the last event since then decides, and a znode without
+an event is as it was listed. Then, in one step, the new view takes the place of the old one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable
+
+import trio
+
+from metafora_trio._model.changes import Changes
+from metafora_trio._model.node_info import NodeInfo
+from metafora_trio._model.view import (
+    ClaimAdded,
+    ClaimRemoved,
+    ClusterView,
+    NodeAdded,
+    NodeRemoved,
+    TaskAdded,
+    TaskDeleted,
+    TaskRemoved,
+)
+from metafora_trio_zookeeper._connection import (
+    Connection,
+    ConnectionState,
+    Done,
+    ErrorCode,
+    EventType,
+    ReadResult,
+    Reply,
+    RequestError,
+)
+from metafora_trio_zookeeper._layout import MAX_OPS, Layout, known
+from metafora_trio_zookeeper._replies import Burst, Slot, is_broken
+
+from .in_flight import Marks
+from .queued_commands import Orders
+from .read_ahead import Records
+
+__all__ = ["Picture"]
+
+_CHUNK = 500
+"""Events to apply between two checkpoints: about 3 ms."""
+_MOST_JITTER = 2.0
+"""Seconds. A change of leader makes every node list at once; spread it."""
+
+_log = logging.getLogger("metafora_trio.zookeeper")
+
+
+class Picture:
+    """See the module.
+
+    Args:
+        connection: whose states and events its owner passes to `on_state` and `on_event`. A client, which is nobody,
+            may put another in its place when its session has expired.
+        layout: the namespace.
+        marks: of the session that owns it; those of nobody for a client, which then hears of no orders.
+        rng: for the jitter.
+
+    Attributes:
+        view: the picture; another object after each resync.
+        current: whether it may be acted on.
+        orders: those that stand at the broker.
+        records: of tasks that were read ahead.
+        task_counts, claim_counts: how many of them the view has in each bucket; for the audit.
+        deliveries: counts events and replies, as a sign of life of the connection.
+    """
+
+    def __init__(self, connection: Connection, layout: Layout, marks: Marks, rng: random.Random) -> None:
+        self.view = ClusterView()
+        self.current = False
+        self.records = Records()
+        self.deliveries = 0
+        self.connection = connection
+        self._layout = layout
+        self._marks = marks
+        self.orders = Orders(layout, marks.identity, self._read_one, self.touch_nodes)
+        self._rng = rng
+        self.task_counts: Counter[str] = Counter()
+        self.claim_counts: Counter[str] = Counter()
+        self._epoch = 0
+        self._building: ClusterView | None = None
+        self._events: list[tuple[EventType, str]] = []
+        self._changes = Changes()
+        self._changed = trio.Event()
+        self._connected = trio.Event()
+        self._synced = trio.Event()
+        self._prefix = len(layout.root) + 1
+        self._watched = [layout.nodes, layout.tasks, layout.claims]
+        if marks.identity:
+            self._watched.append(layout.orders)
+
+    # ---- changes
+
+    async def wait_changed(self) -> None:
+        """Wait until `take_changes` would return something. A checkpoint; loses nothing when cancelled."""
+        await self._changed.wait()
+
+    def take_changes(self) -> Changes:
+        """What has changed since the last call."""
+        changes, self._changes = self._changes, Changes()
+        if changes:
+            self._changed = trio.Event()
+        return changes
+
+    def touch(self, task: str) -> None:
+        """Count a task as changed."""
+        self._changes.tasks[task] = None
+        self._changed.set()
+
+    def touch_nodes(self) -> None:
+        """Count the nodes, or what concerns this one, as changed."""
+        self._changes.nodes = True
+        self._changed.set()
+
+    def on_record(self, task: str, record: ReadResult | None) -> None:
+        """A task was read. Called when the reply comes: only then it is of the same moment as the view."""
+        self.records.arrived(task, record)
+        if record is not None and record.version > 0 and task in self.view.tasks and not self.view.deleted(task):
+            self.view.apply(TaskDeleted(task))
+            self.touch(task)
+
+    # ---- the connection
+
+    def on_state(self, state: ConnectionState) -> None:
+        """Follow the connection's state."""
+        self._epoch += 1
+        self._building = None
+        self._events = []
+        if self.current:
+            self.current = False
+            self._synced = trio.Event()
+        if state is ConnectionState.CONNECTED:
+            self._connected.set()
+
+    async def wait_connected(self) -> None:
+        """Wait for the next connection that has not been waited for. A checkpoint."""
+        await self._connected.wait()
+        self._connected = trio.Event()
+
+    async def wait_current(self) -> None:
+        """Wait until the picture is current. A checkpoint."""
+        while True:
+            await self._synced.wait()
+            if self.current:
+                return
+
+    def on_event(self, event: EventType, path: str) -> None:
+        """Apply an event, or keep it for the view that is being built."""
+        self.deliveries += 1
+        if self.current:
+            self._apply(self.view, event, path)
+        else:
+            self._events.append((event, path))
+
+    # ---- looking at everything anew
+
+    async def sync(self, barrier: Callable[[Burst], None]) -> bool:
+        """Look at everything on the connection there is now. The step in which `current` becomes true is the one in
+        which this returns, so that the caller can add to it.
+
+        Args:
+            barrier: sends the quorum writes of the burst.
+
+        Returns:
+            False when the connection broke meanwhile: come back after `wait_connected`.
+
+        Raises:
+            RequestError: a request was refused; trying again would not help.
+        """
+        try:
+            await self._sync(barrier)
+        except RequestError as error:
+            if is_broken(error):
+                return False
+            raise
+        return True
+
+    async def _sync(self, barrier: Callable[[Burst], None]) -> None:
+        connection, layout = self.connection, self._layout
+        epoch = self._epoch
+        burst = Burst(self._heard)
+        for path in self._watched:
+            connection.add_watch(path, burst.slot())
+        barrier(burst)
+        if connection.number > 1:
+            await trio.sleep(self._rng.uniform(0, min(_MOST_JITTER, connection.session_timeout / 10)))
+            self._still(epoch)
+        nodes = self._list(burst, layout.nodes)
+        orders = self._list(burst, layout.orders) if self._marks.identity else None
+        claims = [(bucket, self._list(burst, f"{layout.claims}/{bucket}")) for bucket in layout.buckets]
+        tasks = [(bucket, self._list(burst, f"{layout.tasks}/{bucket}")) for bucket in layout.buckets]
+        # Tombstones are not in lists; for what may be running here they must not be missed.
+        held = list(self.view.claims_of(self._marks.identity))
+        records = self._read(burst, map(layout.task_path, held))
+        await burst.wait()
+
+        identities = [name for name in _names(nodes) if known(layout.parse_node(name), layout.nodes, name)]
+        own_orders = self.orders.sort(_names(orders) if orders else [])
+        burst = Burst(self._heard)
+        node_records = self._read(burst, map(layout.node_path, identities))
+        order_records = self._read(burst, map(layout.order_path, own_orders))
+        await burst.wait()
+
+        # Out of the callbacks and a bucket at a time: 100,000 names are most of a second.
+        view = self._building = ClusterView()
+        self.claim_counts.clear()
+        self.task_counts.clear()
+        for bucket, slot in claims:
+            for name in _names(slot):
+                if claim := known(layout.parse_claim(bucket, name), layout.claims, name):
+                    view.apply(ClaimAdded(claim))
+                    self.claim_counts[bucket] += 1
+            await self._breathe(epoch)
+        for bucket, slot in tasks:
+            for name in _names(slot):
+                if task := known(layout.parse_task(bucket, name), layout.tasks, name):
+                    view.apply(TaskAdded(task))
+                    self.task_counts[bucket] += 1
+            await self._breathe(epoch)
+        for task, record in zip(held, _results(records), strict=True):
+            if record is not None and record.version > 0:
+                view.apply(TaskDeleted(task))
+        for identity, record in zip(identities, _results(node_records), strict=True):
+            if record is not None:
+                view.apply(NodeAdded(_decode_node(identity, record)))
+        self.orders.restart(own_orders, _results(order_records))
+
+        events, done = self._events, 0
+        while done < len(events):
+            for event, path in events[done : done + _CHUNK]:
+                self._apply(view, event, path)
+            done = min(done + _CHUNK, len(events))
+            if done < len(events):
+                await self._breathe(epoch)
+        # No await between the last look at the events and this.
+        self._still(epoch)
+        # A task is removed together with its owner's claim. One removed before its claim was an event from before the
+        # lists, and they showed what came later: the next life of that task, with the next claim at the head.
+        view.orphaned.clear()
+        self.view, self._building, self._events = view, None, []
+        self.records.clear()
+        self.current = True
+        self._synced.set()
+        self._changes.everything = True
+        self._changed.set()
+
+    def _read_one(self, path: str, done: Done) -> None:
+        def heard(reply: Reply | RequestError) -> None:
+            self._heard()
+            done(reply)
+
+        self.connection.read([path], heard)
+
+    def _heard(self) -> None:
+        self.deliveries += 1
+
+    def _list(self, burst: Burst, path: str) -> Slot:
+        slot = burst.slot()
+        self.connection.children(path, slot)
+        return slot
+
+    def _read(self, burst: Burst, paths: Iterable[str]) -> list[Slot]:
+        slots = []
+        rest = iter(paths)
+        while chunk := list(itertools.islice(rest, MAX_OPS)):
+            slots.append(burst.slot())
+            self.connection.read(chunk, slots[-1])
+        return slots
+
+    def _still(self, epoch: int) -> None:
+        if self._epoch != epoch:
+            raise RequestError(ErrorCode.CONNECTION_LOSS)
+
+    async def _breathe(self, epoch: int) -> None:
+        await trio.lowlevel.checkpoint()
+        self._still(epoch)
+
+    # ---- one event
+
+    def _apply(self, view: ClusterView, event: EventType, path: str) -> None:
+        section, _, name = path[self._prefix :].partition("/")
+        if section == "claims":
+            self._apply_claim(view, event, name)
+        elif section == "tasks":
+            self._apply_task(view, event, name)
+        elif section == "nodes":
+            self._apply_node(view, event, name)
+        elif section == "orders" and name:
+            self.orders.apply(event, name)
+
+    def _apply_claim(self, view: ClusterView, event: EventType, path: str) -> None:
+        bucket, _, name = path.partition("/")
+        if not name:
+            return
+        claim = known(self._layout.parse_claim(bucket, name), self._layout.claims, name)
+        if claim is None:
+            return
+        # Marks belong to the view that decides; of the one that is built aside they know at the swap.
+        own = claim.node == self._marks.identity and view is self.view
+        before = len(view.queue(claim.task))
+        if event == EventType.CREATED:
+            view.apply(ClaimAdded(claim))
+            if own:
+                self._marks.appeared(claim)
+        elif event == EventType.DELETED:
+            view.apply(ClaimRemoved(claim))
+            if own:
+                self._marks.gone(claim)
+                self.records.forget(claim.task)
+        # By the difference, since an event before the list may tell of what was listed.
+        self.claim_counts[bucket] += len(view.queue(claim.task)) - before
+        self.touch(claim.task)
+
+    def _apply_task(self, view: ClusterView, event: EventType, path: str) -> None:
+        bucket, _, name = path.partition("/")
+        if not name:
+            return
+        task = known(self._layout.parse_task(bucket, name), self._layout.tasks, name)
+        if task is None:
+            return
+        before = len(view.tasks)
+        if event == EventType.CREATED:
+            view.apply(TaskAdded(task))
+        elif event == EventType.CHANGED:
+            view.apply(TaskDeleted(task))
+        else:
+            view.apply(TaskRemoved(task))
+        self.task_counts[bucket] += len(view.tasks) - before
+        self.records.forget(task)
+        self.touch(task)
+
+    def _apply_node(self, view: ClusterView, event: EventType, name: str) -> None:
+        identity = known(self._layout.parse_node(name), self._layout.nodes, name) if name else None
+        if identity is None:
+            return
+        if event == EventType.DELETED:
+            view.apply(NodeRemoved(identity))
+            self.touch_nodes()
+        else:
+            self._read_one(self._layout.node_path(identity), lambda reply: self._on_node(identity, reply))
+
+    def _on_node(self, identity: str, reply: Reply | RequestError) -> None:
+        """A node's znode was read. One that is gone again has an event of its own on the way."""
+        if isinstance(reply, Reply) and (record := reply.value[0]) is not None:
+            view = self.view if self._building is None else self._building
+            view.apply(NodeAdded(_decode_node(identity, record)))
+            self.touch_nodes()
+
+
+def _names(slot: Slot) -> list[str]:
+    names = slot.value
+    assert isinstance(names, list)
+    return names
+
+
+def _results(slots: Iterable[Slot]) -> list[ReadResult | None]:
+    results: list[ReadResult | None] = []
+    for slot in slots:
+        assert isinstance(slot.value, tuple)
+        results.extend(slot.value)
+    return results
+
+
+def _decode_node(identity: str, record: ReadResult) -> NodeInfo:
+    """What a node tells of itself; if that is not readable, that it is there."""
+    try:
+        return NodeInfo.decode(identity, record.data)
+    except (ValueError, TypeError, RecursionError) as error:
+        _log.warning("node %s tells something unreadable of itself: %s", identity, error)
+        return NodeInfo(identity)

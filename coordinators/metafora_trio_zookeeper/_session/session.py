@@ -1,0 +1,356 @@
+"""ZooKeeperSession: one membership of one node, on one connection of its own.
+
+Three things run for it: `Writes` sends what was asked for, `Heartbeat` keeps the lease, and `_follow` joins on the
+first connection and looks at everything anew on each later one.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import trio
+
+from metafora_trio._errors import CoordinatorUnavailable, SessionLost
+from metafora_trio._model.changes import Changes
+from metafora_trio._model.claim import Claim, ClaimKind
+from metafora_trio._model.command import Order
+from metafora_trio._model.lease import MIN_SESSION_TIMEOUT, Lease, LeaseTerms
+from metafora_trio._model.node_info import NodeInfo
+from metafora_trio._model.state import TaskState
+from metafora_trio._model.stored_task import TaskRecord
+from metafora_trio._model.view import ClusterView
+from metafora_trio.contract._session import Session
+from metafora_trio_zookeeper._connection import (
+    Connection,
+    ConnectionState,
+    Create,
+    ErrorCode,
+    EventType,
+    Reply,
+    RequestError,
+)
+from metafora_trio_zookeeper._layout import Layout, decode_record
+from metafora_trio_zookeeper._namespace import ensure_namespace
+from metafora_trio_zookeeper._replies import Burst, is_broken
+
+from .audit import run_audit
+from .heartbeat import Heartbeat
+from .in_flight import Marks
+from .live_view import Picture
+from .writes import Writes
+
+__all__ = ["ZooKeeperSession"]
+
+_FLUSH_TIMEOUT = 2.0
+"""Seconds for what has been given up to reach the servers, when the session is left."""
+_STRAY_FRACTION = 4
+"""An order whose addressee was never seen for a fraction of the session timeout is one nobody will read."""
+
+_log = logging.getLogger("metafora_trio.zookeeper")
+
+
+class ZooKeeperSession(Session):
+    """See `Session`. `ZooKeeperCoordinator.open_session` makes it, serves it and closes it.
+
+    Args:
+        connection: its own, for the length of its life.
+        layout: the namespace.
+        node: with the session's own identity.
+        asked_timeout: the session timeout that was asked for, in seconds.
+        rng: for jitter.
+        suspended: see `suspended_seconds`.
+
+    Attributes:
+        scope: the cancel scope of the body; its deadline is the lease.
+        lost: why the session is over, once it is.
+        server: the server last used, as `host:port`.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        layout: Layout,
+        node: NodeInfo,
+        *,
+        asked_timeout: float,
+        rng: random.Random,
+        suspended: Callable[[], float],
+    ) -> None:
+        self.node = node
+        self.view = ClusterView()
+        self.lease = Lease()
+        self.scope = trio.CancelScope()
+        self.lost: SessionLost | None = None
+        self.server = ""
+        self._me = node.identity
+        self._connection = connection
+        self._rng = rng
+        self._layout = layout
+        self._path = layout.node_path(self._me)
+        self._asked_timeout = asked_timeout
+        self._marks = Marks(self._me, lambda task: layout.claim_size(task, self._me))
+        self._picture = Picture(connection, layout, self._marks, rng)
+        self._writes = Writes(connection, layout, self._picture, self._marks, node, self._refused)
+        self._heartbeat = Heartbeat(
+            connection,
+            self._path,
+            self.lease,
+            renewed=self._on_renewed,
+            over=self._on_over,
+            deliveries=lambda: self._picture.deliveries,
+            suspended=suspended,
+        )
+        self._joined = trio.Event()
+        self._failure: Exception | None = None
+        self._closing = False
+
+    # ---- what it shows
+
+    @property
+    def current(self) -> bool:
+        return self._picture.current and self._failure is None and not self._closing
+
+    @property
+    def quiet(self) -> bool:
+        return not self._connection.backlog
+
+    @property
+    def watched(self) -> bool:
+        return True
+
+    @property
+    def session_timeout(self) -> float:
+        return self._heartbeat.terms.session_timeout
+
+    async def wait_changed(self) -> None:
+        await self._picture.wait_changed()
+
+    def take_changes(self) -> Changes:
+        return self._picture.take_changes()
+
+    async def read(self, task: str) -> TaskRecord | None:
+        picture = self._picture
+        while True:
+            if found := await picture.records.take(task):
+                # Its reader may be about to open a scope, and Trio's clock does not tell of a suspended machine.
+                self._heartbeat.check_suspended()
+                return decode_record(task, found[0])
+            # Not before the barrier: a server that lags behind would show the past. A session that is over waits for
+            # the cancellation, which is on its way.
+            await picture.wait_current()
+            picture.records.expect(task)
+            self._connection.read([self._layout.task_path(task)], partial(self._on_read, task))
+
+    def _on_read(self, task: str, reply: Reply | RequestError) -> None:
+        if isinstance(reply, Reply):
+            self._picture.on_record(task, reply.value[0])
+            return
+        if not is_broken(reply):
+            self._refused(f"reading task {task!r}", reply)
+        self._picture.records.cancel(task)
+
+    def is_pending(self, task: str) -> bool:
+        return task in self._marks.pending
+
+    @property
+    def pending(self) -> int:
+        return len(self._marks.pending)
+
+    def is_leaving(self, claim: Claim) -> bool:
+        return claim in self._marks.leaving
+
+    @property
+    def outstanding(self) -> int:
+        return self._writes.outstanding
+
+    @property
+    def free_claims(self) -> int:
+        return self._marks.free
+
+    # ---- requests
+
+    def claim(self, task: str) -> None:
+        if self.current:
+            self._writes.create_claim(task, ClaimKind.CLAIM)
+
+    def bid(self, task: str) -> None:
+        if self.current:
+            self._writes.create_claim(task, ClaimKind.BID)
+
+    def release(self, claim: Claim) -> None:
+        if self._failure is None and not self._closing:
+            self._writes.release(claim)
+
+    def withdraw(self, claim: Claim, head: Claim) -> None:
+        if self.current:
+            self._writes.give_up_if(claim, head)
+
+    def hand_over(self, claim: Claim, heir: Claim) -> None:
+        if self.current:
+            self._writes.give_up_if(claim, heir)
+
+    def finish(self, claim: Claim, state: TaskState | None) -> None:
+        if self.current:
+            self._writes.finish(claim, state)
+
+    def announce(self, node: NodeInfo) -> None:
+        self.node = node
+        if self._failure is None and not self._closing:
+            self._writes.announce(node)
+
+    def orders(self) -> Sequence[Order]:
+        return self._writes.orders()
+
+    def discard(self, order: Order) -> None:
+        if self.current:
+            self._writes.remove_order(order.id)
+
+    # ---- its life; the coordinator's part
+
+    async def serve(self) -> None:
+        """Do what the session needs, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._writes.run)
+            nursery.start_soon(self._heartbeat.run)
+            nursery.start_soon(self._follow)
+            nursery.start_soon(self._remove_strays)
+            nursery.start_soon(run_audit, self._connection, self._layout, self._picture, self._rng)
+
+    async def wait_joined(self) -> None:
+        """Wait until the session is current for the first time.
+
+        Raises:
+            RequestError, CoordinatorUnavailable, SessionLost: it will never be.
+        """
+        await self._joined.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    async def flush(self) -> None:
+        """Wait until what has been given up is gone, as far as the lease and a short time allow."""
+        deadline = min(trio.current_time() + _FLUSH_TIMEOUT, self.lease.cancel_at)
+        with trio.CancelScope(shield=True, deadline=deadline):
+            while self.current and (self._marks.leaving or self._marks.released):
+                await self._picture.wait_changed()
+                self._picture.take_changes()
+
+    def close(self) -> None:
+        """From now on nothing is asked for any more."""
+        self._closing = True
+
+    @property
+    def progress(self) -> str:
+        """How far joining has come, for a message."""
+        if not self._connection.number:
+            return "no connection was made"
+        state = self._connection.state.value
+        return f"{self.server} was reached (now {state}), but a quorum did not answer"
+
+    def end(self, reason: str, cause: Exception | None = None) -> None:
+        """The session is over. The first reason counts."""
+        if self._failure is not None or self._closing:
+            return
+        self.lost = SessionLost(f"node {self._me}: {reason}")
+        self.lost.__cause__ = cause
+        if self._joined.is_set():
+            self._failure = self.lost
+            self.lease.cancel_at = min(self.lease.cancel_at, trio.current_time())
+            self.scope.cancel(reason=str(self.lost))
+        else:  # there is no body yet, but somebody in `wait_joined`, who cares for the cause
+            self._failure = cause or self.lost
+            self._joined.set()
+
+    def _refused(self, what: str, error: RequestError) -> None:
+        self.end(f"{what}: {error}", error)
+
+    def _on_over(self, reason: str) -> None:
+        """The claims are gone, or may be: there is no time left but for the scopes to close."""
+        self.lease.end = min(self.lease.end, trio.current_time() + self._heartbeat.terms.margin)
+        self.end(reason)
+
+    def _on_renewed(self) -> None:
+        self.scope.deadline = self.lease.cancel_at
+
+    # ---- Sink
+
+    def on_event(self, event: EventType, path: str) -> None:
+        self._heartbeat.check_suspended()
+        self._picture.on_event(event, path)
+
+    def on_state(self, state: ConnectionState) -> None:
+        self._picture.on_state(state)
+        self._writes.suspend()
+        if state is ConnectionState.CONNECTED:
+            self.server = self._connection.server
+            self._take_terms()
+        elif state is not ConnectionState.DISCONNECTED:
+            self._on_over(f"the session has ended: {state.value}")
+
+    def _take_terms(self) -> None:
+        timeout, asked = self._connection.session_timeout, self._asked_timeout
+        if timeout == self._heartbeat.terms.session_timeout:
+            return
+        both = f"asked for a session timeout of {asked:g} s, {self.server} grants {timeout:g} s"
+        if timeout < MIN_SESSION_TIMEOUT:
+            problem = f"{both}, less than the {MIN_SESSION_TIMEOUT:g} s that are needed"
+            self.end(problem, CoordinatorUnavailable(problem))
+            return
+        if abs(timeout - asked) > 0.001:
+            _log.warning("node %s %s", self._me, both)
+        self._heartbeat.set_terms(LeaseTerms(timeout))
+
+    # ---- joining, and looking at everything anew
+
+    async def _follow(self) -> None:
+        while True:
+            await self._picture.wait_connected()
+            try:
+                if not self._joined.is_set():
+                    await ensure_namespace(self._connection, self._layout)
+                synced = await self._picture.sync(self._barrier)
+            except RequestError as error:
+                if not is_broken(error):
+                    self._refused(f"looking at {self._layout.root}", error)
+            except CoordinatorUnavailable as error:
+                self.end(str(error), error)
+            else:
+                if synced:
+                    self.view = self._picture.view
+                    self._writes.resume()
+                    if not self._joined.is_set():
+                        self._picture.take_changes()  # the view as joined is where changes begin
+                        self._joined.set()
+
+    def _barrier(self, burst: Burst) -> None:
+        if not self._joined.is_set():
+            created = burst.slot()
+
+            def on_created(reply: Reply | RequestError) -> None:
+                if isinstance(reply, RequestError) and reply.code is ErrorCode.NODE_EXISTS:
+                    # Nobody else has this mark: an earlier attempt of ours arrived, its reply did not.
+                    created(Reply(None, 0))
+                    return
+                if isinstance(reply, RequestError) and not is_broken(reply):
+                    self._refused(f"creating {self._path}", reply)
+                created(reply)
+
+            self._connection.transact([Create(self._path, self.node.encode(), ephemeral=True)], on_created)
+        self._heartbeat.send(burst.slot())
+
+    async def _remove_strays(self) -> None:
+        """Remove orders whose addressee is gone. One node does it, the first by name, or all would."""
+        await self._joined.wait()
+        while True:
+            patience = self.session_timeout / _STRAY_FRACTION
+            await trio.sleep(patience)
+            nodes = self.view.nodes
+            if not self.current or not nodes or min(nodes) != self._me:
+                continue
+            seen_before = trio.current_time() - patience
+            for name, seen in list(self._picture.orders.strays.items()):
+                order = self._layout.parse_order(name)
+                if order is not None and order[0] not in nodes and seen <= seen_before:
+                    self._writes.remove_order(name)

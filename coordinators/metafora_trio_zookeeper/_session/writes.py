@@ -1,0 +1,261 @@
+"""The queued requests of a session: as units of writes, and what their end means.
+
+The events of a write come before its reply, so the view shows how it ended before the reply is here. What is left for
+the reply is small: where a condition did not hold, take the mark away and have the task looked at again; where the
+event that must have come did not, the stream is broken, and all is looked at anew.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+from metafora_trio._model.claim import Claim, ClaimKind
+from metafora_trio._model.command import Order
+from metafora_trio._model.node_info import NodeInfo
+from metafora_trio._model.state import TaskState
+from metafora_trio_zookeeper._connection import (
+    Check,
+    Connection,
+    Create,
+    Delete,
+    ErrorCode,
+    ReadResult,
+    RequestError,
+    SetData,
+    WriteOp,
+)
+from metafora_trio_zookeeper._layout import MAX_REQUEST_BYTES, Layout
+
+from .batch import Batch, Unit, unit_size
+from .in_flight import Marks
+from .live_view import Picture
+
+__all__ = ["Writes"]
+
+_log = logging.getLogger("metafora_trio.zookeeper")
+
+
+class Writes:
+    """What a session asks ZooKeeper to change.
+
+    Requests are taken while the picture is current. `release`, `announce` and `discard` outlast a reconnect.
+
+    Args:
+        connection: the session's.
+        layout: the namespace.
+        picture: what the requests are about.
+        marks: kept here and by the picture.
+        node: the node as announced by its creation.
+        refused: called with what was tried and the error, when a request failed for a reason the protocol does
+            not know (as no permission): asking again would fail for ever.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        layout: Layout,
+        picture: Picture,
+        marks: Marks,
+        node: NodeInfo,
+        refused: Callable[[str, RequestError], None],
+    ) -> None:
+        self._connection = connection
+        self._layout = layout
+        self._picture = picture
+        self._marks = marks
+        self._me = node.identity
+        self._refused = refused
+        self._announced = node
+        self._wanted = node
+        self._announcing: Unit | None = None
+        self._discarding: dict[str, Unit] = {}
+        self._full = False
+        self._batch = Batch(connection, self._on_read)
+        self.run = self._batch.run
+
+    @property
+    def outstanding(self) -> int:
+        """How many requests are queued or unanswered."""
+        marks = self._marks
+        return len(marks.pending) + len(marks.leaving) + len(self._discarding) + (self._announcing is not None)
+
+    def suspend(self) -> None:
+        """The connection broke. The marks stay, since nobody knows what became of what was sent."""
+        self._batch.close()
+
+    def resume(self) -> None:
+        """All has been looked at anew: nothing is in flight, the view is the answer. Called in the step of the swap,
+        so that what must go is marked before anybody looks."""
+        marks, view = self._marks, self._picture.view
+        marks.restart(claim for queue in view.claims_of(self._me).values() for claim in queue)
+        self._batch.open()
+        for claim in list(marks.released):
+            self._release(claim)
+        unsure, self._announcing = self._announcing is not None, None
+        if unsure or self._wanted != self._announced:
+            self._announce()
+        orders = self._picture.orders
+        discarding, self._discarding = self._discarding, {}
+        for name in discarding:
+            if name in orders.own or name in orders.strays:
+                self.remove_order(name)
+
+    # ---- claims
+
+    def create_claim(self, task: str, kind: ClaimKind) -> None:
+        """Queue up for a task, and read it ahead."""
+        picture, marks = self._picture, self._marks
+        if not picture.current or task in marks.pending or picture.view.own_claims(task, self._me):
+            return
+        full = marks.free <= len(marks.pending)
+        if full and not self._full:
+            _log.warning("node %s holds as many claims as one session may, and takes no more", self._me)
+        self._full = full
+        if full:
+            return
+        create = Create(self._layout.claim_prefix(task, self._me, kind), ephemeral=True, sequential=True)
+        unit = Unit((create,), self._on_claimed, task=task, read=self._layout.task_path(task))
+        marks.pending[task] = unit
+        picture.records.expect(task)
+        self._batch.add(unit)
+
+    def _on_claimed(self, unit: Unit, error: RequestError | None) -> None:
+        if self._marks.pending.get(unit.task) is unit:
+            if error is None:
+                self._break(f"no event of the own claim for task {unit.task!r}")
+            else:
+                self._refused(f"claiming task {unit.task!r}", error)
+
+    def _on_read(self, unit: Unit, record: ReadResult | RequestError | None) -> None:
+        if isinstance(record, RequestError):
+            self._picture.records.cancel(unit.task)  # who needs it reads it alone, and hears why it cannot be read
+        else:
+            self._picture.on_record(unit.task, record)
+
+    def release(self, claim: Claim) -> None:
+        """Give up a claim unconditionally: now, or after the reconnect."""
+        picture, marks = self._picture, self._marks
+        if claim not in picture.view.own_claims(claim.task, self._me) or claim in marks.released:
+            return
+        marks.released[claim] = None
+        if picture.current:
+            self._release(claim)
+
+    def _release(self, claim: Claim) -> None:
+        self._give_up(claim, (Delete(self._layout.claim_path(claim)),), self._on_released)
+
+    def _on_released(self, unit: Unit, error: RequestError | None) -> None:
+        done = error is None or error.code is ErrorCode.NO_NODE
+        self._on_given_up(unit, None if done else error)
+
+    def give_up_if(self, claim: Claim, other: Claim) -> None:
+        """Give up a claim if another one is there."""
+        if self._picture.current and claim not in self._marks.leaving:
+            path = self._layout.claim_path
+            self._give_up(claim, (Check(path(other)), Delete(path(claim))), self._on_given_up)
+
+    def finish(self, claim: Claim, state: TaskState | None) -> None:
+        """Remove the task and the claim and set the state."""
+        if self._picture.current and claim not in self._marks.leaving:
+            self._finish(claim, None if state is None else state.encode(), recorded=True)
+
+    def _finish(self, claim: Claim, state: bytes | None, *, recorded: bool) -> None:
+        """Queue the end of a task.
+
+        Args:
+            claim: its owner's.
+            state: the encoded state, None to remove the record.
+            recorded: whether there is a record; found out by trying, as there nearly always is.
+        """
+        layout, task = self._layout, claim.task
+        path = layout.state_path(task)
+        ops: list[WriteOp] = []
+        if state is not None:
+            ops.append(SetData(path, state) if recorded else Create(path, state))
+        elif recorded:
+            ops.append(Delete(path))
+        # The tombstone as the view knows it; a higher version says no more: it is the same task as long as our claim
+        # stands. The task goes before the claim, or the next in the queue would for a moment own it.
+        version = -1 if self._picture.view.deleted(task) else 0
+        ops += [Delete(layout.task_path(task), version), Delete(layout.claim_path(claim))]
+
+        def settle(unit: Unit, error: RequestError | None) -> None:
+            wrong = ErrorCode.NO_NODE if recorded else ErrorCode.NODE_EXISTS
+            guessed = error is not None and error.index == 0 and error.code is wrong
+            if guessed and isinstance(unit.ops[0], Create | SetData | Delete) and unit.ops[0].path == path:
+                self._finish(claim, state, recorded=not recorded)
+            else:
+                self._on_given_up(unit, error)
+
+        self._give_up(claim, ops, settle)
+
+    def _give_up(
+        self, claim: Claim, ops: Sequence[WriteOp], settle: Callable[[Unit, RequestError | None], None]
+    ) -> None:
+        unit = Unit(tuple(ops), settle, task=claim.task, claim=claim)
+        if (size := unit_size(unit)) > MAX_REQUEST_BYTES:
+            raise ValueError(f"the state of task {claim.task!r} takes {size:,} bytes, more than {MAX_REQUEST_BYTES:,}")
+        self._marks.leaving[claim] = unit
+        self._batch.add(unit)
+
+    def _on_given_up(self, unit: Unit, error: RequestError | None) -> None:
+        assert unit.claim is not None
+        if self._marks.leaving.get(unit.claim) is not unit:
+            return
+        if error is None:
+            self._break(f"no event of the end of the own claim for task {unit.task!r}")
+        elif error.code in (ErrorCode.NO_NODE, ErrorCode.BAD_VERSION):
+            del self._marks.leaving[unit.claim]
+            self._picture.touch(unit.task)
+        else:
+            self._refused(f"giving up task {unit.task!r}", error)
+
+    def _break(self, what: str) -> None:
+        _log.warning("node %s: %s; looking at everything anew", self._me, what)
+        self._connection.drop()
+
+    # ---- the node and its orders
+
+    def announce(self, node: NodeInfo) -> None:
+        """Tell the others something new of this node."""
+        self._wanted = node
+        if self._picture.current and self._announcing is None:
+            self._announce()
+
+    def _announce(self) -> None:
+        """One at a time: a unit that is sent again, because its company was refused, may be overtaken."""
+        node = self._wanted
+        op = SetData(self._layout.node_path(self._me), node.encode())
+        self._announcing = Unit((op,), lambda unit, error: self._on_announced(unit, error, node))
+        self._batch.add(self._announcing)
+
+    def _on_announced(self, unit: Unit, error: RequestError | None, node: NodeInfo) -> None:
+        if error is not None:
+            self._refused("announcing the node", error)
+        elif unit is self._announcing:
+            self._announcing = None
+            self._announced = node
+            if self._wanted != node:
+                self._announce()
+            self._picture.touch_nodes()
+
+    def orders(self) -> Sequence[Order]:
+        """The orders to this node that are not being discarded, in order."""
+        orders = (order for name, order in self._picture.orders.own.items() if name not in self._discarding)
+        return sorted(orders, key=lambda order: int(order.id.rpartition("~")[2]))
+
+    def remove_order(self, name: str) -> None:
+        """Remove an order; tried again after a reconnect."""
+        if name not in self._discarding:
+            unit = Unit((Delete(self._layout.order_path(name)),), self._on_order_removed, task=name)
+            self._discarding[name] = unit
+            self._batch.add(unit)
+
+    def _on_order_removed(self, unit: Unit, error: RequestError | None) -> None:
+        if error is not None and error.code is not ErrorCode.NO_NODE:
+            self._refused("removing an order", error)
+            return
+        self._discarding.pop(unit.task, None)
+        self._picture.orders.forget(unit.task)
+        self._picture.touch_nodes()

@@ -1,0 +1,201 @@
+"""SimulatedZooKeeper: an ensemble on virtual time, and what can go wrong with it.
+
+What is modelled, all of it seen on real servers: one log, whose transactions every server applies in order, sooner or
+later; sessions that only the leader expires, in ticks, by what followers report to it every half tick; a follower
+that goes on answering reads and pings while it is cut off from its leader; a leader that does so without a quorum; new
+session timeouts after a change of leader; a session that moves from server to server.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from ._connection import SimulatedConnection
+from ._network import Channel, Link, Way
+from ._quorum import Quorum, SimulatedSession
+from ._server import Entry, Server
+from ._tree import Tree
+
+if TYPE_CHECKING:
+    from metafora_trio.testing.simulation._world import Process, World
+
+__all__ = ["SimulatedZooKeeper"]
+
+_LATENCY = 0.001
+
+
+class SimulatedZooKeeper:
+    """An ensemble whose servers and links fail as they are told to.
+
+    Servers are numbered from 1. Every fault is a plain call and has taken effect when it returns.
+
+    Args:
+        world: whose time it lives in.
+        servers: how many.
+        tick: ZooKeeper's tickTime in seconds. Sessions can last 2 to 20 ticks, and expire at full ticks.
+        sync_limit: after how many ticks a server that is cut off from the others notices.
+        rng: where it has a choice.
+
+    Attributes:
+        tick: as given.
+        sync_limit: as given.
+    """
+
+    def __init__(
+        self, world: World, *, servers: int = 3, tick: float = 0.5, sync_limit: int = 10, rng: random.Random
+    ) -> None:
+        self.tick = tick
+        self.sync_limit = sync_limit
+        self._world = world
+        self._rng = rng
+        self._quorum = Quorum(world, servers, tick, sync_limit, rng)
+        self._links: dict[tuple[Process, int], Link] = {}
+
+    # ---- for users
+
+    def connect(self, session_timeout: float, process: Process | None = None) -> SimulatedConnection:
+        """A new session's connection, not opened yet, for a process (by default the one that calls).
+
+        Raises:
+            RuntimeError: there is no such process.
+        """
+        process = process or self._world.current
+        if process is None:
+            raise RuntimeError("a connection belongs to a process of the world")
+        return SimulatedConnection(self._world, process, self, session_timeout, random.Random(self._rng.random()))
+
+    @property
+    def sessions(self) -> Mapping[int, SimulatedSession]:
+        """All that ever were, by id."""
+        return self._quorum.sessions
+
+    @property
+    def tree(self) -> Tree:
+        """What is committed, whoever has seen it yet."""
+        return self._quorum.tree
+
+    @property
+    def log(self) -> Sequence[Entry]:
+        """All transactions, refused ones included."""
+        return self._quorum.log
+
+    def paths(self) -> dict[str, int]:
+        """All znodes of `tree`, with the session that owns them or 0."""
+        return {path: node.owner for path, node in self.tree.items()}
+
+    @property
+    def leader(self) -> int | None:
+        """Which server leads; None while there is an election or no majority for one."""
+        leader = self._quorum.leader
+        return None if leader is None else leader.number
+
+    @property
+    def servers(self) -> Mapping[int, Server]:
+        """By number."""
+        return self._quorum.servers
+
+    def servers_of(self, process: Process) -> list[int]:
+        """To which servers a process has connections now, one that is being made included."""
+        return [number for (who, number), link in self._links.items() if who is process and link.connected]
+
+    # ---- links between processes and servers
+
+    def cut(self, process: Process, server: int | None = None, way: Way = "both") -> None:
+        """Let nothing arrive any more, neither what is sent from now on nor what is on its way.
+
+        Args:
+            server: None: all.
+            way: "to" the server, "from" it, or both.
+        """
+        for link in self._links_of(process, server):
+            link.cut(way)
+
+    def heal(self, process: Process | None = None, server: int | None = None) -> None:
+        """Let pass everything again, also what was held, and lose no replies. None means all."""
+        if process is None:
+            links = list(self._links.values())
+            self._quorum.losing.clear()
+        else:
+            links = self._links_of(process, server)
+            self._quorum.losing.discard(process)
+        for link in links:
+            link.heal()
+
+    def delay(self, process: Process, seconds: float, server: int | None = None) -> None:
+        """Have messages take this long, each way."""
+        for link in self._links_of(process, server):
+            link.latency = seconds
+
+    def lose_replies(self, process: Process) -> None:
+        """The next transaction of the process that changes something takes effect, but the connection breaks before
+        its reply, and perhaps before its events."""
+        self._quorum.losing.add(process)
+
+    # ---- servers
+
+    def isolate_server(self, number: int) -> None:
+        """Cut a server from the other servers. It takes time until it notices, and the others if it leads."""
+        server = self.servers[number]
+        if server.linked:
+            self._quorum.isolate(server)
+
+    def lag_server(self, number: int, seconds: float) -> None:
+        """Have a server apply what is committed this much later than others; meaningless while it leads."""
+        server = self.servers[number]
+        server.lag = seconds
+        server.advance()
+
+    def kill_server(self, number: int) -> None:
+        """SIGKILL. Its data stays."""
+        server = self.servers[number]
+        if server.alive:
+            self._quorum.kill(server)
+
+    def start_server(self, number: int) -> None:
+        """Start a killed server again."""
+        server = self.servers[number]
+        if not server.alive:
+            self._quorum.start(server)
+
+    def heal_servers(self) -> None:
+        """Link all servers again, start those that were killed, and let none lag."""
+        for server in self.servers.values():
+            self.lag_server(server.number, 0.0)
+            self.start_server(server.number)
+            if not server.linked:
+                self._quorum.heal(server)
+
+    def elect(self, out: float | None = None) -> None:
+        """Have the leader step down; all connections break, and for `out` seconds nobody is served."""
+        if self._quorum.leader is not None:
+            self._quorum.lose_leader(out)
+
+    def expire(self, session_id: int) -> None:
+        """End a session by hand, however alive it is, as an operator or a second client with its id could."""
+        self._quorum.expire(self.sessions[session_id])
+
+    # ---- for connections
+
+    def link(self, process: Process, server: int) -> Link:
+        """What is between a process and a server."""
+        return self._links.setdefault((process, server), Link(_LATENCY))
+
+    def open_channel(self, connection: SimulatedConnection, number: int) -> Channel:
+        """A TCP connection from a connection's process to a server."""
+        return Channel(
+            self._world,
+            self.link(connection.process, number),
+            connection.process,
+            number,
+            to_server=self.servers[number].receive,
+            to_client=connection.receive,
+        )
+
+    def refuses(self, number: int) -> bool:
+        """Whether nobody listens at a server's port."""
+        return not self.servers[number].alive
+
+    def _links_of(self, process: Process, server: int | None) -> list[Link]:
+        return [self.link(process, number) for number in (self.servers if server is None else [server])]

@@ -1,0 +1,234 @@
+"""What is between simulated processes and simulated servers: links that fail, and TCP connections on them.
+
+A connection loses nothing while both its ends stand: what is sent over a link that is cut waits, and arrives in order
+once the link is healed, as TCP would send it again. That also holds for what was sent before an end was closed: a
+request of a process that has died, or has given this connection up, can arrive long afterwards.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
+
+from metafora_trio_zookeeper._connection import Done, EventType, Reply, RequestError
+
+if TYPE_CHECKING:
+    from metafora_trio.testing.simulation._world import Process, World
+
+__all__ = ["Answer", "Channel", "Down", "Event", "Hello", "Kind", "Link", "Pipe", "Request", "Up", "Way", "Welcome"]
+
+T = TypeVar("T")
+
+Way = Literal["both", "to", "from"]
+
+
+class Kind(enum.Enum):
+    """What a request wants."""
+
+    TRANSACT = enum.auto()
+    CLOSE = enum.auto()
+    READ = enum.auto()
+    CHILDREN = enum.auto()
+    ADD_WATCH = enum.auto()
+    EXISTS = enum.auto()
+    PING = enum.auto()
+
+
+@dataclass(eq=False, slots=True)
+class Request:
+    """One request of a session; `argument` is what the method of `Connection` was given."""
+
+    kind: Kind
+    argument: Any
+    done: Done
+    stamp: float | None = None
+
+    @property
+    def writes(self) -> bool:
+        """Whether it goes to the leader."""
+        return self.kind is Kind.TRANSACT or self.kind is Kind.CLOSE
+
+
+class Hello(NamedTuple):
+    """The first message of a client: its session or 0, and the last zxid it has seen."""
+
+    session: int
+    zxid: int
+    timeout: float
+
+
+class Welcome(NamedTuple):
+    """The answer to `Hello`; session 0: there is no such session (any more)."""
+
+    session: int
+    timeout: float
+
+
+class Event(NamedTuple):
+    type: EventType
+    path: str
+
+
+class Answer(NamedTuple):
+    request: Request
+    result: Reply | RequestError
+    zxid: int
+
+
+# None: the other end has closed the connection.
+Up = Hello | Request | None
+Down = Welcome | Event | Answer | None
+
+
+@dataclass(eq=False)
+class Link:
+    """All that passes between one process and one server.
+
+    Attributes:
+        latency: seconds, each way.
+        to_cut, from_cut: whether nothing arrives at the server, at the process.
+        channels: the connections on it, in the order in which they were made.
+    """
+
+    latency: float
+    to_cut: bool = False
+    from_cut: bool = False
+    channels: dict[Channel, None] = field(default_factory=dict)
+
+    @property
+    def connected(self) -> bool:
+        """Whether a connection on it stands at both ends."""
+        return any(channel.client_open and channel.server_open for channel in self.channels)
+
+    def cut(self, way: Way) -> None:
+        self.to_cut = self.to_cut or way != "from"
+        self.from_cut = self.from_cut or way != "to"
+
+    def heal(self) -> None:
+        self.to_cut = self.from_cut = False
+        for channel in list(self.channels):
+            channel.up.resume()
+            channel.down.resume()
+
+
+class Pipe(Generic[T]):
+    """One direction of a connection.
+
+    Args:
+        deliver: takes all that arrive at the same time, in order.
+    """
+
+    def __init__(
+        self, world: World, link: Link, is_cut: Callable[[], bool], deliver: Callable[[Sequence[T]], None]
+    ) -> None:
+        self._world = world
+        self._link = link
+        self._is_cut = is_cut
+        self._deliver = deliver
+        self._waiting: deque[tuple[float, T]] = deque()
+        self._planned = -1.0
+
+    def put(self, item: T) -> None:
+        """Send; it arrives after what was sent before."""
+        due = self._world.now + self._link.latency
+        self._waiting.append((due, item))
+        self._plan(due)
+
+    def resume(self) -> None:
+        """Send what was held once more."""
+        if self._waiting:
+            self._plan(self._world.now + self._link.latency)
+
+    @property
+    def empty(self) -> bool:
+        return not self._waiting
+
+    def _plan(self, due: float) -> None:
+        # What is due earlier than planned is behind something that is not, and waits for it.
+        if due > self._planned or self._planned <= self._world.now:
+            self._planned = due
+            self._world.at(due, self._arrive)
+
+    def _arrive(self) -> None:
+        waiting, now = self._waiting, self._world.now
+        if not waiting or waiting[0][0] > now or self._is_cut():
+            return
+        arrived = list[T]()
+        while waiting and waiting[0][0] <= now:
+            arrived.append(waiting.popleft()[1])
+        self._deliver(arrived)
+
+
+class Channel:
+    """One TCP connection between a process and a server.
+
+    Attributes:
+        process: whose it is.
+        server: the number of the server.
+        session: of a connection that is established; 0 before.
+        client_open, server_open: whether that end stands.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        link: Link,
+        process: Process,
+        server: int,
+        *,
+        to_server: Callable[[Channel, Sequence[Up]], None],
+        to_client: Callable[[Channel, Sequence[Down]], None],
+    ) -> None:
+        self.process = process
+        self.server = server
+        self.session = 0
+        self.client_open: bool = True
+        self.server_open: bool = True
+        self._link = link
+        self._to_server = to_server
+        self._to_client = to_client
+        link.channels[self] = None
+        self.up: Pipe[Up] = Pipe(world, link, lambda: link.to_cut, self._arrive_up)
+        self.down: Pipe[Down] = Pipe(world, link, lambda: link.from_cut, self._arrive_down)
+
+    def send_up(self, message: Up) -> None:
+        if self.client_open:
+            self.up.put(message)
+
+    def send_down(self, message: Down) -> None:
+        self.down.put(message)
+
+    def close_client_end(self) -> None:
+        """The client is through with it; what it has sent still arrives."""
+        if self.client_open:
+            self.up.put(None)
+            self.client_open = False
+            self._forget()
+
+    def close_server_end(self) -> None:
+        """The server is through with it; what it has sent still arrives, what arrives from now on is lost."""
+        if self.server_open:
+            self.down.put(None)
+            self.server_open = False
+            self._forget()
+
+    def _arrive_up(self, messages: Sequence[Up]) -> None:
+        if self.server_open:
+            self._to_server(self, messages)
+        self._forget()
+
+    def _arrive_down(self, messages: Sequence[Down]) -> None:
+        if self.process.dead:
+            self.close_client_end()
+        elif self.client_open:
+            self.process.call(self._to_client, self, messages)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Leave the link once nothing can happen here any more."""
+        ends = self.client_open or not self.up.empty, self.server_open or not self.down.empty
+        if not any(ends):
+            self._link.channels.pop(self, None)

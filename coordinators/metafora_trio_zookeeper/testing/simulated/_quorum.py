@@ -1,0 +1,367 @@
+"""What the servers of a simulated ensemble do together: the log, the sessions, and who leads.
+
+One `Quorum` stands for the leader, whichever server that is, and for what the others have in common with it: a
+transaction that it has committed is committed, whoever has applied it yet. What a server believes that is cut off is
+in `Server`.
+
+Nothing happens periodically: what changes nothing is worked out when somebody looks.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from metafora_trio_zookeeper._connection import ErrorCode, Reply, RequestError
+
+from ._network import Hello, Kind, Request, Welcome
+from ._server import HOP, Entry, Origin, Server
+from ._tree import Outcome, Tree, carry_out, end_session
+
+if TYPE_CHECKING:
+    from metafora_trio.testing.simulation._world import Process, World
+
+__all__ = ["Quorum", "SimulatedSession"]
+
+_ELECTION = (0.34, 0.6)
+_JOINING = (0.1, 0.3)
+_SHORTEST, _LONGEST = 2, 20
+_NOTHING = Outcome({}, (), ())
+
+
+@dataclass(eq=False)
+class SimulatedSession:
+    """What the leader knows of a session.
+
+    Attributes:
+        timeout: as negotiated, in seconds.
+        server: the number of the server that it was last seen at.
+        deadline: when it expires unless it is heard of.
+        checked: when that is looked at next.
+    """
+
+    id: int
+    timeout: float
+    server: int
+    deadline: float = 0.0
+    checked: float = 0.0
+    ended: bool = False
+
+
+class Quorum:
+    """See the module.
+
+    Args:
+        count: how many servers.
+        tick: in seconds.
+        sync_limit: in ticks.
+
+    Attributes:
+        leader: None during an election, and as long as there is no majority for one.
+        tree: what is committed.
+        losing: whose next reply is to be lost.
+    """
+
+    def __init__(self, world: World, count: int, tick: float, sync_limit: int, rng: random.Random) -> None:
+        self.tree = Tree()
+        self.sessions: dict[int, SimulatedSession] = {}
+        self.log: list[Entry] = []
+        self.servers = {number: Server(number, self) for number in range(1, count + 1)}
+        self.leader: Server | None = self.servers[1]
+        self.losing: set[Process] = set()
+        self._world = world
+        self._tick = tick
+        self._patience = tick * sync_limit
+        self._rng = rng
+        self._epoch = 1
+        self._count = 0
+        # What is on its way to the leader, and what waits because the leader has no quorum.
+        self._under_way: deque[Origin] = deque()
+        self._stalled: deque[Origin | SimulatedSession] = deque()
+        for server in self.servers.values():
+            server.epoch = self._epoch
+
+    # ---- for servers
+
+    @property
+    def now(self) -> float:
+        return self._world.now
+
+    def at(self, when: float, server: Server) -> None:
+        """Have `server` apply what has arrived, then."""
+        self._world.at(when, server.advance)
+
+    def leads(self, server: Server) -> bool:
+        return server is self.leader
+
+    def reaches_leader(self, server: Server) -> bool:
+        leader = self.leader
+        return server is leader or (leader is not None and leader.linked and server.linked)
+
+    def next_report(self, server: Server) -> float:
+        """When `server` next tells the leader which sessions it has heard from."""
+        # At different times, as servers do not start together.
+        half = self._tick / 2
+        phase = half * server.number / (len(self.servers) + 1)
+        return (math.floor((self.now - phase) / half) + 1) * half + phase
+
+    def forward(self, origin: Origin) -> None:
+        """Bring something before the leader, as soon as that is possible."""
+        server = origin.server
+        if server is self.leader:
+            self._decide_or_wait(origin)
+        elif self.leader is None or not server.linked:
+            server.held.append(origin)
+        else:
+            self._under_way.append(origin)
+            self._world.after(HOP, self._arrive, origin)
+
+    def renew(self, session: int, when: float) -> None:
+        """The leader has heard of the session at `when`."""
+        found = self.sessions[session]
+        found.deadline = max(found.deadline, self._round_up(when + found.timeout))
+
+    def loses_reply(self, entry: Entry) -> bool:
+        """Whether the reply to `entry` is to be lost; asked once."""
+        origin = entry.origin
+        if origin is None or not entry.changes or origin.channel.process not in self.losing:
+            return False
+        self.losing.discard(origin.channel.process)
+        return True
+
+    def loses_events(self) -> bool:
+        """Whether the events of a write are to be lost with its reply."""
+        return self._rng.random() < 0.5
+
+    # ---- deciding
+
+    @property
+    def _members(self) -> list[Server]:
+        """The servers that reach each other."""
+        return [server for server in self.servers.values() if server.alive and server.linked]
+
+    @property
+    def can_commit(self) -> bool:
+        """Whether the leader has a majority with it."""
+        # One that is about to join does not count yet: what waits must go first.
+        members = [server for server in self._members if server.serving]
+        return self.leader in members and len(members) > len(self.servers) // 2
+
+    def _arrive(self, origin: Origin) -> None:
+        # After a change of leader it is gone, or decided already.
+        if self._under_way and self._under_way[0] is origin:
+            self._under_way.popleft()
+            self._decide_or_wait(origin)
+
+    def _decide_or_wait(self, origin: Origin) -> None:
+        if self.can_commit:
+            self._decide(origin)
+        else:
+            self._stalled.append(origin)
+
+    def _decide(self, origin: Origin) -> None:
+        server, channel, request = origin
+        if isinstance(request, Hello):
+            self._establish(origin, request)
+            return
+        session = self.sessions[channel.session]
+        if session.ended:
+            self._commit(_NOTHING, origin, RequestError(ErrorCode.SESSION_EXPIRED))
+        elif session.server != server.number:
+            # Its client has another connection: what is still in this one must not count.
+            self._commit(_NOTHING, origin, None)
+        elif request.kind is Kind.CLOSE:
+            self._end(session, origin)
+        else:
+            self._transact(origin, request, session)
+
+    def _transact(self, origin: Origin, request: Request, session: SimulatedSession) -> None:
+        zxid = self._next_zxid
+        try:
+            outcome = carry_out(
+                self.tree, request.argument, session=session.id, zxid=zxid, now_ms=round(self.now * 1000)
+            )
+        except RequestError as error:
+            self._commit(_NOTHING, origin, error)
+        else:
+            self._commit(outcome, origin, Reply(None if request.stamp is not None else outcome.created, zxid))
+
+    def _establish(self, origin: Origin, hello: Hello) -> None:
+        server = origin.server
+        if not hello.session:
+            timeout = min(max(hello.timeout, _SHORTEST * self._tick), _LONGEST * self._tick)
+            session = SimulatedSession(len(self.sessions) + 1, timeout, server.number)
+            self.sessions[session.id] = session
+            self.renew(session.id, self.now)
+            self._watch_deadline(session)
+            # As a transaction: the server that answers has seen all that came before.
+            self._commit(_NOTHING, origin, Welcome(session.id, timeout))
+            return
+        session = self.sessions[hello.session]
+        if session.ended:
+            welcome = Welcome(0, 0.0)
+        else:
+            session.server = server.number
+            self.renew(session.id, self.now)
+            welcome = Welcome(session.id, session.timeout)
+        self._world.after(HOP, server.welcome, origin.channel, welcome)
+
+    def _end(self, session: SimulatedSession, origin: Origin | None) -> None:
+        if session.ended:
+            return
+        session.ended = True
+        paths = sorted(path for path, node in self.tree.items() if node.owner == session.id)
+        # ZooKeeper's order is that of a hash set, the same on all servers.
+        self._rng.shuffle(paths)
+        zxid = self._next_zxid
+        self._commit(end_session(self.tree, paths, zxid=zxid), origin, Reply(None, zxid), ended=session.id)
+
+    @property
+    def _next_zxid(self) -> int:
+        return self._epoch << 32 | self._count + 1
+
+    def _commit(
+        self,
+        outcome: Outcome,
+        origin: Origin | None,
+        result: Reply | RequestError | Welcome | None,
+        *,
+        ended: int = 0,
+    ) -> None:
+        # A refusal is a transaction, too: it has its place in the order.
+        zxid = self._next_zxid
+        self._count += 1
+        self.tree.apply(outcome.changes)
+        self.log.append(Entry(zxid, self.now, outcome.changes, outcome.events, ended, origin, result))
+        for server in self.servers.values():
+            if server.serving and (ended or outcome.events or (origin is not None and origin.server is server)):
+                server.plan()
+
+    # ---- expiry
+
+    def _round_up(self, when: float) -> float:
+        return (math.floor(when / self._tick) + 1) * self._tick
+
+    def _watch_deadline(self, session: SimulatedSession) -> None:
+        session.checked = session.deadline
+        self._world.at(session.deadline, self._check_deadline, session, session.deadline)
+
+    def _check_deadline(self, session: SimulatedSession, deadline: float) -> None:
+        if session.ended or self.leader is None or deadline != session.checked:
+            return  # a new leader looks at every session anew
+        for server in self.servers.values():
+            server.report(session.id)
+        if session.deadline > deadline:
+            self._watch_deadline(session)
+        else:
+            self.expire(session)
+
+    def expire(self, session: SimulatedSession) -> None:
+        """End a session; only a quorum can."""
+        if self.can_commit:
+            self._end(session, None)
+        else:
+            self._stalled.append(session)
+
+    # ---- servers that come and go
+
+    def isolate(self, server: Server) -> None:
+        """Cut a server from the others: it takes time until it notices, and the others if it leads."""
+        for each in self.servers.values():
+            each.report_all()
+        server.unlink()
+        self._world.after(self._patience, self._notice, server, server.unlinked_at)
+
+    def heal(self, server: Server) -> None:
+        """Let a server reach the others again."""
+        if server.serving and server.epoch == self._epoch and self.leader is not None:
+            server.link()
+            for each in self.servers.values():
+                each.postpone_reports()
+            self._resume()
+            return
+        server.stop_serving()
+        server.link()
+        self._come_back(server)
+
+    def kill(self, server: Server) -> None:
+        """End a server at once; its data stays."""
+        if server is self.leader:
+            self.lose_leader(None)
+        server.alive = False
+        server.stop_serving()
+        self._world.after(self._tick, self._check_quorum)
+
+    def start(self, server: Server) -> None:
+        """Start a killed server."""
+        server.alive = True
+        self._come_back(server)
+
+    def lose_leader(self, out: float | None) -> None:
+        """The leader is no more: nobody is served until there is another, for `out` seconds at least."""
+        if self.can_commit:
+            # Of what was on its way, some has reached a majority; nobody will hear of it.
+            for _ in range(self._rng.randint(0, len(self._under_way))):
+                self._decide(self._under_way.popleft())
+        old, self.leader = self.leader, None
+        self._epoch += 1
+        self._count = 0
+        self._under_way.clear()
+        self._stalled.clear()
+        for server in self.servers.values():
+            # One that is cut off does not know yet.
+            if server.linked or server is old:
+                server.stop_serving()
+        self._world.after(self._rng.uniform(*_ELECTION) if out is None else out, self._elect, self._epoch)
+
+    def _elect(self, epoch: int) -> None:
+        members = self._members
+        if epoch != self._epoch or self.leader is not None or len(members) <= len(self.servers) // 2:
+            return
+        # One that lags has not seen all and would lose.
+        self.leader = self._rng.choice([server for server in members if not server.lag] or members)
+        for server in members:
+            self._serve(server)
+        for session in self.sessions.values():
+            if not session.ended:
+                session.deadline = self._round_up(self.now + session.timeout)
+                self._watch_deadline(session)
+
+    def _serve(self, server: Server) -> None:
+        server.catch_up()
+        server.epoch = self._epoch
+        server.serving = True
+
+    def _come_back(self, server: Server) -> None:
+        if self.leader is None:
+            self._world.after(self._rng.uniform(*_ELECTION), self._elect, self._epoch)
+        else:
+            self._world.after(self._rng.uniform(*_JOINING), self._join, server)
+
+    def _join(self, server: Server) -> None:
+        if self.leader is not None and server.alive and server.linked and not server.serving:
+            self._serve(server)
+            self._resume()
+
+    def _resume(self) -> None:
+        """Go on with what waited for a quorum."""
+        waiting, self._stalled = self._stalled, deque()
+        for one in waiting:
+            if isinstance(one, SimulatedSession):
+                self.expire(one)
+            else:
+                self._decide_or_wait(one)
+
+    def _notice(self, server: Server, since: float) -> None:
+        """A server that has been cut off all this time gives up."""
+        if not server.linked and server.unlinked_at == since:
+            if server is not self.leader:
+                server.stop_serving()
+            self._check_quorum()
+
+    def _check_quorum(self) -> None:
+        if self.leader is not None and not self.can_commit:
+            self.lose_leader(None)

@@ -1,0 +1,1 @@
+"""The client: submit, delete, look up, send, wait and watch."""

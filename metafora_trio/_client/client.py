@@ -1,0 +1,257 @@
+"""Client: what submits and deletes tasks, sends commands, lists nodes, waits and watches.
+
+Everything is built on the primitives of `BrokerClient`, so it works with every coordinator. What is listed or
+watched comes from a live view, which may lag behind; what is said of one task (`get`, the results of
+`wait`) is read afresh.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncGenerator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import trio
+
+from metafora_trio._errors import NodeNotFound, TaskExists, TaskNotFound
+from metafora_trio._model.command import Command, CommandName
+from metafora_trio._model.task import Task, check_task_id
+from metafora_trio._service_nursery import open_service_nursery
+from metafora_trio.contract._broker_client import BrokerClient
+from metafora_trio.contract._coordinator import Coordinator
+
+from .status import NodesChanged, NodeStatus, TaskChanged, TaskStatus, found_status, listed_status, node_statuses
+from .watch import Listener, Watch
+
+__all__ = ["Client", "NodeStatus", "NodesChanged", "TaskChanged", "TaskStatus", "open_client"]
+
+
+class Client:
+    """Submits and deletes tasks, sends commands, lists nodes. Made by `open_client`; one may be shared by many
+    Trio tasks.
+
+    Every method is a checkpoint and raises `CoordinatorUnavailable` when the broker cannot be reached.
+    """
+
+    def __init__(self, broker: BrokerClient, nursery: trio.Nursery) -> None:
+        self._broker = broker
+        self._nursery = nursery
+        self._listeners: dict[Listener, None] = {}
+        self._following = False
+
+    # ---- tasks
+
+    async def submit(self, *tasks: Task | Iterable[Task], again: bool = False) -> None:
+        """Submit one task or many, in batches.
+
+        Args:
+            *tasks: tasks, or iterables of tasks.
+            again: also run ids once more that have ended; their old state is forgotten.
+
+        Raises:
+            TaskExists: at least one is in the cluster already, is still ending after a delete, or is given twice.
+            TaskFinished: at least one has ended, and `again` is false.
+        """
+        batch: dict[str, Task] = {}
+        for task in _flat(tasks):
+            if task.id in batch:
+                raise TaskExists(f"task {task.id!r} is given twice")
+            batch[task.id] = task
+        await self._broker.submit(list(batch.values()), again=again)
+
+    async def delete(self, *ids: str) -> None:
+        """Delete tasks: a running one is stopped and then gone, of one that has ended the state is forgotten.
+
+        Returns when the deletes are recorded; `wait` waits until the tasks are gone.
+
+        Raises:
+            TaskNotFound: there is no such task. Those before it have been deleted.
+        """
+        for task in ids:
+            await self._broker.delete(check_task_id(task))
+        await trio.lowlevel.checkpoint()
+
+    async def get(self, id: str) -> TaskStatus:
+        """What there is to know of one task, also of one that has ended.
+
+        Raises:
+            TaskNotFound: there is no such task.
+        """
+        status = found_status(id, await self._broker.look_up(check_task_id(id)))
+        if status.state == "deleted":
+            raise TaskNotFound(f"no task {id!r}")
+        return status
+
+    async def tasks(self, *, finished: bool = False) -> list[TaskStatus]:
+        """The tasks in the cluster by id, from the view: without properties and state record.
+
+        Args:
+            finished: also those that have ended, with their state record (one read each).
+        """
+        view = await self._broker.open_view()
+        found = {task: listed_status(view, task) for task in view.tasks}
+        if finished:
+            for task in await self._broker.finished():
+                found[task] = found_status(task, await self._broker.look_up(task))
+        return [found[task] for task in sorted(found)]
+
+    async def wait(
+        self,
+        ids: Iterable[str] | None = None,
+        *,
+        timeout: float | None = None,
+        ended: dict[str, TaskStatus] | None = None,
+    ) -> dict[str, TaskStatus]:
+        """Wait until tasks have ended.
+
+        Args:
+            ids: which; by default all that are in the cluster now.
+            timeout: seconds to wait at most.
+            ended: a dict that gets what is returned, each as soon as it is known: so it is not lost where this raises
+                or is cancelled.
+
+        Returns:
+            How each ended, by id. The state of one that was deleted meanwhile is `deleted`.
+
+        Raises:
+            TaskNotFound: one of them is not known.
+            trio.TooSlowError: not all have ended in time; the message names those that have not.
+        """
+        ended = {} if ended is None else ended
+        with self._listening() as listener:
+            view = await self._broker.open_view()
+            waiting = set(view.tasks if ids is None else map(check_task_id, ids))
+            for task in waiting - view.tasks.keys():
+                status = await self.get(task)
+                if status.ended:
+                    ended[task] = status
+                    waiting.remove(task)
+            with trio.move_on_after(math.inf if timeout is None else timeout):
+                while waiting:
+                    changes = await listener.wait()
+                    view = await self._broker.open_view()
+                    changed = waiting if changes.everything else changes.tasks.keys() & waiting
+                    for task in changed - view.tasks.keys():
+                        status = found_status(task, await self._broker.look_up(task))
+                        if status.ended:
+                            ended[task] = status
+                            waiting.remove(task)
+                return ended
+        some = ", ".join(sorted(waiting)[:10]) + (", ..." if len(waiting) > 10 else "")
+        count = "1 task has" if len(waiting) == 1 else f"{len(waiting)} tasks have"
+        raise trio.TooSlowError(f"{count} not ended within {timeout:g} s: {some}")
+
+    @asynccontextmanager
+    async def watch(self) -> AsyncGenerator[Watch]:
+        """Follow what changes in the cluster: `async with client.watch() as changes: async for change in changes`.
+
+        See `Watch` for what is promised. For the end of certain tasks, `wait` is simpler.
+        """
+        with self._listening() as listener:
+            await self._broker.open_view()
+            yield Watch(self._broker, listener)
+
+    # ---- nodes
+
+    async def nodes(self) -> list[NodeStatus]:
+        """The live nodes by identity, with what they have."""
+        return node_statuses(await self._broker.open_view())
+
+    async def send(self, node: str, command: Command) -> None:
+        """Send a command to a node.
+
+        Args:
+            node: an identity, or a name, which means every live node of that name.
+            command: what to do.
+
+        Raises:
+            NodeNotFound: no such node is alive.
+        """
+        view = await self._broker.open_view()
+        identities = [node] if node in view.nodes else [id for id, info in view.nodes.items() if info.name == node]
+        if not identities:
+            raise NodeNotFound(f"no live node {node!r}")
+        gone: list[NodeNotFound] = []
+        for identity in identities:
+            try:
+                await self._broker.send(identity, command)
+            except NodeNotFound as error:  # the view lags behind; of several of one name the others are still told
+                gone.append(error)
+        if len(gone) == len(identities):
+            raise NodeNotFound(f"no live node {node!r}: {gone[0]}") from gone[0]
+
+    async def freeze(self, node: str) -> None:
+        """Let a node neither claim, bid nor give, until `unfreeze`. Raises as `send` does."""
+        await self.send(node, Command(CommandName.FREEZE))
+
+    async def unfreeze(self, node: str) -> None:
+        """End a `freeze`. Raises as `send` does."""
+        await self.send(node, Command(CommandName.UNFREEZE))
+
+    async def balance(self, node: str) -> None:
+        """Let a node balance at once. Raises as `send` does."""
+        await self.send(node, Command(CommandName.BALANCE))
+
+    async def drain(self, node: str) -> None:
+        """Let a node hand over all it has, and leave. Returns when it has been told. Raises as `send` does."""
+        await self.send(node, Command(CommandName.DRAIN))
+
+    async def stop_task(self, id: str) -> None:
+        """Let the owner of a task give it back; it goes on elsewhere, or there after a while.
+
+        Raises:
+            TaskNotFound: no node owns such a task.
+        """
+        owner = (await self.get(id)).owner
+        if owner is None:
+            raise TaskNotFound(f"no node owns task {id!r}")
+        try:
+            await self._broker.send(owner, Command(CommandName.STOP_TASK, id))
+        except NodeNotFound as error:
+            raise TaskNotFound(f"no node owns task {id!r}: {owner} has just gone") from error
+
+    # ---- changes
+
+    @contextmanager
+    def _listening(self) -> Iterator[Listener]:
+        """Gather the view's changes; before it is used, `open_view` must have been called."""
+        listener = Listener()
+        self._listeners[listener] = None
+        if not self._following:
+            self._following = True
+            self._nursery.start_soon(self._follow)
+        try:
+            yield listener
+        finally:
+            del self._listeners[listener]
+
+    async def _follow(self) -> None:
+        """Tell every listener what changes: the broker's changes can be taken only once."""
+        await self._broker.open_view()
+        while True:
+            await self._broker.wait_changed()
+            changes = self._broker.take_changes()
+            for listener in self._listeners:
+                listener.add(changes)
+
+
+def _flat(tasks: Iterable[Task | Iterable[Task]]) -> Iterator[Task]:
+    for task in tasks:
+        if isinstance(task, Task):
+            yield task
+        else:
+            yield from task
+
+
+@asynccontextmanager
+async def open_client(coordinator: Coordinator) -> AsyncGenerator[Client]:
+    """Connect as a client: `async with open_client(coordinator) as client`.
+
+    Exceptions of the body leave it unwrapped.
+
+    Raises:
+        CoordinatorUnavailable: the broker was not reached within the coordinator's `connect_timeout`.
+    """
+    async with coordinator.open_client() as broker:
+        async with open_service_nursery() as nursery:
+            yield Client(broker, nursery)

@@ -1,0 +1,1 @@
+"""The embedded coordinator, and the shortest example of how to write one."""

@@ -1,0 +1,268 @@
+"""The broker of `MemoryCoordinator`: a store with transactions, and the wires and views that follow it."""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
+
+import trio
+
+from metafora_trio._errors import NodeNotFound, TaskExists, TaskFinished, TaskNotFound
+from metafora_trio._model.changes import Changes
+from metafora_trio._model.claim import Claim, ClaimKind
+from metafora_trio._model.command import Command, Order
+from metafora_trio._model.node_info import NodeInfo
+from metafora_trio._model.state import TaskState
+from metafora_trio._model.stored_task import TaskFacts, TaskRecord
+from metafora_trio._model.task import Task
+from metafora_trio._model.view import (
+    ClaimAdded,
+    ClaimRemoved,
+    ClusterView,
+    NodeAdded,
+    NodeRemoved,
+    TaskAdded,
+    TaskDeleted,
+    TaskRemoved,
+    ViewEvent,
+)
+
+__all__ = ["Feed", "Item", "Request", "Store", "Wire"]
+
+T = TypeVar("T")
+
+
+class Wire(Generic[T]):
+    """One direction of a connection: what is put in arrives in order, `latency` seconds later.
+
+    Attributes:
+        latency: seconds on the way.
+        cut: whether everything is held back, as by a torn network.
+    """
+
+    def __init__(self, latency: float) -> None:
+        self.latency = latency
+        self.cut = False
+        self._items: deque[tuple[float, T]] = deque()
+        self._moved = trio.lowlevel.ParkingLot()
+
+    def put(self, item: T) -> None:
+        self._items.append((trio.current_time() + self.latency, item))
+        self._moved.unpark_all()
+
+    def mend(self) -> None:
+        self.cut = False
+        self._moved.unpark_all()
+
+    @property
+    def arrived(self) -> bool:
+        """Whether something waits to be taken."""
+        return not self.cut and bool(self._items) and self._items[0][0] <= trio.current_time()
+
+    def take(self) -> Iterator[T]:
+        """Take what has arrived, one by one."""
+        while self.arrived:
+            yield self._items.popleft()[1]
+
+    def rest(self) -> Iterator[T]:
+        """Take everything, also what is still on the way."""
+        while self._items:
+            yield self._items.popleft()[1]
+
+    async def wait_arrived(self) -> None:
+        """Wait until there is something to take. A checkpoint."""
+        await trio.lowlevel.checkpoint()
+        while not self.arrived:
+            if self.cut or not self._items:
+                await self._moved.park()
+            else:
+                await trio.sleep_until(self._items[0][0])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Request:
+    """What a session asks of the store, and what is marked until the answer is back.
+
+    Attributes:
+        effect: what the store does; it does nothing where the request's condition does not hold.
+        task: the task it is about.
+        leaving: the claim it is to end; None for a claim or bid, which makes one.
+    """
+
+    effect: Callable[[], None]
+    task: str | None = None
+    leaving: Claim | None = None
+
+
+Item = ViewEvent | Order | Request | ClusterView
+
+
+class Feed:
+    """A live view of the store, and what has changed in it since one last looked."""
+
+    def __init__(self, latency: float) -> None:
+        self.view = ClusterView()
+        self.inbox: Wire[Item] = Wire(latency)
+        self._changes = Changes()
+        self._changed = trio.lowlevel.ParkingLot()
+
+    async def wait_changed(self) -> None:
+        await trio.lowlevel.checkpoint()
+        while not self._changes:
+            await self._changed.park()
+
+    def take_changes(self) -> Changes:
+        changes, self._changes = self._changes, Changes()
+        return changes
+
+    async def keep_up(self) -> None:
+        """Apply what arrives, for ever."""
+        while True:
+            await self.inbox.wait_arrived()
+            self._catch_up()
+
+    def _catch_up(self) -> None:
+        for item in self.inbox.take():
+            self._apply(item)
+        if self._changes:
+            self._changed.unpark_all()
+
+    def _apply(self, item: Item) -> None:
+        match item:
+            case ClusterView():
+                self.view = item
+                self._changes.everything = True
+            case NodeAdded() | NodeRemoved():
+                self.view.apply(item)
+                self._changes.nodes = True
+            case ClaimAdded(claim) | ClaimRemoved(claim):
+                self.view.apply(item)
+                self._changes.tasks[claim.task] = None
+            case (
+                TaskAdded(task) | TaskDeleted(task) | TaskRemoved(task)
+            ):  # pragma: no branch - a session takes the rest
+                self.view.apply(item)
+                self._changes.tasks[task] = None
+
+
+class Store:
+    """The broker: every method is one transaction, all or nothing, and tells every feed what it has changed."""
+
+    def __init__(self) -> None:
+        self.truth = ClusterView()
+        self.records: dict[str, TaskRecord] = {}
+        self.states: dict[str, TaskState] = {}
+        self._feeds: dict[Feed, None] = {}
+        self._members: dict[str, Feed] = {}
+        self._orders: dict[str, Order] = {}
+        self._numbers = itertools.count(1)
+
+    def _commit(self, *events: ViewEvent) -> None:
+        for event in events:
+            self.truth.apply(event)
+            for feed in self._feeds:
+                feed.inbox.put(event)
+
+    def number(self) -> int:
+        """A number higher than any before."""
+        return next(self._numbers)
+
+    def picture(self) -> ClusterView:
+        """A copy of the truth."""
+        picture, truth = ClusterView(), self.truth
+        for node in truth.nodes.values():
+            picture.apply(NodeAdded(node))
+        for task, deleted in truth.tasks.items():
+            picture.apply(TaskAdded(task))
+            if deleted:
+                picture.apply(TaskDeleted(task))
+        for claim in truth.claims():
+            picture.apply(ClaimAdded(claim))
+        return picture
+
+    def feed(self, feed: Feed) -> None:
+        """Show a feed the truth, and tell it of every change from now on."""
+        feed.view = self.picture()
+        self._feeds[feed] = None
+
+    def stop_feeding(self, feed: Feed) -> None:
+        del self._feeds[feed]
+
+    # ---- sessions
+
+    def join(self, node: NodeInfo, feed: Feed) -> None:
+        self._members[node.identity] = feed
+        self.put_node(node)
+        self.feed(feed)
+
+    def put_node(self, node: NodeInfo) -> None:
+        self._commit(NodeAdded(node))
+
+    def end_session(self, identity: str) -> None:
+        """Remove a node with its claims and the orders left for it."""
+        if self._members.pop(identity, None) is None:
+            return
+        claims = [claim for queue in self.truth.claims_of(identity).values() for claim in queue]
+        self._orders = {id: order for id, order in self._orders.items() if order.node != identity}
+        self._commit(*map(ClaimRemoved, claims), NodeRemoved(identity))
+
+    def add_claim(self, task: str, identity: str, kind: ClaimKind) -> None:
+        self._commit(ClaimAdded(Claim(self.number(), task, identity, kind)))
+
+    def remove_claim(self, claim: Claim, *, if_there: Claim | None = None) -> None:
+        if self._has(claim) and (if_there is None or self._has(if_there)):
+            self._commit(ClaimRemoved(claim))
+
+    def finish(self, claim: Claim, version: int, state: TaskState | None) -> None:
+        record = self.records.get(claim.task)
+        if not self._has(claim) or record is None or record.version != version:
+            return
+        del self.records[claim.task]
+        if state is None:
+            self.states.pop(claim.task, None)
+        else:
+            self.states[claim.task] = state
+        # The task goes before the claim: the next in the queue must not see itself as its owner.
+        self._commit(TaskRemoved(claim.task), ClaimRemoved(claim))
+
+    def _has(self, claim: Claim) -> bool:
+        return claim in self.truth.queue(claim.task)
+
+    # ---- clients
+
+    def submit(self, tasks: Sequence[Task], *, again: bool) -> None:
+        for task in tasks:
+            if record := self.records.get(task.id):
+                raise TaskExists(
+                    f"task {task.id!r} is {'still ending' if record.deleted else 'in the cluster already'}"
+                )
+            if not again and (ended := self.states.get(task.id)):
+                raise TaskFinished(f"task {task.id!r} has ended ({ended.state}): submit it with again=True")
+        for task in tasks:
+            self.records[task.id] = TaskRecord(task.props)
+            self.states[task.id] = TaskState()
+        self._commit(*(TaskAdded(task.id) for task in tasks))
+
+    def delete(self, task: str) -> None:
+        if record := self.records.get(task):
+            self.records[task] = replace(record, version=1)
+            self._commit(TaskDeleted(task))
+        elif self.states.pop(task, None) is None:
+            raise TaskNotFound(f"no task {task!r}")
+
+    def look_up(self, task: str) -> TaskFacts:
+        return TaskFacts(self.records.get(task), self.states.get(task), tuple(self.truth.queue(task)))
+
+    def leave_order(self, identity: str, command: Command) -> None:
+        member = self._members.get(identity)
+        if member is None:
+            raise NodeNotFound(f"the session {identity!r} is over")  # nobody would ever read it
+        order = Order(f"{identity}~{self.number():010}", identity, command)
+        self._orders[order.id] = order
+        member.inbox.put(order)
+
+    def remove_order(self, order: Order) -> None:
+        self._orders.pop(order.id, None)

@@ -1,0 +1,108 @@
+"""The watchdog: the one thread of the core, which looks at the lease from outside the event loop.
+
+A handler that blocks the event loop, or shields itself past the end of the lease, cannot be stopped from inside
+Trio, and a blocked loop cannot even say so. This thread never enters Trio: it reads two numbers and a
+list, and reports, or ends the process.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from typing import Literal
+
+import trio
+
+from metafora_trio._model.lease import Lease
+
+__all__ = ["EXIT_CODE", "OnOverrun", "watch_lease"]
+
+EXIT_CODE = 70
+"""With which the process ends (EX_SOFTWARE of sysexits.h)."""
+
+OnOverrun = Literal["log", "exit"]
+
+_LOOKS = 5
+_BETWEEN_LOOKS = 0.01
+"""Seconds. Together the 50 ms that a process has after a thaw to cancel what is no longer its own."""
+
+
+class _Watchdog:
+    """The state shared with the thread. Everything it reads is replaced atomically by the Trio thread."""
+
+    def __init__(
+        self,
+        lease: Lease,
+        open_tasks: Callable[[], Sequence[str]],
+        on_overrun: OnOverrun,
+        logger: logging.Logger,
+        clock: Callable[[], float],
+    ) -> None:
+        self.lease = lease
+        self.open_tasks = open_tasks
+        self.on_overrun = on_overrun
+        self.logger = logger
+        self.clock = clock
+        self.stopped = threading.Event()
+
+    def run(self) -> None:
+        reported = -1.0
+        looks = 0
+        while True:
+            end = self.lease.end
+            late = self.clock() - end
+            # At the end of a lease, and when a frozen process goes on after it, this thread wakes together with
+            # Trio's, which needs a moment to close the scopes. Looks are counted, not seconds: those pass while the
+            # process is frozen, and then nobody could have closed anything.
+            looks = looks + 1 if late > 0 and end != reported else 0
+            if looks > _LOOKS and (tasks := self.open_tasks()):
+                self.report(tasks, late)
+                reported = end
+            if self.stopped.wait(max(-late, _BETWEEN_LOOKS)):
+                return
+
+    def report(self, tasks: Sequence[str], late: float) -> None:
+        named = ", ".join(tasks[:10]) + (f" and {len(tasks) - 10} more" if len(tasks) > 10 else "")
+        message = (
+            f"the lease ended {late:.3f} s ago and these tasks have not closed their scopes: {named}; "
+            "another node may be running them"
+        )
+        if self.on_overrun == "log":
+            self.logger.critical("%s", message)
+            return
+        try:
+            stderr = sys.__stderr__ or sys.stderr
+            print(f"metafora: {message}; ending this process", file=stderr, flush=True)
+            faulthandler.dump_traceback(file=stderr, all_threads=True)
+        finally:  # also where stderr is closed
+            os._exit(EXIT_CODE)
+
+
+@contextmanager
+def watch_lease(
+    lease: Lease, open_tasks: Callable[[], Sequence[str]], on_overrun: OnOverrun, logger: logging.Logger
+) -> Generator[None]:
+    """Watch a lease in a thread while the body runs.
+
+    Args:
+        lease: whose `end` to watch.
+        open_tasks: the ids of the tasks whose scope is open; called in the thread, so it must be quick and safe.
+        on_overrun: "log" reports, "exit" ends the process with status 70 and the tracebacks of all threads on stderr.
+        logger: for "log".
+
+    The thread ends with the body, at once.
+    """
+    clock = trio.lowlevel.current_clock()
+    watchdog = _Watchdog(lease, open_tasks, on_overrun, logger, clock.current_time)
+    thread = threading.Thread(target=watchdog.run, name="metafora-watchdog", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        watchdog.stopped.set()
+        thread.join()

@@ -1,0 +1,11 @@
+"""Balancers: what a node may claim, what it asks for, what it gives up, and what it hands over.
+
+Subclass `Balancer` to write one. `FairBalancer` is the default.
+"""
+
+from __future__ import annotations
+
+from ._base import Balancer as Balancer
+from ._base import BalancerContext as BalancerContext
+from ._fair import FairBalancer as FairBalancer
+from ._greedy import GreedyBalancer as GreedyBalancer

@@ -1,0 +1,1 @@
+"""The command demo: a small cluster at work."""

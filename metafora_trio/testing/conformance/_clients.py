@@ -1,0 +1,169 @@
+"""The conformance suite's part for clients: submitting, deleting, reading, and commands to nodes."""
+
+from __future__ import annotations
+
+import datetime
+
+import trio
+
+from metafora_trio import (
+    Command,
+    NodeNotFound,
+    StateName,
+    Task,
+    TaskError,
+    TaskExists,
+    TaskFacts,
+    TaskFinished,
+    TaskNotFound,
+    TaskState,
+)
+
+from ._subject import PATIENCE, Subject, eventually, get_claim, members, raises, submit, told
+
+__all__ = ["ClientConformance"]
+
+
+class ClientConformance:
+    """What a client does, and what a session makes of it."""
+
+    async def test_a_submitted_task_can_be_read(self, subject: Subject) -> None:
+        props = {"text": "grüße ☃ \N{GRINNING FACE}", "list": [1, 2.5, None, True], "nested": {"a": {}}}
+        odd = "A-z0.9_:@=+-" + "x" * 116
+        async with members(subject, "a") as (a,), subject.coordinator.open_client() as client:
+            await client.submit([Task("t", props), Task(odd)], again=False)
+            await eventually(a, lambda it: set(it.view.tasks) == {"t", odd})
+            record = await a.read("t")
+            assert record is not None
+            assert (record.props, record.version, record.deleted) == (props, 0, False)
+            facts = await client.look_up("t")
+            assert (facts.record, facts.state, list(facts.queue)) == (record, TaskState(), [])
+            claim = await get_claim(a, odd)
+            assert list((await client.look_up(odd)).queue) == [claim]
+
+    async def test_nothing_is_read_where_nothing_is(self, subject: Subject) -> None:
+        async with members(subject, "a") as (a,), subject.coordinator.open_client() as client:
+            assert await a.read("t") is None
+            facts = await client.look_up("t")
+            assert (facts.record, facts.state, list(facts.queue)) == (None, None, [])
+            assert list(await client.finished()) == []
+
+    async def test_a_task_is_submitted_once(self, subject: Subject) -> None:
+        async with subject.coordinator.open_client() as client:
+            await client.submit([Task("old")], again=False)
+            for again in (False, True):
+                with raises(TaskExists, "old"):
+                    await client.submit([Task("new"), Task("old")], again=again)
+            assert (await client.look_up("new")).record is None  # all are checked before any is written
+
+    async def test_a_task_that_is_still_ending_cannot_be_submitted(self, subject: Subject) -> None:
+        async with subject.coordinator.open_client() as client:
+            await client.submit([Task("t")], again=False)
+            await client.delete("t")
+            await client.delete("t")  # once more does no harm
+            with raises(TaskExists, "ending"):
+                await client.submit([Task("t")], again=True)
+
+    async def test_an_ended_task_is_submitted_again_only_when_told(self, subject: Subject) -> None:
+        async with members(subject, "a") as (a,), subject.coordinator.open_client() as client:
+            await submit(subject, [a], "t")
+            a.finish(await get_claim(a, "t"), TaskState(StateName.COMPLETED))
+            await eventually(a, lambda it: "t" not in it.view.tasks)
+            with raises(TaskFinished, "'t'"):
+                await client.submit([Task("t"), Task("new")], again=False)
+            assert (await client.look_up("new")).record is None
+            await client.submit([Task("t", {"round": 2})], again=True)
+            facts = await client.look_up("t")
+            assert facts.record is not None
+            assert (facts.record.props, facts.state) == ({"round": 2}, TaskState())
+
+    async def test_the_end_can_be_read_until_it_is_deleted(self, subject: Subject) -> None:
+        when = datetime.datetime(2024, 5, 1, 12, 30, tzinfo=datetime.UTC)
+        failed = TaskState(StateName.FAILED, errors=(TaskError(when, "it broke", "ValueError", "Traceback: ☃\n"),))
+        async with members(subject, "a") as (a,), subject.coordinator.open_client() as client:
+            await submit(subject, [a], "t")
+            a.finish(await get_claim(a, "t"), failed)
+            await eventually(a, lambda it: "t" not in it.view.tasks)
+            assert (await client.look_up("t")).state == failed
+            await client.delete("t")
+            assert await client.look_up("t") == TaskFacts(None, None)
+            assert list(await client.finished()) == []
+
+    async def test_what_is_not_there_cannot_be_deleted(self, subject: Subject) -> None:
+        async with subject.coordinator.open_client() as client:
+            with raises(TaskNotFound):
+                await client.delete("t")
+
+    async def test_many_tasks_at_once(self, subject: Subject) -> None:
+        ids = [f"t{n:04}" for n in range(600)]
+        async with members(subject, "a") as (a,), subject.coordinator.open_client() as client:
+            await client.submit([Task(id, {"padding": "x" * 1000}) for id in ids], again=False)
+            await eventually(a, lambda it: len(it.view.tasks) == len(ids))
+            for id in ids:
+                a.claim(id)
+            await eventually(a, lambda it: len(it.view.owned_by(it.node.identity)) == len(ids) and it.outstanding == 0)
+            for id in ids:
+                head = a.view.head(id)
+                assert head is not None
+                a.finish(head, TaskState(StateName.COMPLETED))
+            await eventually(a, lambda it: not it.view.tasks and not list(it.view.claims()) and it.outstanding == 0)
+            assert sorted(await client.finished()) == ids
+
+    async def test_a_client_has_a_live_view(self, subject: Subject) -> None:
+        async with subject.coordinator.open_client() as client, members(subject, "a") as (a,):
+            await submit(subject, [a], "t")
+            view = await client.open_view()
+            claim = await get_claim(a, "t")
+            await eventually(client, lambda it: view.head("t") == claim and a.node.identity in view.nodes)
+            a.release(claim)
+            await eventually(client, lambda it: "t" in view.unclaimed)
+
+    async def test_what_was_submitted_is_in_the_clients_own_view(self, subject: Subject) -> None:
+        """Read your writes: who submits and then waits for all must not wait for nothing."""
+        async with subject.coordinator.open_client() as client:
+            await client.open_view()
+            await client.submit([Task("t")], again=False)
+            assert "t" in (await client.open_view()).tasks
+
+    async def test_a_cancelled_wait_loses_nothing(self, subject: Subject) -> None:
+        async with members(subject, "a") as (a,):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(submit, subject, (), "t")
+                with trio.fail_after(PATIENCE):
+                    while "t" not in a.view.tasks:
+                        with trio.move_on_after(0.001):
+                            await a.wait_changed()
+                        await trio.sleep(0.001)  # what is not taken is there at once: virtual time must go on
+            changes = a.take_changes()
+            assert changes.everything or "t" in changes.tasks
+
+    # ---- commands to nodes
+
+    async def test_an_order_reaches_its_addressee_alone(self, subject: Subject) -> None:
+        async with members(subject, "a", "a") as (first, second), subject.coordinator.open_client() as client:
+            commands = [Command("freeze"), Command("stop_task", "t"), Command("unheard_of")]
+            for command in commands:
+                await client.send(first.node.identity, command)
+            await eventually(first, lambda it: len(it.orders()) == 3)
+            assert [order.command for order in first.orders()] == commands
+            assert {order.node for order in first.orders()} == {first.node.identity}
+            assert list(second.orders()) == []
+            first.discard(first.orders()[0])
+            await eventually(first, lambda it: [order.command for order in it.orders()] == commands[1:])
+
+    async def test_an_order_wakes_its_addressee(self, subject: Subject) -> None:
+        async with members(subject, "a") as (a,), subject.coordinator.open_client() as client:
+            await eventually(a, lambda it: it.outstanding == 0)
+            a.take_changes()
+            await client.send(a.node.identity, Command("balance"))
+            await told(a, lambda: a.orders())
+
+    async def test_an_order_for_a_session_that_has_gone_is_refused(self, subject: Subject) -> None:
+        async with members(subject, "a") as (a,):
+            gone = a.node.identity
+        async with subject.coordinator.open_client() as client, members(subject, "a") as (a,):
+            with raises(NodeNotFound):
+                await client.send(gone, Command("drain"))
+            await client.send(a.node.identity, Command("freeze"))
+            await eventually(a, lambda it: it.orders())
+            assert [order.command for order in a.orders()] == [Command("freeze")]

@@ -1,0 +1,119 @@
+"""The conformance suite's part for the end of a task: done, or deleted."""
+
+from __future__ import annotations
+
+import trio
+
+from metafora_trio import Session, StateName, TaskState
+
+from ._subject import Subject, eventually, get_claim, members, submit
+
+__all__ = ["EndConformance"]
+
+COMPLETED = TaskState(StateName.COMPLETED)
+
+
+class EndConformance:
+    """How a task ends."""
+
+    async def test_finish_removes_task_and_claim_and_sets_the_state(self, subject: Subject) -> None:
+        async with members(subject, "a", "b") as (a, b), subject.coordinator.open_client() as client:
+            await submit(subject, [a, b], "t")
+            claim = await get_claim(a, "t", seen_by=[b])
+            a.finish(claim, COMPLETED)
+            assert a.is_leaving(claim)
+            for session in (a, b):
+                await eventually(session, lambda it: "t" not in it.view.tasks and not it.view.head("t"))
+            await eventually(a, lambda it: not it.is_leaving(claim))
+            facts = await client.look_up("t")
+            assert (facts.record, facts.state, list(facts.queue)) == (None, COMPLETED, [])
+            assert list(await client.finished()) == ["t"]
+
+    async def test_a_finished_task_is_never_shown_to_who_waits_for_it(self, subject: Subject) -> None:
+        """The task goes before the claim: the bidder, then head of the queue, would start it again."""
+        async with members(subject, "a", "b") as (a, b):
+            await submit(subject, [a, b], "t")
+            claim = await get_claim(a, "t", seen_by=[b])
+            bid = await get_claim(b, "t", bid=True, seen_by=[a])
+            a.finish(claim, COMPLETED)
+
+            def seen(b: Session) -> bool:
+                assert b.view.head("t") == claim or "t" not in b.view.tasks
+                return b.view.head("t") == bid
+
+            await eventually(b, seen)
+            b.release(bid)
+            await eventually(a, lambda it: not it.view.head("t"))
+
+    async def test_finish_without_the_claim_changes_nothing(self, subject: Subject) -> None:
+        """A zombie cannot end a task that is no longer its own."""
+        async with members(subject, "a", "b") as (a, b), subject.coordinator.open_client() as client:
+            await submit(subject, [a, b], "t")
+            claim = await get_claim(a, "t", seen_by=[b])
+            a.release(claim)
+            await eventually(a, lambda it: it.view.head("t") is None and not it.is_leaving(claim))
+            other = await get_claim(b, "t", seen_by=[a])
+            a.finish(claim, COMPLETED)
+            await eventually(a, lambda it: it.outstanding == 0)
+            facts = await client.look_up("t")
+            assert facts.record is not None
+            assert (facts.state, list(facts.queue)) == (TaskState(), [other])
+
+    async def test_a_delete_is_a_tombstone(self, subject: Subject) -> None:
+        async with members(subject, "a", "b") as (a, b), subject.coordinator.open_client() as client:
+            await submit(subject, [a, b], "t")
+            claim = await get_claim(a, "t", seen_by=[b])
+            await client.delete("t")
+            for session in (a, b):
+                await eventually(session, lambda it: it.view.deleted("t"))
+                assert session.view.head("t") == claim
+                record = await session.read("t")
+                assert record is not None
+                assert (record.version, record.deleted) == (1, True)
+            a.finish(claim, None)
+            await eventually(b, lambda it: "t" not in it.view.tasks and not it.view.head("t"))
+            facts = await client.look_up("t")
+            assert (facts.record, facts.state, list(facts.queue)) == (None, None, [])
+
+    async def test_of_finish_and_delete_none_undoes_the_other(self, subject: Subject) -> None:
+        """Whoever comes first, at whatever distance: the task has ended and is gone, or its tombstone stands in it
+        and the owner, who did not know, still has the claim and decides again."""
+        tasks = [f"t{n}" for n in range(20)]
+        async with members(subject, "a") as (a,), subject.coordinator.open_client() as client:
+            await submit(subject, [a], *tasks)
+            claims = {task: await get_claim(a, task) for task in tasks}
+
+            known: dict[str, bool] = {}
+
+            async def race(task: str, ahead: float) -> None:
+                nursery.start_soon(client.delete, task)
+                await trio.sleep(ahead)
+                known[task] = a.view.deleted(task)
+                a.finish(claims[task], COMPLETED)
+
+            async with trio.open_nursery() as nursery:
+                for n, task in enumerate(tasks):
+                    nursery.start_soon(race, task, 0.0005 * 1.5**n)
+            await eventually(a, lambda it: it.outstanding == 0)
+            ending = set()
+            for task in tasks:
+                facts = await client.look_up(task)
+                if facts.record is None:  # where the delete came last, it has removed the state
+                    assert facts.state == (COMPLETED if known[task] else None)
+                    assert list(facts.queue) == []
+                else:
+                    assert (facts.record.deleted, facts.state) == (True, TaskState())
+                    assert list(facts.queue) == [claims[task]]
+                    ending.add(task)
+            await eventually(a, lambda it: it.view.tasks == dict.fromkeys(ending, True))
+
+    async def test_a_deleted_id_is_no_prefix(self, subject: Subject) -> None:
+        async with members(subject, "a") as (a,), subject.coordinator.open_client() as client:
+            await submit(subject, [a], "task1", "task10")
+            await client.delete("task1")
+            await eventually(a, lambda it: it.view.deleted("task1"))
+            a.finish(await get_claim(a, "task1"), None)
+            await eventually(a, lambda it: "task1" not in it.view.tasks)
+            assert list(a.view.tasks) == ["task10"]
+            assert not a.view.deleted("task10")
+            assert (await client.look_up("task10")).state == TaskState()

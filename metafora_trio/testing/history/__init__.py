@@ -1,0 +1,11 @@
+"""Histories: what really ran, when and where, and whether it kept the promises."""
+
+from __future__ import annotations
+
+from ._history import EventName as EventName
+from ._history import History as History
+from ._history import HistoryEvent as HistoryEvent
+from ._verdict import Overlap as Overlap
+from ._verdict import Run as Run
+from ._verdict import Verdict as Verdict
+from ._verdict import check_history as check_history

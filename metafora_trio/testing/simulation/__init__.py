@@ -1,0 +1,10 @@
+"""Clusters on virtual time: many processes in one thread, the same every time."""
+
+from __future__ import annotations
+
+from ._monitor import BrokenPromise as BrokenPromise
+from ._monitor import Monitor as Monitor
+from ._monitor import WatchedRun as WatchedRun
+from ._node import SimulatedNode as SimulatedNode
+from ._world import Process as Process
+from ._world import World as World

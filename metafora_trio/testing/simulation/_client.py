@@ -1,0 +1,119 @@
+"""The client of a simulated cluster: does what it is asked to, and notes what was acknowledged."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from metafora_trio import Client, Coordinator, CoordinatorUnavailable, MetaforaError, open_client
+from metafora_trio.testing.history._history import EventName
+
+from ._monitor import Monitor
+from ._world import Process
+
+__all__ = ["SimulatedClient", "Wishes"]
+
+Ask = Callable[[Client], Awaitable[None]]
+
+
+class Wishes:
+    """What clients have asked for, and what must be so therefore.
+
+    Attributes:
+        there: whether a task must be there (if only its end), or gone, where that is known.
+        deleted: the tasks that anyone ever asked to delete.
+        stopped: how often a task's owner was asked to give it back.
+        leaving: the names of the nodes that were told to leave.
+    """
+
+    def __init__(self) -> None:
+        self.there: dict[str, bool] = {}
+        self.deleted: set[str] = set()
+        self.stopped: Counter[str] = Counter()
+        self.leaving: set[str] = set()
+        self._latest: Counter[str] = Counter()
+        self._unanswered: Counter[str] = Counter()
+
+    @property
+    def left_alone(self) -> float:
+        """For how many seconds at most a node may leave a task alone that it was asked to give back."""
+        return max((min(2.0 ** (count - 1), 60.0) for count in self.stopped.values()), default=0.0)
+
+    def asked(self, task: str, *, there: bool) -> int | None:
+        """A client begins to submit a task, or to delete it (not `there`).
+
+        Until that is answered, nobody knows what is so; nor does one where two such requests cross.
+
+        Returns:
+            What to answer it with.
+        """
+        if not there:
+            self.deleted.add(task)
+        self.there.pop(task, None)
+        crosses = self._unanswered[task] > 0
+        self._unanswered[task] += 1
+        self._latest[task] += 1
+        return None if crosses else self._latest[task]
+
+    def answered(self, task: str, number: int | None, *, there: bool | None) -> None:
+        """It was done: from now on the task must be there, or gone. None: nobody knows what became of it."""
+        self._unanswered[task] -= 1
+        if there is not None and number == self._latest[task]:
+            self.there[task] = there
+
+
+class SimulatedClient:
+    """A real `Client`. Who makes it has a process run it.
+
+    Args:
+        coordinator: how it reaches the servers.
+        wishes: is told what is asked for and what was acknowledged.
+        monitor: is told what was acknowledged.
+
+    Attributes:
+        process: the one that runs it.
+        outstanding: how many requests have not been answered.
+    """
+
+    process: Process
+
+    def __init__(self, coordinator: Coordinator, wishes: Wishes, monitor: Monitor) -> None:
+        self.outstanding: int = 0
+        self._coordinator = coordinator
+        self._wishes = wishes
+        self._monitor = monitor
+        self._send, self._receive = trio.open_memory_channel[Ask](math.inf)
+
+    def ask(self, ask: Ask, task: str | None = None, *, there: bool = True) -> None:
+        """Have it do something, as soon as it is connected: make a task be there, or not, or something else."""
+        number = None if task is None else self._wishes.asked(task, there=there)
+        self.outstanding += 1
+
+        async def do(client: Client) -> None:
+            done = False
+            try:
+                await ask(client)
+                done = True
+            except MetaforaError:  # it cannot be done, or nobody knows whether it was: both happen in any cluster
+                return
+            finally:
+                self.outstanding -= 1
+                if task is not None:
+                    self._wishes.answered(task, number, there=there if done else None)
+            if task is not None:
+                self._monitor.client_saw(EventName.SUBMIT if there else EventName.DELETE, task)
+
+        self.process.call(self._send.send_nowait, do)
+
+    async def run(self) -> None:
+        """What the process is to do."""
+        while True:
+            try:
+                async with open_client(self._coordinator) as client, trio.open_nursery() as nursery:
+                    async for ask in self._receive:
+                        nursery.start_soon(ask, client)
+            except CoordinatorUnavailable:
+                await trio.sleep(1.0)

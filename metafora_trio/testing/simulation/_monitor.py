@@ -1,0 +1,227 @@
+"""Monitor: watches what runs in a simulated cluster, as it happens, and holds it to the promises.
+
+Where `check_history` reads afterwards what real processes wrote, this looks on: it knows at every instant which
+scopes are open, and who is frozen. A promise holds as long as its assumption does: whoever breaks an assumption on
+purpose says so (`void`), and then only what holds without it is checked.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import trio
+
+from metafora_trio.testing.history._history import EventName, HistoryEvent
+from metafora_trio.testing.history._verdict import AFTER_THAW
+
+from ._world import World
+
+__all__ = ["BrokenPromise", "Monitor", "Place", "WatchedRun"]
+
+_GRANTED = AFTER_THAW / 1e9
+
+
+class BrokenPromise(AssertionError):
+    """Something happened that the library promises not to happen."""
+
+
+class Place(Protocol):
+    """Where tasks run: a process."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def frozen(self) -> bool: ...
+    @property
+    def dead(self) -> bool: ...
+
+
+@dataclass(eq=False, slots=True)
+class WatchedRun:
+    """One run of a handler.
+
+    Attributes:
+        task: the task's id.
+        node: the identity of the session.
+        token: the fencing token.
+        place: where it runs.
+        end: set when the default handler is to end; with `fails` by an exception.
+        ended: whether the handler has ended by itself: it returned, or raised before it was told to stop.
+        overran: whether it is still there after the end of its lease, on purpose: that breaks an assumption.
+    """
+
+    task: str
+    node: str
+    token: int
+    place: Place
+    end: trio.Event
+    fails: bool = False
+    ended: bool = False
+    overran: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.task} on {self.node} with token {self.token}"
+
+
+class Monitor:
+    """Keeps account of runs; raises nothing, but gathers what is wrong.
+
+    Args:
+        world: whose time it is.
+        owner: who owns a task, from the truth of the broker: identity and token, or None.
+
+    Attributes:
+        events: all starts and stops, and what else is recorded, for `check_history`.
+        runs: those that are open, by task.
+        started: (task, token) of all runs.
+        ended: the same of those that ended by themselves.
+        violations: what was wrong so far.
+        changes: counts starts and stops.
+        rejected: how many writes with an old token the fenced store has refused.
+    """
+
+    def __init__(self, world: World, owner: Callable[[str], tuple[str, int] | None]) -> None:
+        self.events: list[HistoryEvent] = []
+        self.runs: defaultdict[str, list[WatchedRun]] = defaultdict(list)
+        self.started: set[tuple[str, int]] = set()
+        self.ended: set[tuple[str, int]] = set()
+        self.violations: list[str] = []
+        self.changes: int = 0
+        self.rejected: int = 0
+        self._world = world
+        self._owner = owner
+        self._void: set[str] = set()
+        self._thawed: dict[str, float] = {}
+        self._highest: dict[str, tuple[int, str]] = {}
+        self._store: dict[str, int] = {}
+
+    # ---- what the processes tell
+
+    def start(self, task: str, node: str, token: int, place: Place) -> WatchedRun:
+        """A handler starts."""
+        run = WatchedRun(task, node, token, place, trio.Event())
+        if place.dead:
+            return run
+        self.changes += 1
+        self.started.add((task, token))
+        self.record(EventName.START, run)
+        others = self.runs[task]
+        if self.counts(run):
+            for other in filter(self.counts, others):
+                self.violation(f"{run} starts while {other} still runs")
+            owner = self._owner(task)
+            if owner != (node, token):
+                self.violation(f"{run} starts, but the owner is {owner}")
+            highest, holder = self._highest.get(task, (-1, ""))
+            if token < highest or (token == highest and node != holder):
+                self.violation(f"{run} starts after token {highest} of {holder}")
+        if token > self._highest.get(task, (-1, ""))[0]:
+            self._highest[task] = token, node
+        others.append(run)
+        self.write(run)
+        return run
+
+    def stop(self, run: WatchedRun, *, ended: bool) -> None:
+        """A handler stops; `ended`: by itself."""
+        if run.place.dead:
+            return
+        self.write(run)
+        self.changes += 1
+        run.ended = ended
+        if ended:
+            self.ended.add((run.task, run.token))
+        self.runs[run.task].remove(run)
+        self.record(EventName.STOP, run)
+
+    def write(self, run: WatchedRun) -> bool:
+        """The run writes to a store that refuses old tokens; returns whether it was accepted."""
+        if run.place.dead:
+            return False
+        if run.token < self._store.get(run.task, -1):
+            if self._owner(run.task) == (run.node, run.token):
+                self.violation(f"{run} owns its task, and the store refuses its token as an old one")
+            self.rejected += 1
+            return False
+        self._store[run.task] = run.token
+        return True
+
+    def record(self, ev: EventName, run: WatchedRun) -> None:
+        """Note something of a run."""
+        self.events.append(HistoryEvent(self._ns, ev, run.place.name, run.node, run.task, run.token))
+
+    # ---- what the disturber tells
+
+    def freeze(self, place: Place) -> None:
+        self.events.append(HistoryEvent(self._ns, EventName.FREEZE, place.name))
+
+    def thaw(self, place: Place) -> None:
+        self.events.append(HistoryEvent(self._ns, EventName.THAW, place.name))
+        self._thawed[place.name] = self._world.now
+        self._world.after(_GRANTED + 1e-6, self._look_at, place)
+
+    def kill(self, place: Place) -> None:
+        """It is dead, and so are its runs."""
+        self.events.append(HistoryEvent(self._ns, EventName.KILL, place.name))
+        self.changes += 1
+        for runs in self.runs.values():
+            runs[:] = [run for run in runs if run.place is not place]
+
+    def void(self, name: str) -> None:
+        """The promises that need an assumption do not hold for a session (by identity) or a process (by name)."""
+        self._void.add(name)
+
+    def is_void(self, name: str) -> bool:
+        """Whether they do not hold for this one."""
+        return name in self._void
+
+    # ---- what the broker shows
+
+    def claim_gone(self, task: str, node: str, token: int) -> None:
+        """A claim has been removed: nothing may run under it any more."""
+        for run in self.runs[task]:
+            if (run.node, run.token) == (node, token) and self.counts(run):
+                self.violation(f"{run} still runs, but its claim is gone")
+
+    def counts(self, run: WatchedRun) -> bool:
+        """Whether a run is held to the promises that need assumptions, at this moment."""
+        place = run.place
+        if place.frozen or place.dead or run.overran or self.is_void(run.node) or self.is_void(place.name):
+            return False
+        return self._world.now > self._thawed.get(place.name, -1.0) + _GRANTED
+
+    def client_saw(self, ev: EventName, task: str) -> None:
+        """A client's submit or delete of a task was acknowledged, or it has seen it done."""
+        self.events.append(HistoryEvent(self._ns, ev, "client", task=task))
+
+    def open_runs(self) -> list[WatchedRun]:
+        """All that is open now."""
+        return [run for runs in self.runs.values() for run in runs]
+
+    def violation(self, text: str) -> None:
+        """Something is wrong."""
+        self.violations.append(f"at {self._world.now:.6f} s: {text}")
+
+    def check(self) -> None:
+        """Raise `BrokenPromise` if anything was wrong."""
+        if self.violations:
+            raise BrokenPromise("\n".join(self.violations))
+
+    # ----
+
+    @property
+    def _ns(self) -> int:
+        return round(self._world.now * 1e9)
+
+    def _look_at(self, place: Place) -> None:
+        """The time that a thawed process is granted is over: its runs count again."""
+        for task, runs in self.runs.items():
+            mine = [run for run in runs if run.place is place and self.counts(run)]
+            others = [run for run in runs if run.place is not place and self.counts(run)]
+            for run in mine:
+                if others:
+                    self.violation(f"{run} still runs after a thaw, and so does {others[0]}")
+                elif (owner := self._owner(task)) != (run.node, run.token):
+                    self.violation(f"{run} still runs after a thaw, but the owner is {owner}")

@@ -1,0 +1,114 @@
+"""The nodes of a simulated cluster, and the handler that they run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import trio
+
+from metafora_trio import Consumer, Handler, Outcome, RunningTask
+
+from ._monitor import Monitor, Place, WatchedRun
+from ._world import Process
+
+__all__ = ["SimulatedNode", "WatchedHandler"]
+
+
+class SimulatedNode:
+    """A node: a process with a consumer.
+
+    Attributes:
+        name: its name, and its process's.
+        consumer: the real one.
+        process: where it runs.
+        drained: whether it was told to leave directly.
+    """
+
+    def __init__(self, consumer: Consumer, process: Process) -> None:
+        self.name: str = consumer.name
+        self.consumer: Consumer = consumer
+        self.process: Process = process
+        self.drained: bool = False
+
+    def drain(self) -> None:
+        """Have it leave politely."""
+        self.drained = True
+        self.process.call(self.consumer.start_draining)
+
+    @property
+    def running(self) -> bool:
+        """Whether its process runs, if perhaps frozen."""
+        return not (self.process.dead or self.process.ended)
+
+    @property
+    def frozen(self) -> bool:
+        """Whether its process is stopped."""
+        return self.process.frozen
+
+    @property
+    def identity(self) -> str | None:
+        """That of its session; None while it has none."""
+        return self.consumer.statistics().node if self.running else None
+
+    @property
+    def leaving(self) -> bool:
+        """Whether it has been told to drain, and runs."""
+        return self.running and (self.drained or self.consumer.statistics().draining)
+
+    def __repr__(self) -> str:
+        return f"<SimulatedNode {self.name} {self.process!r}>"
+
+
+class WatchedHandler:
+    """A handler whose every run a monitor sees. By default a task runs until its run's `end` is set.
+
+    Args:
+        monitor: who watches.
+        lingering: how long, in seconds, a task takes to end once it is cancelled, and whether it ignores its lease.
+        handler: what to do instead of the default.
+
+    Attributes:
+        place: where it runs.
+    """
+
+    place: Place
+
+    def __init__(
+        self, monitor: Monitor, lingering: Mapping[str, tuple[float, bool]], handler: Handler | None = None
+    ) -> None:
+        self._monitor = monitor
+        self._lingering = lingering
+        self._handler = handler
+
+    async def __call__(self, task: RunningTask) -> Outcome | None:
+        run = self._monitor.start(task.id, task.node, task.token, self.place)
+        ended = True
+        try:
+            return await (self._wait(task, run) if self._handler is None else self._handler(task))
+        except trio.Cancelled:
+            ended = False
+            raise
+        finally:
+            self._monitor.stop(run, ended=ended)
+
+    async def _wait(self, task: RunningTask, run: WatchedRun) -> None:
+        try:
+            await run.end.wait()
+        except trio.Cancelled:
+            seconds, shield = self._lingering.get(task.id, (0.0, False))
+            if shield:
+                await self._overrun(task, run, seconds)  # noqa: ASYNC102 - shielded within
+            else:
+                with task.cleanup():
+                    await trio.sleep(seconds)  # noqa: ASYNC102 - a shield with a bound
+            raise
+        if run.fails:
+            raise RuntimeError("told to fail")
+
+    async def _overrun(self, task: RunningTask, run: WatchedRun, seconds: float) -> None:
+        """Take that long to end, whatever the lease, and say so once it is over."""
+        end = trio.current_time() + seconds
+        with trio.CancelScope(shield=True):
+            while (left := end - trio.current_time()) > 0:
+                run.overran = task.lease.remaining() <= 0
+                await trio.sleep(left if run.overran else min(left, task.lease.remaining()))

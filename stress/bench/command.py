@@ -1,0 +1,157 @@
+"""The benchmarks: `python -m stress.bench NAME`, each on a ZooKeeper of its own, which it starts and ends."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import operator
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+import trio
+
+from metafora_trio._service_nursery import open_service_nursery
+from stress.arguments import at_least
+
+from .cluster import Cluster, open_cluster
+from .cold_start import claims, start_together
+from .idle import idle
+from .moves import failover, handover, join
+from .result import Result
+
+__all__ = ["BENCHMARKS", "Benchmark", "main", "table"]
+
+_COMPARE = {"<=": operator.le, ">=": operator.ge, "=": operator.eq}
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """One benchmark.
+
+    Attributes:
+        run: measures.
+        tasks: how many tasks, unless asked otherwise.
+        about: one line for `--help`.
+        targets: what a figure should be: how to compare, and with what (a number, or another figure's key).
+    """
+
+    run: Callable[[Cluster, int], Awaitable[Result]]
+    tasks: int
+    about: str
+    targets: dict[str, tuple[str, float | str]] = field(default_factory=dict)
+
+
+BENCHMARKS = {
+    "claims": Benchmark(
+        claims,
+        10_000,
+        "one node takes all tasks; against single creates by stock kazoo",
+        {"ratio": (">=", 2.0), "attempts_per_task": ("<=", 1.05), "duplicates": ("=", 0)},
+    ),
+    "cluster": Benchmark(
+        start_together,
+        5_000,
+        "five node processes start within a second",
+        {"seconds": ("<=", 15), "spread": ("<=", 1), "attempts_per_task": ("<=", 1.2), "duplicates": ("=", 0)},
+    ),
+    "failover": Benchmark(
+        failover,
+        3_000,
+        "one of three node processes is killed; session timeout 4 s",
+        {"reclaim_seconds": ("<=", 1.0), "spread": ("<=", 1), "duplicates": ("=", 0), "lost": ("=", 0)},
+    ),
+    "handover": Benchmark(
+        handover,
+        3_000,
+        "one of three nodes drains",
+        {"gap_p50_ms": ("<=", 20), "gap_p99_ms": ("<=", 100), "overlap_ms": ("=", 0), "duplicates": ("=", 0)},
+    ),
+    "join": Benchmark(
+        join,
+        900,
+        "a fourth node joins three",
+        {"seconds": ("<=", 10), "moves": ("=", "minimum_moves"), "spread": ("<=", 1), "overlap_ms": ("=", 0)},
+    ),
+    "idle": Benchmark(
+        idle,
+        10_000,
+        "one node whose tasks sleep, for 20 s; against bare Trio tasks",
+        {"cpu_percent": ("<=", 3), "kib_per_task": ("<=", 16)},
+    ),
+}
+
+_PROMISES = ("duplicates", "lost", "overlap_ms")
+"""Figures that must be 0 on every machine."""
+
+
+def _parser() -> argparse.ArgumentParser:
+    names = "\n".join(f"  {name:10}{one.about} ({one.tasks:,} tasks)" for name, one in BENCHMARKS.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m stress.bench",
+        description=f"{__doc__}\n\nbenchmarks:\n{names}",
+        epilog=(
+            "examples:\n"
+            "  python -m stress.bench claims\n"
+            "  python -m stress.bench failover --tasks 300 --servers 3\n"
+            "  python -m stress.bench idle --json | tail -1\n\n"
+            "Progress goes to standard error. Exit status: 0 measured, whether or not the targets are met; 1 a run\n"
+            "that failed, or that broke a promise (a duplicate, a lost task); 2 usage; 130 interrupted."
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("name", metavar="NAME", choices=BENCHMARKS, help="which benchmark")
+    parser.add_argument("--tasks", type=at_least(12), metavar="N", help="how many tasks in all, at least 12")
+    parser.add_argument("--servers", type=at_least(1), metavar="N", default=1, help="ZooKeeper servers (1)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, on the last line")
+    return parser
+
+
+def _verdict(result: Result, target: tuple[str, float | str], value: float) -> str:
+    sign, wanted = target
+    limit = result.figures[wanted] if isinstance(wanted, str) else wanted
+    met = _COMPARE[sign](value, limit)
+    return f"{'ok' if met else 'MISSED':8}target {sign} {limit:g}"
+
+
+def table(name: str, result: Result) -> str:
+    """The figures a line each, with their targets and baselines."""
+    targets = BENCHMARKS[name].targets
+    lines = []
+    for key, value in result.figures.items():
+        target = _verdict(result, targets[key], value) if key in targets else ""
+        baseline = f"baseline: {result.baselines[key]}" if key in result.baselines else ""
+        lines.append(f"{key:24}{value:>12,}  {target:24}{baseline}".rstrip())
+    return "\n".join(lines)
+
+
+async def _measure(benchmark: Benchmark, tasks: int, servers: int) -> Result | None:
+    """Run a benchmark; None if a signal ended it."""
+    result = None
+    async with open_service_nursery() as nursery:
+        with trio.CancelScope() as scope:
+            nursery.start_soon(_cancel_by_signal, scope)
+            async with open_cluster(servers) as cluster:
+                result = await benchmark.run(cluster, tasks)
+    return result
+
+
+async def _cancel_by_signal(scope: trio.CancelScope) -> None:
+    """A signal must not keep the servers and the nodes from being ended."""
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for _ in signals:
+            scope.cancel()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    asked = _parser().parse_args(arguments)
+    benchmark = BENCHMARKS[asked.name]
+    result = trio.run(_measure, benchmark, asked.tasks or benchmark.tasks, asked.servers)
+    if result is None:
+        return 130
+    print(table(asked.name, result), file=sys.stderr if asked.json else sys.stdout, flush=True)
+    if asked.json:
+        print(json.dumps(result.figures))
+    return int(any(result.figures.get(key) for key in _PROMISES))

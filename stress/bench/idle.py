@@ -1,0 +1,51 @@
+"""The benchmark `idle`: what a node costs whose tasks do nothing."""
+
+from __future__ import annotations
+
+import sys
+
+import trio
+
+from .cluster import Cluster
+from .proc import cpu_seconds, rss_kib
+from .result import Result
+
+__all__ = ["idle"]
+
+SECONDS = 20.0
+REST = 3.0
+"""Seconds after the last start before the measurement: what a start leaves to do is not idling."""
+
+
+async def idle(cluster: Cluster, tasks: int) -> Result:
+    """One node runs all tasks, and they sleep. Its memory is compared with what it had when it had just joined an empty
+    cluster, so that its view of the tasks counts."""
+    observer = cluster.observer
+    node = await cluster.load_node()
+    await node.join()
+    empty = rss_kib(node.pid)
+    await cluster.submit(tasks)
+    await observer.wait(lambda: observer.total == tasks, timeout=120, what="all tasks run")
+    await trio.sleep(REST)
+    cluster.say(f"{tasks} tasks run; looking on for {SECONDS:g} s")
+    cpu, began = cpu_seconds(node.pid), trio.current_time()
+    await trio.sleep(SECONDS)
+    percent = 100 * (cpu_seconds(node.pid) - cpu) / (trio.current_time() - began)
+    rss = rss_kib(node.pid)
+    await observer.wait(lambda: observer.total == tasks, timeout=1, what="all tasks still run")
+    bare = await _kib_per_bare_trio_task(tasks)
+    return Result(
+        {
+            "cpu_percent": round(percent, 2),
+            "rss_mb": round(rss / 1024, 1),
+            "kib_per_task": round((rss - empty) / tasks, 2),
+            "kib_per_bare_trio_task": round(bare, 2),
+        },
+        {"kib_per_task": f"{bare:.2f} KiB for a Trio task that only sleeps"},
+    )
+
+
+async def _kib_per_bare_trio_task(count: int) -> float:
+    """In a process of its own: this one's memory has been used before."""
+    command = [sys.executable, "-m", "stress.bench.bare", str(count)]
+    return float((await trio.run_process(command, capture_stdout=True)).stdout)

@@ -1,0 +1,1 @@
+"""Chaos on real servers and processes: `python -m stress.chaos`."""

@@ -1,0 +1,363 @@
+"""Judges a chaos run, from what it has left in its folder: the histories, the faults, and the store.
+
+Every promise that can be seen from outside is held against the history; assumptions are as in the library's design: the
+gap after a kill is bounded only where nothing else was wrong, and a frozen process counts as not running.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, groupby, pairwise
+
+from metafora_trio.testing.history import EventName, HistoryEvent, Run, Verdict, check_history
+
+from .cluster import TICK
+from .faults import KINDS, FaultKind, calm, drain_limit
+from .nemesis import Record
+from .store import Row
+
+__all__ = ["Evidence", "Gap", "Judgement", "judge", "node_of", "percentile", "settle_limit", "settled_now", "standing"]
+
+_RECLAIM = 0.7
+"""Seconds from the end of a dead node's session until its tasks run again."""
+_SETTLE = 5.0
+_WRITE = 5.0
+"""Seconds within which a run has written to the store: it begins at once, and what gathers is written every 0.25 s."""
+_SECOND = 1e9
+_MOVES = {FaultKind.SUBMIT, FaultKind.DELETE, FaultKind.BALANCE}
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What a run has left.
+
+    Attributes:
+        events: the histories of all processes and of the nemesis.
+        faults: what was done.
+        rows: what the store saw.
+        session_timeout: T, in seconds.
+        healed: when everything was healed, in nanoseconds; None if it did not come to that.
+        complete: the run came to its own end.
+        surprises: what nobody had asked for, such as a node that ended by itself.
+        nodes: the names of the nodes that are to share the tasks in the end.
+    """
+
+    events: Sequence[HistoryEvent]
+    faults: Sequence[Record]
+    rows: Sequence[Row]
+    session_timeout: float
+    healed: int | None
+    surprises: Sequence[str] = ()
+    nodes: Sequence[str] = ()
+    complete: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A time in which a task that is to run did not.
+
+    Attributes:
+        before, after: the runs around it.
+        cause: the fault it is put down to; None where the nodes just balanced.
+    """
+
+    before: Run
+    after: Run
+    cause: Record | None
+
+    @property
+    def seconds(self) -> float:
+        return (self.after.start - self.before.stop) / _SECOND
+
+
+@dataclass(slots=True)
+class Judgement:
+    """What a run has shown.
+
+    Attributes:
+        verdict: what the history alone shows.
+        gaps: all gaps, by time.
+        isolated: the gaps after a kill with nothing else around it.
+        gap_limit: what each of those may be, in seconds.
+        settled: seconds from the last heal until everything ran, evenly spread, and went on so; None if it never did,
+            or was interrupted.
+        settle_limit: what that may be.
+        old_accepted: writes with an old token that the store took.
+        old_rejected: writes with an old token that it refused: what a store without fencing would have let through.
+        interrupted: the run did not come to its end, so nothing is said of how things were then.
+        lost: acknowledged tasks that neither ran at the end, nor were done or deleted; none if it was interrupted.
+        violations: each broken promise, each surprise, and each lack of evidence, in a sentence.
+        notes: what is worth knowing, and breaks no promise.
+    """
+
+    verdict: Verdict
+    gaps: list[Gap]
+    isolated: list[Gap]
+    gap_limit: float
+    settled: float | None
+    settle_limit: float
+    old_accepted: list[Row]
+    old_rejected: list[Row]
+    interrupted: bool
+    lost: list[str]
+    violations: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def word(self) -> str:
+        """The verdict in a word: violated, interrupted, ok."""
+        return "violated" if self.violations else "interrupted" if self.interrupted else "ok"
+
+
+def node_of(process: str) -> str:
+    """The name of the node of which a process was one life."""
+    return process.rpartition(".")[0]
+
+
+def percentile(values: Iterable[float], fraction: float) -> float:
+    """Nearest rank; 0 if there are none."""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(fraction * len(ordered)) - 1)] if ordered else 0.0
+
+
+def settle_limit(session_timeout: float) -> float:
+    """Seconds from the last heal within which everything must run, evenly spread."""
+    return 2 * session_timeout + TICK + _SETTLE
+
+
+def judge(evidence: Evidence) -> Judgement:
+    """Hold the evidence against every promise."""
+    verdict = check_history(evidence.events)
+    interrupted = not evidence.complete or evidence.healed is None
+    gaps = sorted(_gaps(verdict, evidence), key=lambda gap: gap.before.stop)
+    alone = [fault for fault in evidence.faults if _isolated(fault, evidence)]
+    judgement = Judgement(
+        verdict,
+        gaps,
+        isolated=[gap for gap in gaps if gap.cause in alone and _ended_by(gap.before, gap.cause)],
+        gap_limit=evidence.session_timeout + TICK + _RECLAIM,
+        settled=_settled(evidence),
+        settle_limit=settle_limit(evidence.session_timeout),
+        old_accepted=_old_accepted(evidence.rows),
+        old_rejected=[row for row in evidence.rows if not row.accepted],
+        interrupted=interrupted,
+        lost=[] if interrupted else verdict.lost,
+    )
+    judgement.violations += _violations(judgement, evidence)
+    judgement.violations += _lacks(judgement, evidence)
+    late_in_the_calm, late = _late_drains(evidence)
+    judgement.violations += late_in_the_calm
+    judgement.notes += late
+    for kill in alone:
+        if not any(gap.cause is kill for gap in judgement.isolated):
+            judgement.notes.append(f"no gap was measured after {kill.target} alone was killed")
+    return judgement
+
+
+def _violations(found: Judgement, evidence: Evidence) -> Iterator[str]:
+    verdict = found.verdict
+    for overlap in verdict.overlaps:
+        one, other = overlap.first, overlap.second
+        yield (
+            f"overlap of {overlap.ns / 1e6:.1f} ms: {one.task} ran in {one.process} (token {one.token}) and in "
+            f"{other.process} (token {other.token})"
+        )
+    for one, other in verdict.tokens_out_of_order:
+        yield f"token {other.token} of {other.task} in {other.process} is not above {one.token} in {one.process}"
+    for run in verdict.started_after_done:
+        yield f"{run.task} was done, and started again in {run.process}"
+    for run in verdict.ran_when_done:
+        yield f"{run.task} was done, and still ran in {run.process}"
+    for task, deleted in _deleted(evidence.events).items():
+        yield from _after_delete(task, deleted, found, evidence)
+    for event in verdict.strays:
+        yield f"{event.task} stopped in {event.process} without a start"
+    for row in found.old_accepted:
+        yield f"the store took a write of {row.task} with the old token {row.token} from {row.process}"
+    for gap in found.isolated:
+        if gap.seconds > found.gap_limit:
+            yield (
+                f"{gap.before.task} ran again {gap.seconds:.2f} s after {gap.before.process} alone was killed, "
+                f"not within {found.gap_limit:.2f} s"
+            )
+    yield from evidence.surprises
+    for process in verdict.never_thawed:
+        yield f"{process} was told to go on after a freeze, and did not note that it does"
+    for task in found.lost:
+        yield f"{task} is lost: acknowledged, neither running at the end, nor done, nor deleted"
+    if found.interrupted:
+        return
+    if found.settled is None:
+        yield "not all tasks ran, evenly spread, when the observation ended"
+    elif found.settled > found.settle_limit:
+        yield f"all ran, evenly spread, {found.settled:.1f} s after the heal, not within {found.settle_limit:.1f} s"
+
+
+def _after_delete(task: str, deleted: int, found: Judgement, evidence: Evidence) -> Iterator[str]:
+    """A deleted task starts only where its tombstone is not seen yet.
+
+    Who starts one has had an answer to a write within T, and with it all that came before that write.
+    """
+    limit = evidence.session_timeout + TICK
+    for run in found.verdict.runs_of.get(task, ()):
+        late = (run.start - deleted) / _SECOND
+        if late > limit:
+            yield f"{task} started in {run.process} {late:.2f} s after it was deleted, not within {limit:.2f} s"
+        elif run.open and not found.interrupted:
+            yield f"{task} was deleted and still runs"
+        elif found.verdict.awake(run, deleted) > found.settle_limit * _SECOND:
+            yield f"{task} still ran in {run.process} {(run.stop - deleted) / _SECOND:.1f} s after it was deleted"
+
+
+def _lacks(found: Judgement, evidence: Evidence) -> Iterator[str]:
+    """What there must be to judge by: nothing is proven by what was not written down."""
+    if not found.interrupted:
+        if not any(event.ev is EventName.END for event in evidence.events):
+            yield "no evidence: the history has no end"
+        for what, there in (
+            ("run of a task", found.verdict.runs),
+            ("fault", evidence.faults),
+            ("write", evidence.rows),
+        ):
+            if not there:
+                yield f"no evidence: not one {what} is recorded"
+    written = {(row.task, row.process, row.token) for row in evidence.rows}
+    for run in chain.from_iterable(found.verdict.runs_of.values()):
+        # A frozen process may hold the lock of the store: then the others wait.
+        seconds = found.verdict.awake(run, nobody_frozen=True) / _SECOND
+        if seconds > _WRITE and (run.task, run.process, run.token) not in written:
+            yield f"no evidence: {run.task} ran for {seconds:.1f} s in {run.process}, and has not written to the store"
+
+
+def _late_drains(evidence: Evidence) -> tuple[list[str], list[str]]:
+    """Which nodes had to be killed as they did not leave in time: those with nothing else around, and the others."""
+    calm_ones: list[str] = []
+    others: list[str] = []
+    for fault in evidence.faults:
+        text = f"had not left {drain_limit(evidence.session_timeout):g} s after it was told to"
+        undisturbed = _undisturbed(fault, fault.end, evidence)
+        into, under = (calm_ones, "with nothing else wrong") if undisturbed else (others, "under other faults")
+        into += (f"{name} {text} ({fault.kind}), {under}" for name in fault.late)
+    return calm_ones, others
+
+
+def _old_accepted(rows: Iterable[Row]) -> list[Row]:
+    """The accepted writes whose token is below one that was accepted before."""
+    top: dict[str, int] = {}
+    old = []
+    for row in rows:
+        if row.accepted:
+            if row.token < top.get(row.task, row.token):
+                old.append(row)
+            top[row.task] = max(row.token, top.get(row.task, row.token))
+    return old
+
+
+# ---- gaps
+
+
+def _gaps(verdict: Verdict, evidence: Evidence) -> Iterator[Gap]:
+    for runs in verdict.runs_of.values():
+        for before, after in pairwise(runs):
+            if after.start >= before.stop and after.life == before.life:
+                yield Gap(before, after, _cause(before, evidence))
+
+
+def _cause(run: Run, evidence: Evidence) -> Record | None:
+    """The fault that most likely ended a run: the last to begin of those not over, on its node before others, and last
+    of all what only lets tasks move: those move from node to node without a stop to speak of."""
+    left = calm(evidence.session_timeout) * _SECOND
+    running = [fault for fault in evidence.faults if fault.start <= run.stop <= fault.end + left and not fault.skipped]
+    return max(
+        running,
+        key=lambda fault: (fault.target == node_of(run.process), fault.kind not in _MOVES, fault.start),
+        default=None,
+    )
+
+
+def _ended_by(run: Run, kill: Record | None) -> bool:
+    """Whether a run ended by the death of its process in this kill."""
+    return kill is not None and node_of(run.process) == kill.target and kill.start <= run.stop <= kill.start + _SECOND
+
+
+def _isolated(kill: Record, evidence: Evidence) -> bool:
+    """Whether a node was killed while everything else was well, and long had been."""
+    if kill.kind is not FaultKind.KILL:
+        return False
+    after = (evidence.session_timeout + TICK + _RECLAIM) * _SECOND
+    return _undisturbed(kill, kill.start + after, evidence)
+
+
+def _undisturbed(fault: Record, until: float, evidence: Evidence) -> bool:
+    """Whether from long before a fault until then nothing else was wrong."""
+    before = calm(evidence.session_timeout) * _SECOND
+    return not any(
+        other is not fault and other.start <= until and fault.start <= other.end + before
+        for other in evidence.faults
+        if KINDS[other.kind].fault and not other.skipped
+    )
+
+
+# ---- the end
+
+
+def standing(events: Iterable[HistoryEvent]) -> dict[str, set[str]]:
+    """Which tasks run in each process, by events in order of time."""
+    running: dict[str, set[str]] = defaultdict(set)
+    for event in events:
+        _move(running, event)
+    return running
+
+
+def _move(running: dict[str, set[str]], event: HistoryEvent) -> None:
+    match event.ev:
+        case EventName.START:
+            running[event.process].add(event.task)
+        case EventName.STOP:
+            running[event.process].discard(event.task)
+        case EventName.KILL:
+            running.pop(event.process, None)
+
+
+def settled_now(running: Mapping[str, set[str]], expected: set[str], nodes: Sequence[str]) -> bool:
+    """Whether all that is expected runs, spread evenly over the nodes."""
+    loads = dict.fromkeys(nodes, 0)
+    everything: set[str] = set()
+    for process, tasks in running.items():
+        everything |= tasks
+        loads[node_of(process)] = loads.get(node_of(process), 0) + len(tasks)
+    return expected <= everything and max(loads.values()) - min(loads.values()) <= 1
+
+
+def _deleted(events: Iterable[HistoryEvent]) -> dict[str, int]:
+    """When the delete of each deleted task was acknowledged."""
+    return {event.task: event.t for event in events if event.ev is EventName.DELETE}
+
+
+def _expected(events: Iterable[HistoryEvent]) -> set[str]:
+    """The acknowledged tasks that are to run in the end."""
+    submitted = {event.task for event in events if event.ev is EventName.SUBMIT}
+    return submitted - {event.task for event in events if event.ev in (EventName.DONE, EventName.DELETE)}
+
+
+def _settled(evidence: Evidence) -> float | None:
+    """Seconds from the last heal until everything ran, and did to the end."""
+    if evidence.healed is None:
+        return None
+    expected = _expected(evidence.events)
+    running: dict[str, set[str]] = defaultdict(set)
+    since: int | None = None
+    # The heal is an instant of its own: what runs then may go on for ever, and no event tells.
+    instants = [HistoryEvent(evidence.healed, EventName.SUBMIT), *evidence.events]
+    for t, together in groupby(sorted(instants, key=lambda event: event.t), key=lambda event: event.t):
+        for event in together:
+            if event.ev is EventName.END:
+                return None if since is None else (since - evidence.healed) / _SECOND
+            _move(running, event)
+        if t >= evidence.healed:
+            settled = settled_now(running, expected, evidence.nodes)
+            since = None if not settled else t if since is None else since
+    return None if since is None else (since - evidence.healed) / _SECOND

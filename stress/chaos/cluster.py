@@ -1,0 +1,275 @@
+"""The cluster of a chaos run: real servers, nodes as processes, and a proxy between each node and each server.
+
+Everything that is started here ends with the block of `open_chaos_cluster`, by a kill; if this process itself is
+killed, the kernel ends its children.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from metafora_trio._service_nursery import open_service_nursery
+from metafora_trio.testing.history import EventName, History
+from metafora_trio_zookeeper.testing.real import Ensemble, ProxyLoop, TcpProxy, open_ensemble
+
+__all__ = ["TICK", "ChaosCluster", "ChaosNode", "Terms", "open_chaos_cluster"]
+
+TICK = 0.5
+"""ZooKeeper's tickTime in seconds. A follower then outlives its leader by 5 s: longer than a session lasts."""
+_ELECTION = "-Dzookeeper.fastleader.maxNotificationInterval=1000"
+"""A proxy accepts for a server that is dead, so votes are lost where a real network would refuse the connection;
+servers repeat theirs with pauses that double, by default up to a minute."""
+_LOOK = 0.2
+"""Seconds between looks at the servers."""
+_ROOT = Path(__file__).parents[2]
+_SHIM = Path(__file__).parent / "shim.c"
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a run is asked for; `seconds` are those in which faults happen, `links` is how links are broken."""
+
+    servers: int = 3
+    nodes: int = 5
+    tasks: int = 200
+    seconds: float = 120.0
+    seed: int = 0
+    session_timeout: float = 4.0
+    broken: str | None = None
+    links: str = "proxy"
+
+
+class ChaosNode:
+    """One life of a node: one process.
+
+    Attributes:
+        name: the node's, which outlives the process.
+        process: names this life in the history: `<name>.<life>`.
+        ended: set when it is gone.
+        folder: its working directory, with its log.
+    """
+
+    def __init__(self, name: str, process: str, popen: subprocess.Popen[bytes], folder: Path, history: History) -> None:
+        self.name = name
+        self.process = process
+        self.folder = folder
+        self.ended = trio.Event()
+        self._popen = popen
+        self._history = history
+        self._may_end = False
+
+    async def watch(self, surprises: list[str]) -> None:
+        """Wait for its end and note it; also as a surprise, if nobody has asked for it."""
+        handle = os.pidfd_open(self._popen.pid)
+        try:
+            await trio.lowlevel.wait_readable(handle)
+        finally:
+            os.close(handle)
+        status = self._popen.wait()
+        self._history.record(EventName.KILL, process=self.process)
+        if not self._may_end:
+            surprises.append(f"{self.process} has ended by itself, with status {status}")
+        self.ended.set()
+
+    async def kill(self) -> None:
+        """SIGKILL; returns when it is gone and its death is noted."""
+        self._may_end = True
+        self._popen.kill()
+        await self.ended.wait()
+
+    def drain(self) -> None:
+        """Tell it to hand over what it has, and to end."""
+        self._may_end = True
+        self._popen.send_signal(signal.SIGTERM)
+
+    def expect_end(self) -> None:
+        """Somebody else has told it to end."""
+        self._may_end = True
+
+    async def wait_ended(self, timeout: float) -> bool:
+        """Wait for its end, and kill it after `timeout` seconds; returns whether that was needed."""
+        with trio.move_on_after(timeout):
+            await self.ended.wait()
+            return False
+        await self.kill()
+        return True
+
+    def freeze(self) -> None:
+        """SIGSTOP."""
+        self._popen.send_signal(signal.SIGSTOP)
+        self._history.record(EventName.FREEZE, process=self.process)
+
+    def thaw(self) -> None:
+        """SIGCONT. When it goes on it notes so itself: until the machine has time for it, it stands still."""
+        self._history.record(EventName.RESUME, process=self.process)
+        self._popen.send_signal(signal.SIGCONT)
+
+    def destroy(self) -> None:
+        """SIGKILL, and wait for its end: without Trio, for every way out."""
+        self._may_end = True
+        self._popen.kill()
+        self._popen.wait()
+
+
+class ChaosCluster:
+    """What the nemesis works on; `open_chaos_cluster` makes it.
+
+    Attributes:
+        terms: what was asked for.
+        folder: where histories, logs and the store are.
+        ensemble: the servers.
+        nodes: the present life of each node, by name, also of one that has ended.
+        history: what is done to them.
+        away: the ids of the servers that were killed, and may be missing.
+        surprises: what nobody has asked for.
+        shim: whether disks can be made slow and clocks jump.
+    """
+
+    def __init__(
+        self,
+        terms: Terms,
+        folder: Path,
+        ensemble: Ensemble,
+        proxies: ProxyLoop,
+        nursery: trio.Nursery,
+        shim: Path | None,
+    ) -> None:
+        self.terms = terms
+        self.folder = folder
+        self.ensemble = ensemble
+        self.nodes: dict[str, ChaosNode] = {}
+        (folder / "history").mkdir()
+        self.history = History(folder / "history" / "nemesis.jsonl", process="nemesis")
+        self.away: set[int] = set()
+        self.surprises: list[str] = []
+        self.shim = shim
+        self._proxies = proxies
+        self._nursery = nursery
+        self._links: dict[str, list[TcpProxy]] = {}
+        self._lives: dict[str, int] = {}
+
+    def links(self, name: str) -> Sequence[TcpProxy]:
+        """The proxies between a node and each server, in the order of the servers."""
+        if name not in self._links:
+            self._links[name] = [
+                self._proxies.open("127.0.0.1", server.client_port) for server in self.ensemble.servers
+            ]
+        return self._links[name]
+
+    def start(self, name: str) -> ChaosNode:
+        """Start a process for a node that has none."""
+        self._lives[name] = self._lives.get(name, 0) + 1
+        process = f"{name}.{self._lives[name]}"
+        folder = self.folder / "nodes" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        command = [
+            # Frozen, it would not notice the end of a pipe from us.
+            *(["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []),
+            *(sys.executable, "-m", "stress.chaos.node", "--name", name, "--process", process),
+            *("--hosts", ",".join(link.address for link in self.links(name))),
+            *("--history", str(self.folder / "history" / f"{process}.jsonl"), "--store", str(self.folder / "store.db")),
+            *("--session-timeout", str(self.terms.session_timeout)),
+            *(["--break", self.terms.broken] if self.terms.broken else []),
+        ]
+        with (folder / "log.txt").open("ab") as log:
+            popen = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=folder,
+                start_new_session=True,  # an interrupt from the keyboard is for us: we end the nodes
+                env={
+                    **os.environ,
+                    **_preload(self.shim),
+                    "PYTHONPATH": os.pathsep.join([str(_ROOT), *filter(None, sys.path)]),
+                },
+            )
+        node = self.nodes[name] = ChaosNode(name, process, popen, folder, self.history)
+        self._nursery.start_soon(node.watch, self.surprises)
+        return node
+
+    def restart(self, name: str) -> None:
+        """Start a node if it has ended."""
+        if name not in self.nodes or self.nodes[name].ended.is_set():
+            self.start(name)
+
+    async def watch_servers(self) -> None:
+        """Note as a surprise that a server has ended and nobody has killed it; until cancelled."""
+        missing: set[int] = set()
+        while True:
+            dead = {server.id for server in self.ensemble.servers if not server.alive} - self.away
+            for number in sorted(dead - missing):
+                self.surprises.append(f"server s{number} has ended by itself")
+            missing = dead
+            await trio.sleep(_LOOK)
+
+    async def heal(self) -> None:
+        """Undo everything that may be left of faults; returns when all servers serve and all nodes are started."""
+        for links in self._links.values():
+            for link in links:
+                link.delay(0.0)
+                link.heal()
+        await trio.to_thread.run_sync(self.ensemble.restore)
+        for name in [f"n{number}" for number in range(1, self.terms.nodes + 1)]:
+            self.restart(name)
+
+    def destroy(self) -> None:
+        """Kill all nodes, and keep what the servers have said."""
+        for node in self.nodes.values():
+            node.destroy()
+        self.history.close()
+        for server in self.ensemble.servers:
+            (self.folder / f"s{server.id}.log").write_text(server.log)
+
+
+def _preload(shim: Path | None) -> dict[str, str]:
+    return {"LD_PRELOAD": str(shim)} if shim is not None else {}
+
+
+def _build_shim(folder: Path) -> Path | None:
+    """Compile the shim; None if there is no C compiler."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        return None
+    built = folder / "shim.so"
+    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", str(built), str(_SHIM), "-ldl"], check=True)
+    return built
+
+
+@asynccontextmanager
+async def open_chaos_cluster(terms: Terms, folder: Path) -> AsyncGenerator[ChaosCluster]:
+    """Start the servers and the nodes for the length of the block. Exceptions of the block leave it unwrapped.
+
+    Raises:
+        ZooKeeperNotInstalled: saying what to install.
+    """
+    shim = await trio.to_thread.run_sync(_build_shim, folder)
+    with ProxyLoop() as proxies:
+        async with open_ensemble(
+            terms.servers,
+            tick_ms=round(TICK * 1000),
+            linked=terms.servers > 1,
+            jvm_heap="128m",
+            jvm_options=[_ELECTION],
+            environment=_preload(shim),
+        ) as ensemble:
+            async with open_service_nursery() as nursery:
+                cluster = ChaosCluster(terms, folder, ensemble, proxies, nursery, shim)
+                try:
+                    for number in range(1, terms.nodes + 1):
+                        cluster.start(f"n{number}")
+                    nursery.start_soon(cluster.watch_servers)
+                    yield cluster
+                finally:
+                    cluster.destroy()

@@ -1,0 +1,232 @@
+"""Chaos: real servers, real node processes, faults by seed, and a checker that tells whether the promises were kept."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import random
+import shlex
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from metafora_trio._service_nursery import open_service_nursery
+from stress.arguments import at_least
+
+from .check import Judgement, judge, percentile
+from .cluster import Terms
+from .packets import enter_namespace, missing_tools
+from .report import write_report
+from .run import read_evidence, run_chaos
+
+__all__ = ["figures", "main"]
+
+_PREFIX = "metafora-chaos-"
+_SHOWN = 20
+"""Violations that are printed."""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m stress.chaos",
+        description=__doc__,
+        epilog=(
+            "examples:\n"
+            "  python -m stress.chaos --seed 7 --report chaos.html\n"
+            "  python -m stress.chaos --servers 1 --nodes 3 --tasks 30 --seconds 30 --json | tail -1\n"
+            "  python -m stress.chaos --break lease\n"
+            "  python -m stress.chaos --check FOLDER --report chaos.html\n\n"
+            "Progress goes to standard error. Exit status: 0 every promise was kept; 1 one was broken, the run\n"
+            "failed, or has left too little to judge by; 2 usage; 130 interrupted, with a report of what there was."
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    terms = Terms()
+    parser.add_argument("--servers", type=at_least(1), metavar="N", default=terms.servers, help="servers (%(default)s)")
+    parser.add_argument("--nodes", type=at_least(2), metavar="N", default=terms.nodes, help="nodes (%(default)s)")
+    parser.add_argument("--tasks", type=at_least(1), metavar="N", default=terms.tasks, help="tasks (%(default)s)")
+    parser.add_argument(
+        "--seconds", type=at_least(10), metavar="N", default=terms.seconds, help="seconds of faults (%(default)g)"
+    )
+    parser.add_argument("--seed", type=int, metavar="N", help="same seed, same faults; by default a random one")
+    parser.add_argument(
+        "--session-timeout", type=float, metavar="T", default=terms.session_timeout, help="seconds (%(default)g)"
+    )
+    parser.add_argument(
+        "--break",
+        dest="broken",
+        choices=("lease", "fencing"),
+        help="run with a bug, to see it found: tasks that ignore the lease, or a store that takes old tokens",
+    )
+    parser.add_argument(
+        "--links",
+        choices=("proxy", "namespaces"),
+        default=terms.links,
+        help="how links are broken: by a TCP proxy (the default), or in a network namespace, where packets are lost",
+    )
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write a page of HTML")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="leave histories, logs and store here")
+    parser.add_argument("--check", type=Path, metavar="FOLDER", help="run nothing: judge what --keep has left")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, on the last line")
+    return parser
+
+
+def figures(judgement: Judgement, *, seconds: float, faults: int, seed: int) -> dict[str, Any]:
+    """The figures of a run, as --json prints them."""
+    gaps = [gap.seconds * 1000 for gap in judgement.gaps]
+    return {
+        "seconds": round(seconds, 1),
+        "faults": faults,
+        "runs": judgement.verdict.runs,
+        "overlaps": len(judgement.verdict.overlaps),
+        "lost": len(judgement.lost),
+        "old_token_writes_accepted": len(judgement.old_accepted),
+        "old_token_writes_rejected": len(judgement.old_rejected),
+        "gap_p50_ms": round(percentile(gaps, 0.5), 1),
+        "gap_p99_ms": round(percentile(gaps, 0.99), 1),
+        "gap_max_ms": round(percentile(gaps, 1.0), 1),
+        "verdict": judgement.word,
+        "seed": seed,
+    }
+
+
+async def _run(terms: Terms, folder: Path) -> None:
+    """Run it, until a signal comes; what is left in the folder says whether one came."""
+    started = time.monotonic()
+
+    def say(what: str) -> None:
+        print(f"[{time.monotonic() - started:5.1f} s] {what}", file=sys.stderr, flush=True)
+
+    async with open_service_nursery() as nursery:
+        with trio.CancelScope() as scope:
+            nursery.start_soon(_cancel_by_signal, scope)
+            await run_chaos(terms, folder, say)
+
+
+async def _cancel_by_signal(scope: trio.CancelScope) -> None:
+    """A signal must not keep the servers and the nodes from being ended, nor the report from being written."""
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for _ in signals:
+            scope.cancel()
+
+
+def _command(terms: Terms) -> str:
+    """The command that repeats a run."""
+    parts = [f"--servers {terms.servers} --nodes {terms.nodes} --tasks {terms.tasks} --seconds {terms.seconds:g}"]
+    parts += [f"--session-timeout {terms.session_timeout:g} --seed {terms.seed}"]
+    parts += [f"--links {terms.links}"] if terms.links != Terms().links else []
+    parts += [f"--break {shlex.quote(terms.broken)}"] if terms.broken else []
+    return " ".join(["python -m stress.chaos", *parts])
+
+
+def _folder(asked: argparse.Namespace) -> Path:
+    """Where the evidence is, or will be: in a folder that was named, or in a new one, in memory if possible."""
+    if asked.check or asked.keep:
+        named: Path = (asked.check or asked.keep).resolve()  # nodes have working directories of their own
+        named.mkdir(parents=True, exist_ok=True)
+        return named
+    memory = Path("/dev/shm")
+    return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=memory if memory.is_dir() else None))
+
+
+def _put_away(folder: Path, *, keep: bool) -> None:
+    """Remove a folder that nobody has named; or keep it, where it does not use up memory, and say where."""
+    if keep:
+        kept = tempfile.mkdtemp(prefix=_PREFIX)
+        shutil.copytree(folder, kept, dirs_exist_ok=True)
+        print(f"the evidence is in {kept}; judge it again with: python -m stress.chaos --check {kept}", file=sys.stderr)
+    shutil.rmtree(folder)
+
+
+def _check(parser: argparse.ArgumentParser, asked: argparse.Namespace) -> None:
+    """End with status 2 where the arguments do not go together with each other, or with this machine."""
+    if not 2 <= asked.session_timeout <= 10:
+        parser.error("argument --session-timeout: 2 to 10 seconds, what the servers grant")
+    if asked.keep and asked.keep.exists() and any(asked.keep.iterdir()):
+        parser.error(f"argument --keep: {asked.keep} is not empty")
+    if asked.check and not (asked.check / "run.json").exists():
+        parser.error(f"argument --check: no run has left anything in {asked.check}")
+    if asked.report and not asked.report.parent.is_dir():
+        parser.error(f"argument --report: there is no folder {asked.report.parent}")
+    if asked.links == "namespaces" and (missing := missing_tools()):
+        parser.error(f"argument --links: namespaces need {', '.join(missing)}")
+
+
+def _terms(asked: argparse.Namespace) -> Terms:
+    return Terms(
+        servers=asked.servers,
+        nodes=asked.nodes,
+        tasks=asked.tasks,
+        seconds=asked.seconds,
+        seed=random.SystemRandom().randrange(1_000_000) if asked.seed is None else asked.seed,
+        session_timeout=asked.session_timeout,
+        broken=asked.broken,
+        links=asked.links,
+    )
+
+
+def _tell(judgement: Judgement, result: dict[str, Any], *, as_json: bool) -> None:
+    out = sys.stderr if as_json else sys.stdout
+    for key, value in result.items():
+        print(f"{key:28}{value:>12}", file=out)
+    for violation in judgement.violations[:_SHOWN]:
+        print(f"VIOLATION: {violation}", file=out)
+    if len(judgement.violations) > _SHOWN:
+        print(f"... and {len(judgement.violations) - _SHOWN} more", file=out)
+    for note in judgement.notes:
+        print(f"note: {note}", file=out)
+    if as_json:
+        print(json.dumps(result))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    logging.basicConfig(level=logging.ERROR)  # that servers come and go is no news here
+    parser = _parser()
+    asked = parser.parse_args(arguments)
+    _check(parser, asked)
+    if asked.links == "namespaces" and not asked.check:
+        enter_namespace("stress.chaos", sys.argv[1:] if arguments is None else arguments)
+    folder, keep = _folder(asked), True
+    try:
+        if not asked.check:
+            terms = _terms(asked)
+            print(_command(terms), file=sys.stderr, flush=True)
+            _try_run(terms, folder)
+        judgement, result = _judge(folder, asked)
+        keep = judgement.word == "violated"
+    finally:
+        if not (asked.check or asked.keep):
+            _put_away(folder, keep=keep)
+    _tell(judgement, result, as_json=asked.json)  # last, so that the JSON is the last line where both streams are one
+    return {"ok": 0, "violated": 1, "interrupted": 130}[judgement.word]
+
+
+def _try_run(terms: Terms, folder: Path) -> None:
+    """Run it. Why it failed is printed, and among what is left in the folder: that is judged all the same."""
+    try:
+        trio.run(_run, terms, folder)
+    except Exception:  # noqa: BLE001 - whatever it is, the run has failed, and exits with 1
+        traceback.print_exc()
+
+
+def _judge(folder: Path, asked: argparse.Namespace) -> tuple[Judgement, dict[str, Any]]:
+    """Judge what a run has left in its folder, and write the report; returns the figures, too."""
+    outline, evidence = read_evidence(folder)
+    judgement = judge(evidence)
+    begin = outline.begin or outline.end or 0
+    seconds = ((outline.end or begin) - begin) / 1e9
+    done = [fault for fault in evidence.faults if not fault.skipped]
+    result = figures(judgement, seconds=seconds, faults=len(done), seed=outline.terms.seed)
+    if asked.report:
+        write_report(asked.report, outline, evidence, judgement, result, command=_command(outline.terms))
+    return judgement, result

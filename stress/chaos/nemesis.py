@@ -1,0 +1,357 @@
+"""The nemesis: carries out a schedule of faults, and writes down what it did and when."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from metafora_trio import CoordinatorUnavailable, NodeNotFound
+from metafora_trio_zookeeper.testing.real import Server, TcpProxy
+
+from .cluster import ChaosCluster, ChaosNode
+from .faults import KINDS, Fault, FaultKind, drain_limit
+from .packets import dropping
+from .traffic import Traffic
+
+__all__ = ["Nemesis", "Record", "read_records"]
+
+_SERVING = 20.0
+"""Seconds for a server to serve again; until a leader is found."""
+_POLL = 0.05
+
+
+@dataclass(slots=True)
+class Record:
+    """A fault as it happened. Times are CLOCK_MONOTONIC in nanoseconds.
+
+    Attributes:
+        kind: what was done.
+        target: to whom: a node, a server such as "s2 (leader)", or empty.
+        start: when.
+        end: when it was healed; for a partial report, when the run ended.
+        alone: nothing else was planned near it.
+        note: what else there is to say.
+        late: the nodes that were drained and had to be killed, as they did not end in time.
+        skipped: it was not done, and the note says why.
+    """
+
+    kind: FaultKind
+    target: str
+    start: int
+    end: int = 0
+    alone: bool = False
+    note: str = ""
+    late: Sequence[str] = ()
+    skipped: bool = False
+
+
+def read_records(path: Path) -> list[Record]:
+    """The faults of a run by the time at which they began."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    records = [Record(**{**line, "kind": FaultKind(line["kind"])}) for line in map(json.loads, lines)]
+    return sorted(records, key=lambda record: record.start)
+
+
+class Nemesis:
+    """Does what a schedule says.
+
+    Args:
+        cluster: to what.
+        traffic: does what users do.
+        say: reports progress.
+    """
+
+    def __init__(self, cluster: ChaosCluster, traffic: Traffic, say: Callable[[str], None]) -> None:
+        self._cluster = cluster
+        self._traffic = traffic
+        self._say = say
+        self._servers = trio.Lock()
+
+    async def run(self, faults: Sequence[Fault]) -> None:
+        """Carry out all faults; returns when the last is healed."""
+        begin = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            for fault in faults:
+                nursery.start_soon(self._perform, fault, begin)
+
+    async def _perform(self, fault: Fault, begin: float) -> None:
+        await trio.sleep_until(begin + fault.at)
+        # One that takes long to heal must not meet the next: a majority of the servers is to be well.
+        async with self._servers if "server" in KINDS[fault.kind].target else nullcontext():
+            await self._inject(fault)
+
+    async def _inject(self, fault: Fault) -> None:
+        record = Record(fault.kind, fault.target, time.monotonic_ns(), alone=fault.alone)
+        self._say(f"{fault.kind} {fault.target} for {fault.seconds:.1f} s".replace(" for 0.0 s", ""))
+        try:
+            await _ACTIONS[fault.kind](self, fault, record)
+        finally:
+            record.end = time.monotonic_ns()
+            with (self._cluster.folder / "faults.jsonl").open("a") as file:
+                file.write(json.dumps(asdict(record)) + "\n")
+            if record.note:
+                self._say(f"{fault.kind} {fault.target}: {record.note}")
+
+    # ---- nodes
+
+    async def _kill(self, fault: Fault, record: Record) -> None:
+        await self._cluster.nodes[fault.target].kill()
+        await trio.sleep(fault.seconds)
+        self._cluster.restart(fault.target)
+
+    async def _freeze(self, fault: Fault, record: Record) -> None:
+        node = self._cluster.nodes[fault.target]
+        node.freeze()
+        try:
+            await trio.sleep(fault.seconds)
+        finally:
+            node.thaw()
+
+    async def _drain(self, fault: Fault, record: Record) -> None:
+        node = self._cluster.nodes[fault.target]
+        end = trio.current_time() + fault.seconds
+        if fault.amount < 0.5:
+            node.drain()
+            record.note = "by signal"
+        else:
+            node.expect_end()
+            record.note = await self._ask(lambda: self._traffic.client.drain(fault.target)) or "by command"
+        await self._wait_drained(node, record)
+        await trio.sleep_until(end)
+        self._cluster.restart(fault.target)
+
+    async def _join(self, fault: Fault, record: Record) -> None:
+        node = self._cluster.start(fault.target)
+        await trio.sleep(fault.seconds)
+        node.drain()
+        await self._wait_drained(node, record)
+
+    async def _hold(self, fault: Fault, record: Record) -> None:
+        record.note = await self._ask(lambda: self._traffic.client.freeze(fault.target))
+        await trio.sleep(fault.seconds)
+        try:
+            await self._traffic.unfreeze_all()
+        except trio.TooSlowError:
+            record.note = "not known to be released"  # it will be when all is healed, or that will be a surprise
+
+    async def _clock_jump(self, fault: Fault, record: Record) -> None:
+        folder = self._cluster.nodes[fault.target].folder
+        jump = round((fault.amount - 0.5) * 2 * 86_400)
+        await self._shimmed(folder / "clock-jump", jump, "s", fault.seconds, record)
+
+    async def _roll_nodes(self, fault: Fault, record: Record) -> None:
+        names = [f"n{number}" for number in range(1, self._cluster.terms.nodes + 1)]
+        for turn, name in enumerate(names, 1):
+            end = record.start / 1e9 + fault.seconds * turn / len(names)
+            node = self._cluster.nodes[name]
+            node.drain()
+            await self._wait_drained(node, record)
+            self._cluster.restart(name)
+            await trio.sleep(max(0.0, end - time.monotonic()))
+
+    async def _wait_drained(self, node: ChaosNode, record: Record) -> None:
+        """Wait for the end of a node that was told to drain, and kill it in the end."""
+        if await node.wait_ended(drain_limit(self._cluster.terms.session_timeout)):
+            record.late = [*record.late, node.name]
+
+    async def _ask(self, command: Callable[[], Any]) -> str:
+        """Send a command; returns why it could not be sent, or the empty string."""
+        try:
+            await command()
+        except (CoordinatorUnavailable, NodeNotFound) as error:
+            return str(error)
+        return ""
+
+    # ---- links
+
+    async def _cut(self, fault: Fault, record: Record) -> None:
+        await self._silence(fault, self._cluster.links(fault.target))
+
+    async def _cut_one(self, fault: Fault, record: Record) -> None:
+        links = self._cluster.links(fault.target)
+        used = [link for link in links if link.connections()] or list(links)
+        link = used[int(fault.amount * len(used))]
+        record.note = f"s{links.index(link) + 1}"
+        await self._silence(fault, [link])
+
+    async def _mute(self, fault: Fault, record: Record) -> None:
+        await self._silence(fault, self._cluster.links(fault.target), down=False)
+
+    async def _deaf(self, fault: Fault, record: Record) -> None:
+        await self._silence(fault, self._cluster.links(fault.target), up=False)
+
+    async def _silence(self, fault: Fault, links: Sequence[TcpProxy], *, up: bool = True, down: bool = True) -> None:
+        """Let nothing pass for a while."""
+        if self._cluster.terms.links == "namespaces":
+            async with dropping([link.port for link in links], up=up, down=down):
+                await trio.sleep(fault.seconds)
+            return
+        for link in links:
+            link.cut(up=up, down=down)
+        await trio.sleep(fault.seconds)
+        await self._heal(links, lost=fault.amount < 0.5)
+
+    async def _loss(self, fault: Fault, record: Record) -> None:
+        share = 0.02 + 0.38 * fault.amount
+        record.note = f"{share:.0%} of the packets"
+        async with dropping([link.port for link in self._cluster.links(fault.target)], share=share):
+            await trio.sleep(fault.seconds)
+
+    async def _latency(self, fault: Fault, record: Record) -> None:
+        seconds = 0.02 + 0.28 * fault.amount
+        record.note = f"{seconds * 1000:.0f} ms each way"
+        links = self._cluster.links(fault.target)
+        for link in links:
+            link.delay(seconds)
+        await trio.sleep(fault.seconds)
+        for link in links:
+            link.delay(0.0)
+
+    async def _reset(self, fault: Fault, record: Record) -> None:
+        await self._heal(self._cluster.links(fault.target), lost=True)
+
+    async def _lose_replies(self, fault: Fault, record: Record) -> None:
+        links = self._cluster.links(fault.target)
+        for link in links:
+            link.hold_replies()
+        await trio.sleep(fault.seconds)
+        await self._heal(links, lost=True)
+
+    async def _heal(self, links: Sequence[TcpProxy], *, lost: bool) -> None:
+        """Let everything pass; what was held arrives, or is lost with its connection."""
+        for link in links:
+            if lost:
+                link.drop_all()
+            link.heal()
+        await trio.lowlevel.checkpoint()
+
+    # ---- servers
+
+    async def _kill_server(self, fault: Fault, record: Record) -> None:
+        server = await self._find(fault, record)
+        self._kill_one(server)
+        await trio.sleep(fault.seconds)
+        await self._start(server)
+
+    async def _pause_server(self, fault: Fault, record: Record) -> None:
+        server = await self._find(fault, record)
+        # One that has ended by itself is a surprise already, and starts again when all is healed.
+        with suppress(ProcessLookupError):
+            server.pause()
+            await trio.sleep(fault.seconds)
+            server.resume()
+            await self._wait_serving(server)
+
+    async def _isolate_server(self, fault: Fault, record: Record) -> None:
+        server = await self._find(fault, record)
+        self._cluster.ensemble.isolate(server)
+        await trio.sleep(fault.seconds)
+        self._cluster.ensemble.heal()
+        await self._wait_serving(server)
+
+    async def _slow_disk(self, fault: Fault, record: Record) -> None:
+        server = await self._find(fault, record)
+        ms = round(50 + 450 * fault.amount)
+        await self._shimmed(server.folder / "slow-fsync", ms, "ms an fsync", fault.seconds, record)
+
+    async def _roll_servers(self, fault: Fault, record: Record) -> None:
+        servers = self._cluster.ensemble.servers
+        for turn, server in enumerate(servers, 1):
+            end = record.start / 1e9 + fault.seconds * turn / len(servers)
+            self._kill_one(server)
+            await trio.sleep(0.5)
+            await self._start(server)
+            await trio.sleep(max(0.0, end - time.monotonic()))
+
+    async def _find(self, fault: Fault, record: Record) -> Server:
+        """The server that now has the role; any, if no leader shows itself for long."""
+        ensemble = self._cluster.ensemble
+        found: list[Server] = []
+        with trio.move_on_after(_SERVING):
+            while not found:
+                if fault.target == "leader":
+                    leader = await trio.to_thread.run_sync(ensemble.leader)
+                    found = [leader] if leader else []
+                else:
+                    found = await trio.to_thread.run_sync(ensemble.followers)
+                await trio.sleep(_POLL)
+        found = found or ensemble.servers
+        server = found[int(fault.amount * len(found))]
+        record.target = f"s{server.id} ({fault.target})"
+        return server
+
+    def _kill_one(self, server: Server) -> None:
+        self._cluster.away.add(server.id)
+        server.kill()
+
+    async def _start(self, server: Server) -> None:
+        await trio.to_thread.run_sync(server.start)
+        self._cluster.away.discard(server.id)
+        await self._wait_serving(server)
+
+    async def _wait_serving(self, server: Server) -> None:
+        """Until then it is not healed."""
+        with trio.move_on_after(_SERVING):
+            while await trio.to_thread.run_sync(server.mode) in (None, "not serving"):  # noqa: ASYNC110 - it tells nobody
+                await trio.sleep(_POLL)
+
+    async def _shimmed(self, control: Path, value: int, unit: str, seconds: float, record: Record) -> None:
+        if self._cluster.shim is None:
+            record.skipped = True
+            record.note = "skipped: there is no C compiler to build what does it"
+            return
+        record.note = f"{value:+d} {unit}"
+        control.write_text(f"{value}\n")  # noqa: ASYNC240 - a few bytes, in memory
+        await trio.sleep(seconds)
+        control.unlink()  # noqa: ASYNC240 - likewise
+
+    # ---- what users do
+
+    async def _submit(self, fault: Fault, record: Record) -> None:
+        record.note = await self._traffic.submit_burst(fault.amount)
+
+    async def _delete(self, fault: Fault, record: Record) -> None:
+        record.note = await self._traffic.delete_burst(fault.amount)
+
+    async def _stop(self, fault: Fault, record: Record) -> None:
+        record.note = await self._traffic.stop_burst(fault.amount)
+
+    async def _balance(self, fault: Fault, record: Record) -> None:
+        record.note = await self._traffic.balance_all()
+
+
+_ACTIONS: Mapping[FaultKind, Callable[[Nemesis, Fault, Record], Any]] = {
+    FaultKind.KILL: Nemesis._kill,
+    FaultKind.FREEZE: Nemesis._freeze,
+    FaultKind.HICCUP: Nemesis._freeze,
+    FaultKind.CUT: Nemesis._cut,
+    FaultKind.CUT_ONE: Nemesis._cut_one,
+    FaultKind.MUTE: Nemesis._mute,
+    FaultKind.DEAF: Nemesis._deaf,
+    FaultKind.LATENCY: Nemesis._latency,
+    FaultKind.LOSS: Nemesis._loss,
+    FaultKind.RESET: Nemesis._reset,
+    FaultKind.LOST_REPLIES: Nemesis._lose_replies,
+    FaultKind.CLOCK: Nemesis._clock_jump,
+    FaultKind.DRAIN: Nemesis._drain,
+    FaultKind.JOIN: Nemesis._join,
+    FaultKind.HOLD: Nemesis._hold,
+    FaultKind.ROLL_NODES: Nemesis._roll_nodes,
+    FaultKind.KILL_SERVER: Nemesis._kill_server,
+    FaultKind.PAUSE_SERVER: Nemesis._pause_server,
+    FaultKind.ISOLATE_SERVER: Nemesis._isolate_server,
+    FaultKind.SLOW_DISK: Nemesis._slow_disk,
+    FaultKind.ROLL_SERVERS: Nemesis._roll_servers,
+    FaultKind.SUBMIT: Nemesis._submit,
+    FaultKind.DELETE: Nemesis._delete,
+    FaultKind.STOP: Nemesis._stop,
+    FaultKind.BALANCE: Nemesis._balance,
+}
+assert _ACTIONS.keys() == KINDS.keys()

@@ -1,0 +1,141 @@
+"""A node of a chaos run: `python -m stress.chaos.node`, a process of its own.
+
+Its tasks append a line to the history when they start and stop, and write to a fenced store with their token. A task
+whose property `seconds` is a number ends after as many; the others go on. SIGTERM drains the node; the process then
+ends. No other end is foreseen: while ZooKeeper cannot be reached it tries on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import random
+import signal
+import time
+
+import trio
+
+from metafora_trio import Consumer, CoordinatorUnavailable, RunningTask
+from metafora_trio.testing.history import EventName, History
+from metafora_trio_zookeeper import ZooKeeperCoordinator
+from stress.history_writer import HistoryWriter
+
+from .store import StoreWriter
+
+_PERIOD = (0.0, 0.3)
+"""Seconds from the answer to a write to the next one, from none on: so there is nearly always one on its way."""
+
+
+class Work:
+    """What a task does.
+
+    Args:
+        history: where starts and stops go.
+        store: where the tasks write.
+        overtime: seconds for which a task goes on after its session was lost. Any is a bug, that of `--break lease`.
+    """
+
+    def __init__(self, history: HistoryWriter, store: StoreWriter, *, overtime: float = 0.0) -> None:
+        self._history = history
+        self._store = store
+        self._overtime = overtime
+
+    async def handle(self, task: RunningTask) -> None:
+        """The handler."""
+        self._history.write("start", task)
+        ended = False
+        try:
+            if self._overtime:
+                await self._ignore_lease(task)
+            else:
+                await self._write_on(task)
+            ended = True
+        except Exception:  # raised on: it only tells an end from a cancellation, and what fails has ended
+            ended = True
+            raise
+        finally:
+            self._history.write("stop", task, ended=ended)
+
+    async def _write_on(self, task: RunningTask) -> None:
+        end = trio.current_time() + task.props.get("seconds", float("inf"))
+        while trio.current_time() < end:
+            write = self._store.put(task.id, task.token)
+            try:
+                await write.done.wait()
+            finally:
+                # A write on its way ends before the task does, as far as the lease allows.
+                if not write.done.is_set():
+                    self._store.hurry()
+                with task.cleanup():
+                    await write.done.wait()
+            await trio.sleep(random.uniform(*_PERIOD))
+
+    async def _ignore_lease(self, task: RunningTask) -> None:
+        """Obey an order to stop, but not the end of the session."""
+        with trio.CancelScope(shield=True) as scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._end_overtime, task, scope)
+                await self._write_on(task)
+                nursery.cancel_scope.cancel()
+        if scope.cancelled_caught:
+            await trio.sleep_forever()  # without the shield, this is where the task is cancelled
+
+    async def _end_overtime(self, task: RunningTask, scope: trio.CancelScope) -> None:
+        while task.stop_reason is None:
+            with trio.move_on_after(0.1):
+                await task.stopping.wait()
+        with trio.move_on_after(self._overtime):
+            await task.stopping.wait()
+        scope.cancel()
+
+
+async def _drain_by_signal(consumer: Consumer, *, task_status: trio.TaskStatus[None]) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM) as signals:
+        task_status.started()
+        async for _ in signals:
+            consumer.start_draining()
+
+
+def _note_thaws(path: str, process: str) -> None:
+    """Note when this process goes on after a SIGSTOP, before anything else of it does.
+
+    Only it can know: on a busy machine it is runnable long before it runs. Who freezes it notes the SIGCONT.
+    """
+    history = History(path, process=process)
+    signal.signal(signal.SIGCONT, lambda number, frame: history.record(EventName.THAW))
+
+
+async def _serve(asked: argparse.Namespace) -> None:
+    _note_thaws(asked.history, asked.process)
+    coordinator = ZooKeeperCoordinator(asked.hosts, session_timeout=asked.session_timeout)
+    history = HistoryWriter(asked.history, asked.process)
+    with StoreWriter(asked.store, asked.process, fenced=asked.broken != "fencing") as store:
+        work = Work(history, store, overtime=2 * asked.session_timeout if asked.broken == "lease" else 0.0)
+        consumer = Consumer(coordinator, work.handle, name=asked.name, drain_timeout=asked.session_timeout + 2.0)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(_drain_by_signal, consumer)
+            joined = False
+            while not joined:
+                try:
+                    await consumer.run()
+                    joined = True
+                except CoordinatorUnavailable as error:
+                    logging.warning("cannot join yet: %s", error)
+                    await trio.sleep(0.5)
+            nursery.cancel_scope.cancel()
+
+
+def _main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m stress.chaos.node", description=__doc__)
+    for option in ("--hosts", "--name", "--process", "--history", "--store"):
+        parser.add_argument(option, required=True)
+    parser.add_argument("--session-timeout", type=float, required=True)
+    parser.add_argument("--break", dest="broken", choices=("lease", "fencing"))
+    asked = parser.parse_args()
+    logging.Formatter.converter = time.gmtime
+    logging.basicConfig(format=f"%(asctime)s {asked.process}: %(levelname)s %(name)s: %(message)s")
+    trio.run(_serve, asked)
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,165 @@
+"""One chaos run: starts the cluster, lets the nemesis loose, heals, waits, and leaves the evidence in a folder."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import trio
+
+from metafora_trio import Task, open_client
+from metafora_trio._service_nursery import open_service_nursery
+from metafora_trio.testing.history import EventName, History, HistoryEvent
+from metafora_trio_zookeeper import ZooKeeperCoordinator
+
+from .check import Evidence, settle_limit, settled_now, standing
+from .cluster import ChaosCluster, Terms, open_chaos_cluster
+from .faults import schedule
+from .nemesis import Nemesis, read_records
+from .store import read_rows
+from .traffic import Traffic
+
+__all__ = ["Outline", "Say", "read_evidence", "run_chaos"]
+
+Say = Callable[[str], None]
+
+_START = 60.0
+"""Seconds for everything to run at the beginning."""
+_QUIET = 3.0
+"""Seconds for which it must go on at the end."""
+
+
+@dataclass(slots=True)
+class Outline:
+    """What is known of a run beside its events.
+
+    Times are CLOCK_MONOTONIC in nanoseconds; None: it did not come to that.
+
+    Attributes:
+        terms: what was asked for.
+        begin: when the first fault could come.
+        healed: when everything was healed.
+        end: when the observation ended.
+        complete: the run came to its own end; else it was interrupted, or has failed.
+        surprises: what nobody had asked for.
+    """
+
+    terms: Terms
+    begin: int | None = None
+    healed: int | None = None
+    end: int | None = None
+    complete: bool = False
+    surprises: list[str] = field(default_factory=list)
+
+    def write(self, folder: Path) -> None:
+        (folder / "run.json").write_text(json.dumps(asdict(self), indent=1))
+
+    @classmethod
+    def read(cls, folder: Path) -> Outline:
+        """Raises FileNotFoundError: no run has been in this folder."""
+        kept = json.loads((folder / "run.json").read_text())
+        return cls(**{**kept, "terms": Terms(**kept["terms"])})
+
+
+def read_evidence(folder: Path) -> tuple[Outline, Evidence]:
+    """All that a run has left in its folder."""
+    outline = Outline.read(folder)
+    terms = outline.terms
+    evidence = Evidence(
+        events=_read_events(folder),
+        faults=read_records(folder / "faults.jsonl"),
+        rows=read_rows(folder / "store.db"),
+        session_timeout=terms.session_timeout,
+        healed=outline.healed,
+        complete=outline.complete,
+        surprises=outline.surprises,
+        nodes=_names(terms),
+    )
+    return outline, evidence
+
+
+def _read_events(folder: Path) -> list[HistoryEvent]:
+    return sorted(History.read(folder.glob("history/*.jsonl")), key=lambda event: event.t)
+
+
+def _names(terms: Terms) -> list[str]:
+    return [f"n{number}" for number in range(1, terms.nodes + 1)]
+
+
+async def run_chaos(terms: Terms, folder: Path, say: Say) -> None:
+    """Run it. When it is cancelled, or fails, what there is by then is evidence too.
+
+    Raises:
+        ZooKeeperNotInstalled: saying what to install.
+        trio.TooSlowError: the cluster did not come up.
+        Exception: whatever else made it fail. It is among the surprises, too.
+    """
+    outline = Outline(terms)
+    outline.write(folder)
+    try:
+        async with open_chaos_cluster(terms, folder) as cluster:
+            outline.surprises = cluster.surprises
+            say(f"{terms.servers} servers at {cluster.ensemble.hosts}, {terms.nodes} nodes")
+            try:
+                await _run(cluster, outline, say)
+                outline.complete = True
+            finally:
+                cluster.history.record(EventName.END)
+                outline.end = time.monotonic_ns()
+                outline.write(folder)
+    except Exception as error:
+        outline.surprises.append(f"the run has failed: {type(error).__name__}: {error}")
+        outline.write(folder)
+        raise
+
+
+async def _run(cluster: ChaosCluster, outline: Outline, say: Say) -> None:
+    terms = cluster.terms
+    coordinator = ZooKeeperCoordinator(cluster.ensemble.hosts, session_timeout=terms.session_timeout)
+    async with open_client(coordinator) as client, open_service_nursery() as nursery:
+        burst = max(4, terms.tasks // 10)
+        traffic = Traffic(client, cluster.history, burst=burst, surprises=cluster.surprises)
+        await traffic.submit([Task(f"task-{number}") for number in range(1, terms.tasks + 1)])
+        if not await _wait_settled(cluster, traffic, _START):
+            raise trio.TooSlowError(f"not all of {terms.tasks} tasks run after {_START:g} s")
+        outline.begin = time.monotonic_ns()
+        say(f"all {terms.tasks} tasks run; faults from now on")
+        nursery.start_soon(traffic.follow_ends)
+        faults = schedule(
+            seed=terms.seed,
+            seconds=terms.seconds,
+            nodes=terms.nodes,
+            servers=terms.servers,
+            session_timeout=terms.session_timeout,
+            loss=terms.links == "namespaces",
+        )
+        await Nemesis(cluster, traffic, say).run(faults)
+        await cluster.heal()
+        outline.healed = time.monotonic_ns()
+        try:
+            if await traffic.unfreeze_all():
+                outline.healed = time.monotonic_ns()
+        except trio.TooSlowError:
+            cluster.surprises.append("in 20 s after the heal it could not be seen whether a node is still held")
+        outline.write(cluster.folder)
+        limit = settle_limit(terms.session_timeout)
+        say(f"all is healed; waiting for everything to run, up to {limit:g} s")
+        settled = await _wait_settled(cluster, traffic, limit + 2 * _QUIET)
+        say("everything runs, evenly spread" if settled else "not everything runs, evenly spread")
+        await traffic.look_for_ends()
+
+
+async def _wait_settled(cluster: ChaosCluster, traffic: Traffic, timeout: float) -> bool:
+    """Wait until all tasks run, evenly spread, for a while; returns whether they do within `timeout` seconds."""
+    quiet = 0.0
+    nodes = _names(cluster.terms)
+    with trio.move_on_after(timeout):
+        while quiet < _QUIET:
+            await trio.sleep(0.5)
+            running = standing(await trio.to_thread.run_sync(_read_events, cluster.folder))
+            quiet = quiet + 0.5 if settled_now(running, set(traffic.lasting), nodes) else 0.0
+        return True
+    return False

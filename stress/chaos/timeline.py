@@ -1,0 +1,225 @@
+"""The picture of a chaos run: faults above, a row for each task below, coloured by the node that ran it. Inline SVG.
+
+A run is a stroke of its node's path, which keeps the file small: a few bytes each. Overlaps and the longest gaps are
+drawn on top, each with a tooltip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from html import escape
+
+from metafora_trio.testing.history import Run
+
+from .check import Evidence, Gap, Judgement, node_of
+from .faults import KINDS
+from .nemesis import Record
+
+__all__ = ["COLOURS", "label", "lanes", "node_names", "timeline"]
+
+COLOURS = ("#4e79a7", "#f28e2b", "#59a14f", "#b07aa1", "#76b7b2", "#edc948", "#9c755f", "#ff9da7")
+"""Of the nodes, in the order of their names; after the last the first again."""
+
+_WIDTH, _LEFT, _RIGHT = 1200.0, 92.0, 12.0
+_LANE, _AXIS, _LOADS = 15, 22, 26
+_LETTER = 5.2
+"""The width of a letter of a fault's name, a bit more than on average."""
+_SECOND = 1e9
+_MARKED_GAPS = 40
+
+
+def lanes(spans: Iterable[tuple[float, float]]) -> list[int]:
+    """For each span, by start, the first lane that is free: two in one lane never overlap."""
+    free: list[float] = []
+    found = []
+    for start, end in spans:
+        lane = next((lane for lane, until in enumerate(free) if until <= start), len(free))
+        free[lane : lane + 1] = [end]
+        found.append(lane)
+    return found
+
+
+def node_names(judgement: Judgement) -> list[str]:
+    """The nodes that ran anything, by number."""
+    names = {node_of(run.process) for runs in judgement.verdict.runs_of.values() for run in runs}
+    return sorted(names, key=lambda name: int(name[1:]))
+
+
+def label(fault: Record) -> str:
+    """What a fault's bar says."""
+    return f"{fault.kind} {fault.target}".strip()
+
+
+class _Picture:
+    """The measures of one picture."""
+
+    def __init__(self, evidence: Evidence, judgement: Judgement, begin: int, end: int) -> None:
+        self.begin = begin
+        self.end = max(end, begin + 1)
+        self.evidence = evidence
+        self.judgement = judgement
+        runs_of = judgement.verdict.runs_of
+        self.tasks = sorted(runs_of, key=lambda task: (not task.startswith("task-"), runs_of[task][0].process, task))
+        self.row = {task: number for number, task in enumerate(self.tasks)}
+        self.names = node_names(judgement)
+        self.height_of_row = 4 if len(self.tasks) <= 300 else 2
+        self.faults = [fault for fault in evidence.faults if not fault.skipped]
+        self.lanes = lanes(self.span(fault) for fault in self.faults)
+        self.top = (max(self.lanes, default=0) + 1) * _LANE + _AXIS
+        self.bottom = self.top + len(self.tasks) * self.height_of_row
+        self.height = self.bottom + 14 + _LOADS * len(self.names) + 8
+
+    def x(self, t: float) -> float:
+        """Where an instant is, kept within the picture."""
+        share = (min(max(t, self.begin), self.end) - self.begin) / (self.end - self.begin)
+        return round(_LEFT + share * (_WIDTH - _LEFT - _RIGHT), 1)
+
+    def span(self, fault: Record) -> tuple[float, float]:
+        """From where to where a fault's bar goes, and its name if that is longer."""
+        start, length = self.x(fault.start), len(label(fault)) * _LETTER + 6
+        if start + length > _WIDTH:
+            start = min(start, self.x(fault.end) - length)
+        return start, max(self.x(fault.end), start + length)
+
+    def y(self, task: str) -> float:
+        """The middle of a task's row."""
+        return self.top + (self.row[task] + 0.5) * self.height_of_row
+
+    def at(self, t: float) -> str:
+        """An instant for people."""
+        return f"{(t - self.begin) / _SECOND:.2f} s"
+
+
+def timeline(evidence: Evidence, judgement: Judgement, begin: int, end: int) -> str:
+    """The picture, as an `<svg>` element.
+
+    Args:
+        begin, end: what it shows, in nanoseconds of CLOCK_MONOTONIC.
+    """
+    picture = _Picture(evidence, judgement, begin, end)
+    parts = [
+        f'<svg viewBox="0 0 {_WIDTH:g} {picture.height:g}" role="img" aria-label="tasks by node over time">',
+        *_fault_bands(picture),
+        *_axis(picture),
+        *_runs(picture),
+        *_gaps(picture),
+        *_overlaps(picture),
+        *_loads(picture),
+        "</svg>",
+    ]
+    return "\n".join(parts)
+
+
+def _fault_bands(picture: _Picture) -> Iterator[str]:
+    for fault, lane in zip(picture.faults, picture.lanes, strict=True):
+        kind = KINDS[fault.kind]
+        left, right = picture.x(fault.start), picture.x(fault.end)
+        y = lane * _LANE
+        look = "alone" if fault.alone else "server" if "server" in kind.target else "user" if not kind.fault else "node"
+        note = f" ({fault.note})" if fault.note else ""
+        title = f"{label(fault)}{note}: {kind.about}; {picture.at(fault.start)} to {picture.at(fault.end)}"
+        yield (
+            f'<g class="fault {look}"><title>{escape(title)}</title>'
+            f'<path class="line" d="M{left:g} {y + 13}V{picture.bottom:g}"/>'
+            f'<rect class="band" x="{left:g}" y="{picture.top}" width="{max(right - left, 0.5):.1f}" '
+            f'height="{picture.bottom - picture.top:g}"/>'
+            f'<rect class="bar" x="{left:g}" y="{y + 1}" width="{max(right - left, 2):.1f}" height="13" rx="2"/>'
+            f'<text x="{picture.span(fault)[0] + 3:g}" y="{y + 11}">{escape(label(fault))}</text></g>'
+        )
+
+
+def _axis(picture: _Picture) -> Iterator[str]:
+    seconds = (picture.end - picture.begin) / _SECOND
+    step = next(step for step in (1, 2, 5, 10, 20, 60, 300, 1800) if seconds / step <= 16)
+    y = picture.top - 5
+    for at in range(0, int(seconds) + 1, step):
+        x = picture.x(picture.begin + at * _SECOND)
+        yield f'<path class="grid" d="M{x:g} {y + 2}V{picture.height:g}"/>'
+        yield f'<text class="tick" x="{x:g}" y="{y}">{at} s</text>'
+    healed = picture.evidence.healed
+    if healed is not None:
+        x = picture.x(healed)
+        yield (
+            f'<g class="healed"><title>everything healed: {picture.at(healed)}</title>'
+            f'<path d="M{x:g} {y - 8}V{picture.height:g}"/>'
+            f'<text x="{x - 4:g}" y="{picture.bottom + 11:g}">healed</text></g>'
+        )
+    yield f'<text class="side" x="{_LEFT - 8:g}" y="{picture.top + 9}">{len(picture.tasks)} tasks,</text>'
+    yield f'<text class="side" x="{_LEFT - 8:g}" y="{picture.top + 21}">a row each</text>'
+
+
+def _colour(picture: _Picture, name: str) -> str:
+    return COLOURS[picture.names.index(name) % len(COLOURS)]
+
+
+def _runs(picture: _Picture) -> Iterator[str]:
+    strokes: dict[str, list[str]] = {name: [] for name in picture.names}
+    for task, runs in picture.judgement.verdict.runs_of.items():
+        for run in runs:
+            left, right = picture.x(run.start), picture.x(run.stop)
+            # A run too short to be seen is still a dot.
+            strokes[node_of(run.process)].append(f"M{left:g} {picture.y(task):g}h{max(right - left, 0.3):.1f}")
+    for name, path in strokes.items():
+        yield (
+            f'<path class="runs" stroke="{_colour(picture, name)}" stroke-width="{picture.height_of_row * 0.8:g}" '
+            f'd="{"".join(path)}"><title>{escape(name)}</title></path>'
+        )
+
+
+def _gaps(picture: _Picture) -> Iterator[str]:
+    longest = sorted(picture.judgement.gaps, key=lambda gap: gap.seconds, reverse=True)[:_MARKED_GAPS]
+    for gap in longest:
+        yield _mark(picture, "gap", gap.before, gap.before.stop, gap.after.start, _gap_title(gap))
+
+
+def _gap_title(gap: Gap) -> str:
+    cause = label(gap.cause) if gap.cause else "balancing"
+    return f"gap of {gap.seconds:.2f} s: {gap.before.task}, {gap.before.process} to {gap.after.process}, after {cause}"
+
+
+def _overlaps(picture: _Picture) -> Iterator[str]:
+    for overlap in picture.judgement.verdict.overlaps:
+        one, other = overlap.first, overlap.second
+        title = f"OVERLAP of {overlap.ns / 1e6:.1f} ms: {one.task} in {one.process} and in {other.process}"
+        yield _mark(picture, "overlap", one, other.start, min(one.stop, other.stop), title)
+
+
+def _mark(picture: _Picture, look: str, run: Run, start: int, stop: int, title: str) -> str:
+    left, right = picture.x(start), picture.x(stop)
+    return (
+        f'<rect class="{look}" x="{left:g}" y="{picture.y(run.task) - picture.height_of_row / 2:g}" '
+        f'width="{max(right - left, 1.5):.1f}" height="{picture.height_of_row}">'
+        f"<title>{escape(title)}, at {picture.at(start)}</title></rect>"
+    )
+
+
+def _loads(picture: _Picture) -> Iterator[str]:
+    """How many tasks each node ran, over time: a small chart each."""
+    changes: dict[str, list[tuple[int, int]]] = {name: [] for name in picture.names}
+    for runs in picture.judgement.verdict.runs_of.values():
+        for run in runs:
+            changes[node_of(run.process)] += [(run.start, 1), (run.stop, -1)]
+    most = 1
+    for steps in changes.values():
+        load = 0
+        steps.sort()
+        for place, (t, step) in enumerate(steps):
+            load += step
+            steps[place] = (t, load)
+            most = max(most, load)
+    for number, (name, steps) in enumerate(changes.items()):
+        base = picture.bottom + 14 + (number + 1) * _LOADS - 4
+        path = [f"M{_LEFT:g} {base:g}"]
+        before = ""
+        for t, load in steps:
+            x, y = picture.x(t), base - load / most * (_LOADS - 6)
+            point = f"H{x:g}V{y:.1f}"
+            if point != before:
+                path.append(point)
+            before = point
+        path.append(f"H{_WIDTH - _RIGHT:g}V{base:g}Z")
+        yield (
+            f'<text class="side" x="{_LEFT - 8:g}" y="{base - 4:g}">{escape(name)}</text>'
+            f'<path class="load" fill="{_colour(picture, name)}" d="{"".join(path)}">'
+            f"<title>tasks on {escape(name)}, at most {most} on any</title></path>"
+        )

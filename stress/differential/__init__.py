@@ -1,0 +1,1 @@
+"""The simulated ZooKeeper compared with a real one: `python -m stress.differential`."""

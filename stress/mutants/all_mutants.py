@@ -1,0 +1,41 @@
+"""The mutants: deliberate bugs, each a rule of the protocol switched off, which the simulation has to notice."""
+
+from __future__ import annotations
+
+from . import node as node
+from . import zookeeper as zookeeper
+from .mutant import Mutant as Mutant
+
+__all__ = ["MUTANTS", "Mutant"]
+
+MUTANTS: tuple[Mutant, ...] = (
+    node.released_before_closed,
+    node.claimed_is_owned,
+    node.claim_on_its_way_out_starts,
+    node.ended_task_opens,
+    node.lease_not_looked_at_on_opening,
+    node.identity_is_the_name,
+    node.loser_keeps_its_claim,
+    node.bid_never_withdrawn,
+    node.bid_withdrawn_unconditionally,
+    node.given_to_nobody,
+    node.drain_waits_for_an_heir,
+    node.drained_node_stays,
+    node.donor_and_heir_miscount,
+    node.lease_without_budget,
+    node.late_heartbeat_counts_in_full,
+    zookeeper.lease_is_no_deadline,
+    zookeeper.lease_counts_from_the_reply,
+    zookeeper.read_is_proof_of_life,
+    zookeeper.no_barrier_on_reconnect,
+    zookeeper.no_resync_after_reconnect,
+    zookeeper.no_watches_after_reconnect,
+    zookeeper.claims_again_while_pending,
+    zookeeper.ambiguous_claim_forgotten,
+    zookeeper.done_without_conditions,
+    zookeeper.claim_goes_before_the_task,
+    zookeeper.leaving_marks_dropped,
+    zookeeper.deleted_outright,
+    zookeeper.stale_write_accepted,
+)
+"""All of them; each name once."""

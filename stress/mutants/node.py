@@ -1,0 +1,229 @@
+"""Mutants of a node: when it starts, stops and gives up tasks, and how long it believes in its lease."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+
+import trio
+
+from metafora_trio import Claim, ClaimKind, ClusterView, StopReason
+from metafora_trio._model import reconcile
+from metafora_trio._model.lease import LeaseTerms
+from metafora_trio._model.node_info import node_name
+from metafora_trio._model.plan import plan as right_plan
+from metafora_trio._model.reconcile import Action, Circumstances, Release, RoomState, Start, may_open
+from metafora_trio._model.stored_task import TaskRecord
+from metafora_trio._node import membership, planner
+from metafora_trio._node.membership import Membership
+from metafora_trio._node.planner import Planner
+from metafora_trio._node.task_run import TaskRoom
+from metafora_trio_zookeeper._session.session import ZooKeeperSession
+
+from .mutant import Change, mutant
+
+__all__ = [
+    "bid_never_withdrawn",
+    "bid_withdrawn_unconditionally",
+    "claim_on_its_way_out_starts",
+    "claimed_is_owned",
+    "donor_and_heir_miscount",
+    "drain_waits_for_an_heir",
+    "drained_node_stays",
+    "ended_task_opens",
+    "given_to_nobody",
+    "identity_is_the_name",
+    "late_heartbeat_counts_in_full",
+    "lease_not_looked_at_on_opening",
+    "lease_without_budget",
+    "loser_keeps_its_claim",
+    "released_before_closed",
+]
+
+_QUEUE = "Claims are a queue, and the queue is the handover"
+_LEASE = "The lease is the deadline of a cancel scope"
+
+
+# ---- starting
+
+
+@mutant(rule="A scope opens only under the head of the queue: one create succeeds for every racer.", source=_QUEUE)
+def claimed_is_owned() -> Iterator[Change]:
+    """The reply to the own create decides, whatever stands before it in the view."""
+    right = reconcile._without_room
+
+    def without_room(task: str, at: Circumstances, first: Claim) -> Iterator[Action]:
+        if task in at.view.tasks and not at.draining and not at.view.deleted(task):
+            yield Start(first)
+        else:
+            yield from right(task, at, first)
+
+    def may_open(task: str, claim: Claim, at: Circumstances) -> bool:
+        return task in at.view.tasks and not at.draining and not at.view.deleted(task)
+
+    yield reconcile, "_without_room", without_room
+    yield membership, "may_open", may_open
+
+
+@mutant(rule="A scope opens only under a claim that is not on its way out.", source=_QUEUE)
+def claim_on_its_way_out_starts() -> Iterator[Change]:
+    yield Membership, "is_leaving", lambda self, claim: False
+
+
+@mutant(rule="A scope opens only for a task that exists.", source=_QUEUE)
+def ended_task_opens() -> Iterator[Change]:
+    """Who had bid for a task that has ended finds itself the head of its queue."""
+    right = reconcile._without_room
+
+    def without_room(task: str, at: Circumstances, first: Claim) -> Iterator[Action]:
+        if task in at.view.tasks or first != at.view.head(task) or at.is_leaving(first) or at.draining:
+            yield from right(task, at, first)
+        else:
+            yield Start(first)
+
+    async def read(self: Membership, room: TaskRoom) -> TaskRecord | None:
+        record = await self.session.read(room.id)
+        if not self.session.current or self.view.head(room.id) != room.claim or self.is_leaving(room.claim):
+            return None
+        return record or TaskRecord({})
+
+    yield reconcile, "_without_room", without_room
+    yield Membership, "_read", read
+
+
+@mutant(rule="The clock is looked at in the step in which a scope opens.", source=_QUEUE)
+def lease_not_looked_at_on_opening() -> Iterator[Change]:
+    """The end of the lease is something that happens: it stops what runs then, and nothing that opens after it."""
+
+    async def read(self: Membership, room: TaskRoom) -> TaskRecord | None:
+        record = await self.session.read(room.id)
+        return record if self.session.current and may_open(room.id, room.claim, self) else None
+
+    async def watch_lease(self: Membership) -> None:
+        lease = self.session.lease
+        while True:
+            end = lease.cancel_at
+            await trio.sleep_until(end)
+            if lease.cancel_at > end:
+                continue
+            for room in list(self.rooms.values()):
+                if room.state is RoomState.RUNNING:
+                    self.stop(room, StopReason.SESSION_LOST)
+            while lease.cancel_at <= trio.current_time():  # noqa: ASYNC110 - a mutant may be slow
+                await trio.sleep(0.05)
+
+    yield Membership, "_read", read
+    yield Membership, "_watch_risk", watch_lease
+    yield ZooKeeperSession, "_on_renewed", lambda self: None
+
+
+@mutant(rule="A node is its session: what it has is told by the session's mark, not by its name.", source="ZooKeeper")
+def identity_is_the_name() -> Iterator[Change]:
+    def claims_of(self: ClusterView, node: str) -> Mapping[str, Sequence[Claim]]:
+        merged: dict[str, Sequence[Claim]] = {}
+        for identity, claims in self._claims.items():
+            if node_name(identity) == node_name(node):
+                for task, queue in claims.items():
+                    merged[task] = sorted([*merged.get(task, ()), *queue])
+        return merged
+
+    yield ClusterView, "claims_of", claims_of
+    yield ClusterView, "own_claims", lambda self, task, node: claims_of(self, node).get(task, ())
+
+
+# ---- giving up
+
+
+@mutant(rule="Nothing is given up before the scope has closed.", source=_QUEUE)
+def released_before_closed() -> Iterator[Change]:
+    right = Membership.stop
+
+    def stop(self: Membership, room: TaskRoom, reason: StopReason, heir: str | None = None) -> None:
+        right(self, room, reason, heir)
+        self.session.release(room.claim)
+
+    yield Membership, "stop", stop
+
+
+@mutant(rule="A claim that is not the head is deleted at once.", source=_QUEUE)
+def loser_keeps_its_claim() -> Iterator[Change]:
+    right = reconcile._surplus
+
+    def surplus(task: str, at: Circumstances) -> Iterator[Action]:
+        for action in right(task, at):
+            if not (isinstance(action, Release) and action.claim.kind is ClaimKind.CLAIM):
+                yield action
+
+    yield reconcile, "_surplus", surplus
+
+
+@mutant(rule="A bid is withdrawn only if the head of the queue still stands.", source=_QUEUE)
+def bid_withdrawn_unconditionally() -> Iterator[Change]:
+    right = Membership._carry_out
+
+    def carry_out(self: Membership, task: str, room: TaskRoom | None, action: Action) -> bool:
+        if isinstance(action, reconcile.Withdraw):
+            action = Release(action.claim)
+        return right(self, task, room, action)
+
+    yield Membership, "_carry_out", carry_out
+
+
+@mutant(rule="A bid that is not justified any more is withdrawn.", source=_QUEUE)
+def bid_never_withdrawn() -> Iterator[Change]:
+    yield Planner, "wants", lambda self, task: True
+
+
+@mutant(rule="A task is handed over only if the heir's claim still stands.", source=_QUEUE)
+def given_to_nobody() -> Iterator[Change]:
+    """With the guards of both sides gone a task can be without an owner, though nobody asked for that."""
+    right = Membership._carry_out
+
+    def carry_out(self: Membership, task: str, room: TaskRoom | None, action: Action) -> bool:
+        if isinstance(action, reconcile.Withdraw | reconcile.HandOver):
+            action = Release(action.claim)
+        return right(self, task, room, action)
+
+    yield Membership, "_carry_out", carry_out
+
+
+@mutant(rule="A drained node leaves, and its session with it.", source=_QUEUE)
+def drained_node_stays() -> Iterator[Change]:
+    yield Membership, "leave_if_done", lambda self: None
+
+
+@mutant(rule="A draining node that has nobody left to hand over to lets go.", source=_QUEUE)
+def drain_waits_for_an_heir() -> Iterator[Change]:
+    yield Membership, "alone", property(lambda self: False)
+
+
+@mutant(rule="The owner consents only if that strictly lowers the imbalance.", source=_QUEUE)
+def donor_and_heir_miscount() -> Iterator[Change]:
+    """Every node believes that it has nothing, and bids; no donor looks at its own count."""
+
+    def plan(view: ClusterView, me: str, **options: Collection[str] | bool) -> dict[str, str]:
+        others = {task: me for node in view.nodes if node != me for task in view.owned_by(node)}
+        return {**others, **right_plan(view, me, **options)}  # type: ignore[arg-type]
+
+    def may_bid(self: Planner, task: str) -> bool:
+        owner = self._session.view.owner(task)
+        return owner not in (None, self._m.me) and not self._session.view.own_claims(task, self._m.me)
+
+    yield planner, "plan", plan
+    yield Planner, "_may_bid", may_bid
+    yield Planner, "wants", lambda self, task: True
+    yield Planner, "consents", lambda self, task, heir: True
+
+
+# ---- the lease
+
+
+@mutant(rule="Scopes are cancelled at T/2 and closed by 2T/3, well before the session can expire.", source=_LEASE)
+def lease_without_budget() -> Iterator[Change]:
+    """It lasts for as long as the servers usually keep a session: T, and what they round it up by."""
+    yield LeaseTerms, "until_cancel", property(lambda self: 1.25 * self.session_timeout)
+    yield LeaseTerms, "until_end", property(lambda self: 1.25 * self.session_timeout)
+
+
+@mutant(rule="A heartbeat that is sent late counts from when it was due.", source=_LEASE)
+def late_heartbeat_counts_in_full() -> Iterator[Change]:
+    yield LeaseTerms, "stamp", lambda self, now, previous: now

@@ -1,0 +1,262 @@
+"""Mutants of the ZooKeeper coordinator: proofs of life, the view through reconnects, transactions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from weakref import WeakKeyDictionary
+
+import trio
+
+from metafora_trio import Claim, ClaimKind
+from metafora_trio_zookeeper._client import ZooKeeperClient
+from metafora_trio_zookeeper._connection import Delete, Done, ErrorCode, Reply, RequestError, WriteOp
+from metafora_trio_zookeeper._replies import Burst
+from metafora_trio_zookeeper._session.batch import Unit
+from metafora_trio_zookeeper._session.heartbeat import Heartbeat
+from metafora_trio_zookeeper._session.in_flight import Marks
+from metafora_trio_zookeeper._session.live_view import Picture
+from metafora_trio_zookeeper._session.session import ZooKeeperSession
+from metafora_trio_zookeeper._session.writes import Writes
+from metafora_trio_zookeeper.testing.simulated._network import Hello, Kind
+from metafora_trio_zookeeper.testing.simulated._quorum import Quorum
+from metafora_trio_zookeeper.testing.simulated._server import Origin
+
+from .mutant import Change, mutant
+
+__all__ = [
+    "ambiguous_claim_forgotten",
+    "claim_goes_before_the_task",
+    "claims_again_while_pending",
+    "deleted_outright",
+    "done_without_conditions",
+    "lease_counts_from_the_reply",
+    "lease_is_no_deadline",
+    "leaving_marks_dropped",
+    "no_barrier_on_reconnect",
+    "no_resync_after_reconnect",
+    "no_watches_after_reconnect",
+    "read_is_proof_of_life",
+    "stale_write_accepted",
+]
+
+_QUEUE = "Claims are a queue, and the queue is the handover"
+_LEASE = "The lease is the deadline of a cancel scope"
+_ZOOKEEPER = "ZooKeeper"
+_Settle = Callable[[Unit, RequestError | None], None]
+
+
+# ---- the lease
+
+
+@mutant(rule="The lease is the deadline of the scope around all tasks.", source=_LEASE)
+def lease_is_no_deadline() -> Iterator[Change]:
+    yield ZooKeeperSession, "_on_renewed", lambda self: None
+
+
+@mutant(rule="The lease counts from when the acknowledged heartbeat was sent.", source=_LEASE)
+def lease_counts_from_the_reply() -> Iterator[Change]:
+    seen: WeakKeyDictionary[Heartbeat, float] = WeakKeyDictionary()
+
+    def renew(self: Heartbeat) -> None:
+        proof = self._connection.proof
+        if proof > seen.get(self, float("-inf")):
+            seen[self] = proof
+            if self._lease.renew(self.terms, trio.current_time()):
+                self._renewed()
+
+    yield Heartbeat, "renew", renew
+
+
+@mutant(
+    rule="A heartbeat is a quorum write: a follower cut off from its leader goes on answering reads.", source=_LEASE
+)
+def read_is_proof_of_life() -> Iterator[Change]:
+    right = Heartbeat.send
+
+    def send(self: Heartbeat, done: Done | None = None) -> None:
+        if done is not None:  # the barrier stays what it is
+            right(self, done)
+            return
+        now = trio.current_time()
+        stamp = self.terms.stamp(now, self._previous)
+        self._previous = now
+
+        def answered(reply: Reply | RequestError) -> None:
+            if isinstance(reply, Reply) and reply.value[0] is None:
+                reply = RequestError(ErrorCode.NO_NODE)
+            if isinstance(reply, RequestError):
+                self._answered(reply)
+            elif self._lease.renew(self.terms, stamp):
+                self._renewed()
+
+        self._connection.read([self._path], answered)
+
+    yield Heartbeat, "send", send
+
+
+# ---- the view through reconnects
+
+
+@mutant(rule="On every reconnect a quorum write is answered before lists count.", source=_ZOOKEEPER)
+def no_barrier_on_reconnect() -> Iterator[Change]:
+    right = ZooKeeperSession._barrier
+
+    def barrier(self: ZooKeeperSession, burst: Burst) -> None:
+        if not self._joined.is_set():
+            right(self, burst)
+            return
+        # The first heartbeat is sent when it is due, like those after it.
+        heartbeat, connection = self._heartbeat, self._connection
+        heartbeat._number, heartbeat._previous = connection.number, connection.connected_at
+        heartbeat._unanswered.clear()
+        heartbeat._last_heard = trio.current_time()
+
+    yield ZooKeeperSession, "_barrier", barrier
+
+
+@mutant(rule="After a reconnect everything is looked at anew.", source=_ZOOKEEPER)
+def no_resync_after_reconnect() -> Iterator[Change]:
+    right = Picture._sync
+
+    async def sync(self: Picture, barrier: Callable[[Burst], None]) -> None:
+        if self.connection.number == 1:
+            await right(self, barrier)
+            return
+        epoch, burst = self._epoch, Burst(self._heard)
+        for path in self._watched:
+            self.connection.add_watch(path, burst.slot())
+        barrier(burst)
+        await burst.wait()
+        self._still(epoch)
+        events, self._events, self.current = self._events, [], True
+        for event, path in events:
+            self._apply(self.view, event, path)
+        self._synced.set()
+        self._changes.everything = True
+        self._changed.set()
+
+    yield Picture, "_sync", sync
+
+
+@mutant(rule="Watches die with their connection, and are set again on the next.", source=_ZOOKEEPER)
+def no_watches_after_reconnect() -> Iterator[Change]:
+    right = Picture._sync
+
+    async def sync(self: Picture, barrier: Callable[[Burst], None]) -> None:
+        if self.connection.number > 1:
+            self._watched = []
+        await right(self, barrier)
+
+    yield Picture, "_sync", sync
+
+
+@mutant(rule="Own claims are read from the view, not remembered from replies.", source=_QUEUE)
+def ambiguous_claim_forgotten() -> Iterator[Change]:
+    """A claim whose reply was lost is left where it is."""
+    right_appeared, right_restart = Marks.appeared, Marks.restart
+    seen: WeakKeyDictionary[Marks, set[Claim]] = WeakKeyDictionary()
+
+    def appeared(self: Marks, claim: Claim) -> None:
+        seen.setdefault(self, set()).add(claim)
+        right_appeared(self, claim)
+
+    def restart(self: Marks, own: Iterable[Claim]) -> None:
+        known, own = set(seen.get(self, ())), list(own)
+        right_restart(self, own)
+        for claim in own:
+            if claim not in known:
+                self.leaving[claim] = Unit((), lambda unit, error: None)  # nobody looks at what leaves
+
+    yield Marks, "appeared", appeared
+    yield Marks, "restart", restart
+
+
+@mutant(rule="No claim is created while an own one for the task is pending, or in the view.", source=_QUEUE)
+def claims_again_while_pending() -> Iterator[Change]:
+    right = Writes.create_claim
+
+    def create_claim(self: Writes, task: str, kind: ClaimKind) -> None:
+        self._marks.pending.pop(task, None)
+        right(self, task, kind)
+
+    yield Writes, "create_claim", create_claim
+    yield ZooKeeperSession, "is_pending", lambda self, task: False
+
+
+# ---- transactions
+
+
+def _split(end: Callable[[Writes, Claim, Sequence[WriteOp], _Settle], None]) -> Iterator[Change]:
+    """The end of a task is written in another way; `end` is given the right operations: the claim's is the last."""
+    right = Writes._give_up
+
+    def give_up(self: Writes, claim: Claim, ops: Sequence[WriteOp], settle: _Settle) -> None:
+        path = self._layout.task_path(claim.task)
+        if any(isinstance(op, Delete) and op.path == path for op in ops):
+            end(self, claim, ops, settle)
+        else:
+            right(self, claim, ops, settle)
+
+    yield Writes, "_give_up", give_up
+
+
+@mutant(rule="Done is conditional on the claim and on the task's version.", source=_QUEUE)
+def done_without_conditions() -> Iterator[Change]:
+    right = Writes._give_up
+
+    def end(self: Writes, claim: Claim, ops: Sequence[WriteOp], settle: _Settle) -> None:
+        path = self._layout.task_path(claim.task)
+        unconditional = [Delete(path) if op.path == path else op for op in ops[:-1]]
+        right(self, claim, unconditional, settle)
+        self._batch.add(Unit((ops[-1],), lambda unit, error: None, task=claim.task))
+
+    return _split(end)
+
+
+@mutant(rule="Done is one transaction, the task before the claim.", source=_QUEUE)
+def claim_goes_before_the_task() -> Iterator[Change]:
+    """Else the next in the queue for a moment owns a task that is done."""
+    right = Writes._give_up
+
+    def end(self: Writes, claim: Claim, ops: Sequence[WriteOp], settle: _Settle) -> None:
+        def then(unit: Unit, error: RequestError | None) -> None:
+            self._batch.add(Unit(tuple(ops[:-1]), lambda unit, error: None, task=claim.task))
+
+        right(self, claim, ops[-1:], then)
+
+    return _split(end)
+
+
+@mutant(rule="A claim that is being given up is marked until the answer is known.", source=_QUEUE)
+def leaving_marks_dropped() -> Iterator[Change]:
+    right = Writes._give_up
+
+    def give_up(self: Writes, claim: Claim, ops: Sequence[WriteOp], settle: _Settle) -> None:
+        right(self, claim, ops, settle)
+        del self._marks.leaving[claim]
+
+    yield Writes, "_give_up", give_up
+
+
+@mutant(rule="A client's delete is a tombstone; only the owner removes the task.", source=_QUEUE)
+def deleted_outright() -> Iterator[Change]:
+    async def delete(self: ZooKeeperClient, task: str) -> None:
+        for path in (self._layout.task_path(task), self._layout.state_path(task)):
+            await self._write([Delete(path)])
+
+    yield ZooKeeperClient, "delete", delete
+
+
+@mutant(rule="Nothing of an old session, or of a connection that it has left, can act any more.", source=_ZOOKEEPER)
+def stale_write_accepted() -> Iterator[Change]:
+    """ZooKeeper itself sees to that, so this is a bug of the simulated servers."""
+    right = Quorum._decide
+
+    def decide(self: Quorum, origin: Origin) -> None:
+        request = origin.request
+        if isinstance(request, Hello) or request.kind is Kind.CLOSE:
+            right(self, origin)
+        else:
+            self._transact(origin, request, self.sessions[origin.channel.session])
+
+    yield Quorum, "_decide", decide

@@ -1,0 +1,113 @@
+"""Searches for broken promises on virtual time: `python -m stress.simulate --minutes 10 --seed 1`.
+
+Hypothesis draws histories of a simulated cluster (`machine.py`), on all cores, until the time is over or one of them
+breaks a promise. That one is shrunk, printed and saved; `python -m stress.simulate.replay FILE` plays it again. Ctrl-C
+ends the search with the summary of what was done by then. Exit status: 1 if a promise was
+broken; 2 usage; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import sys
+import time
+from collections.abc import Generator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import closing
+from pathlib import Path
+from typing import get_args
+
+from metafora_trio.testing.simulation._faults import FAULTS
+from stress.arguments import at_least
+from stress.pool import open_pool
+
+from .machine import Tally
+from .script import Broker
+from .search import search
+
+__all__ = ["main"]
+
+_BATCH = 50
+"""Histories that a process draws before it reports."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit status."""
+    parser = argparse.ArgumentParser("python -m stress.simulate", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=1.0, help="how long to search (1)")
+    parser.add_argument("--histories", type=at_least(1), help="how many to draw, however long it takes")
+    parser.add_argument("--seed", type=int, help="the same seed draws the same histories (random)")
+    parser.add_argument("--broker", choices=get_args(Broker), default="zookeeper", help="what it stands on (zookeeper)")
+    cores = len(os.sched_getaffinity(0))
+    parser.add_argument("--processes", type=at_least(1), default=cores, help="how many (all cores)")
+    parser.add_argument("--save", type=Path, default=Path(), help="the folder for what breaks a promise (.)")
+    parser.add_argument("--json", action="store_true", help="end with one JSON object on one line")
+    options = parser.parse_args(arguments)
+    if options.histories is None and not options.minutes > 0:
+        parser.error(f"--minutes: {options.minutes:g} is not more than 0")
+    if not options.save.is_dir():
+        parser.error(f"--save: no folder {options.save}")
+    seed = random.SystemRandom().randrange(10**6) if options.seed is None else options.seed
+    began = time.monotonic()
+    end = began + options.minutes * 60 if options.histories is None else None
+    print(f"seed {seed}, {options.processes} processes", file=sys.stderr)
+    total = Tally()
+    interrupted = False
+    try:
+        with closing(_search_all(seed, options.processes, end, options.histories, options.broker)) as tallies:
+            for tally in tallies:
+                total.merge(tally)
+                rate = total.histories / (time.monotonic() - began)
+                print(f"\r{total.histories:,} histories, {rate:.1f} a second", end=" ", file=sys.stderr, flush=True)
+                if total.failure is not None:
+                    break
+    except KeyboardInterrupt:
+        interrupted = True
+        print("interrupted", end="", file=sys.stderr)
+    print(file=sys.stderr)
+    summary = {
+        "histories": total.histories,
+        "steps": total.steps,
+        "virtual_hours": round(total.seconds / 3600, 2),
+        "faults": total.faults.total(),
+        "violations": int(total.failure is not None),
+        "per_second": round(total.histories / (time.monotonic() - began), 1),
+        "seed": seed,
+    }
+    for name, value in summary.items():
+        print(f"{name:14} {value:,}")
+    for name, count in total.faults.most_common():
+        print(f"  {name:14} {count:12,}" + (f"   breaks: {FAULTS[name]}" if FAULTS[name] else ""))
+    if total.failure is not None:
+        file = options.save / f"violation-{seed}.json"
+        file.write_text(total.failure.script.encode())
+        print(f"{total.failure.problem}\n{total.failure.script.encode()}", end="")
+        print(f"repeat it: python -m stress.simulate.replay {file}")
+    if options.json:
+        print(json.dumps(summary))
+    return 130 if interrupted and total.failure is None else int(total.failure is not None)
+
+
+def _search_all(
+    seed: int, processes: int, end: float | None, histories: int | None, broker: Broker
+) -> Generator[Tally]:
+    """Search batch after batch, each with a seed of its own; whichever process does it, a batch is the same."""
+    seeds = random.Random(seed)
+    left = histories
+    with open_pool(processes) as pool:
+        busy: set[Future[Tally]] = set()
+        while True:
+            while len(busy) < processes + 1 and (left is None or left > 0):
+                if end is not None and time.monotonic() >= end:
+                    break
+                count = _BATCH if left is None else min(_BATCH, left)
+                left = None if left is None else left - count
+                busy.add(pool.submit(search, seeds.getrandbits(64), count, broker=broker))
+            if not busy:
+                return
+            done, busy = wait(busy, return_when=FIRST_COMPLETED)
+            for future in done:
+                yield future.result()

@@ -1,0 +1,357 @@
+"""The state machine: Hypothesis draws whole histories of a simulated cluster, and shrinks those that break a promise.
+
+A rule does nothing but draw the arguments of one step. Each is applied by the function that also replays scripts,
+and is only there where it changes something: steps without effect spoil the shrinking.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections import Counter
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from metafora_trio.testing.simulation import BrokenPromise, SimulatedNode
+
+from .memory_cluster import MemoryNode
+from .script import Broker, Cluster, Script, Step
+
+__all__ = ["CHOICE", "MAX_NODES", "MAX_TASKS", "Failure", "Machine", "MemoryMachine", "Tally", "one_of", "quiet"]
+
+T = TypeVar("T")
+
+MAX_NODES = 3
+MAX_TASKS = 8
+CHOICE = st.integers(0, 5)
+_CLEANUP = st.sampled_from([0.0, 0.0, 0.02, 0.3, 5.0])
+"""Seconds that a task takes to end when it is cancelled; at most what its lease leaves it."""
+_ACTS = ("submit", "submit", "submit_again", "delete", "stop_task", "stop_task", "finish", "freeze", "drain")
+_GAPS = (0.0, 0.002, 0.01, 0.05, 0.2, 0.35, 0.5, 0.85)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A history that breaks a promise.
+
+    Attributes:
+        script: the history.
+        problem: the promise, or what else went wrong.
+        broken: whether it is a broken promise.
+    """
+
+    script: Script
+    problem: str
+    broken: bool
+
+
+@dataclass
+class Tally:
+    """What was done so far, over all histories of a machine.
+
+    Attributes:
+        failure: the last history that failed, and how: after the shrinking, the shortest one found.
+    """
+
+    histories: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+    faults: Counter[str] = field(default_factory=Counter)
+    failure: Failure | None = None
+
+    def add(self, cluster: Cluster, steps: int) -> None:
+        """Count a history that has ended."""
+        self.histories += 1
+        self.steps += steps
+        self.seconds += cluster.world.now
+        self.faults.update(cluster.faults)
+
+    def merge(self, other: Tally) -> None:
+        """Add what another search has done."""
+        self.histories += other.histories
+        self.steps += other.steps
+        self.seconds += other.seconds
+        self.faults.update(other.faults)
+        self.failure = self.failure or other.failure
+
+
+class Machine(RuleBasedStateMachine):
+    """What can happen to a cluster with any broker.
+
+    Attributes:
+        tally: of all histories of the class; a subclass has its own.
+        broker: what the cluster stands on.
+    """
+
+    tally = Tally()
+    broker: Broker = "memory"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.script: Script
+        self.cluster: Cluster
+        self.tasks: list[str] = []
+        self.failed = False
+
+    @initialize(
+        seed=st.integers(0, 2**32 - 1),
+        session_timeout=st.sampled_from([3.0, 4.0, 6.0]),
+        nodes=st.integers(1, MAX_NODES),
+        tasks=st.integers(0, 5),
+        cleanup=_CLEANUP,
+        slow=st.sampled_from([0.0, 0.0, 0.0, 0.2, 0.6]),
+        warm=st.sampled_from([0.0, 2.5, 6.0]),
+    )
+    def begin(
+        self, seed: int, session_timeout: float, nodes: int, tasks: int, cleanup: float, slow: float, warm: float
+    ) -> None:
+        self.script = Script(seed, session_timeout, (), self.broker)
+        self.cluster = self.script.open()
+        for _ in range(nodes):
+            self.do("start")
+        if tasks:
+            self.do("run_for", seconds=0.5)
+            self.submit(tasks, cleanup)
+        if slow and self.broker == "zookeeper":
+            self.do("run_for", seconds=0.5)
+            self.do("delay", node="n1", seconds=slow)
+        if warm:
+            self.do("run_for", seconds=warm)
+
+    def do(self, do: str, **args: Any) -> None:
+        step = Step(do, args)
+        self.script = replace(self.script, steps=(*self.script.steps, step))
+        with self._noting():
+            step.apply(self.cluster)
+
+    @contextlib.contextmanager
+    def _noting(self) -> Generator[None]:
+        try:
+            yield
+        except Exception as error:
+            self.failed = True
+            error.add_note(f"the history, for `python -m stress.simulate.replay FILE`:\n{self.script.encode()}")
+            self.tally.failure = Failure(
+                self.script, f"{type(error).__name__}: {error}", isinstance(error, BrokenPromise)
+            )
+            raise
+
+    def teardown(self) -> None:
+        if not hasattr(self, "cluster"):
+            return
+        try:
+            if not self.failed:
+                with self._noting():
+                    self.cluster.settle()
+        finally:
+            self.tally.add(self.cluster, len(self.script.steps))
+            self.cluster.close()
+
+    # ---- what there is to choose from
+
+    def live(self, *, frozen: bool | None = False) -> list[SimulatedNode | MemoryNode]:
+        """The nodes that run; by default those that are not frozen."""
+        nodes = self.cluster.nodes.values()
+        return [node for node in nodes if node.running and frozen in (None, node.frozen)]
+
+    def pick(self, choice: int, *, frozen: bool | None = False) -> str:
+        return one_of(self.live(frozen=frozen), choice).name
+
+    def running(self) -> list[str]:
+        return sorted({run.task for run in self.cluster.monitor.open_runs()})
+
+    # ---- time
+
+    @rule(seconds=st.sampled_from([0.001, 0.003, 0.01, 0.05, 0.2, 0.5]))
+    def a_moment_passes(self, seconds: float) -> None:
+        self.do("run_for", seconds=seconds)
+
+    @rule(seconds=st.sampled_from([1.0, 1.6, 2.2, 3.3]))
+    def time_passes(self, seconds: float) -> None:
+        self.do("run_for", seconds=seconds)
+
+    @rule(timeouts=st.sampled_from([0.5, 0.7, 1.0, 1.5, 3.5]))
+    def session_timeouts_pass(self, timeouts: float) -> None:
+        self.do("run_for", seconds=timeouts * self.script.session_timeout)
+
+    # ---- nodes
+
+    @precondition(lambda self: self.live(frozen=None))
+    @rule(choice=CHOICE)
+    def crash(self, choice: int) -> None:
+        self.do("crash", node=self.pick(choice, frozen=None))
+
+    @precondition(lambda self: not all(node.leaving for node in self.live()))
+    @rule(choice=CHOICE, command=st.booleans())
+    def drain(self, choice: int, command: bool) -> None:
+        node = one_of([node.name for node in self.live() if not node.leaving], choice)
+        if command:
+            self.do("send", node=node, command="drain")
+        else:
+            self.do("drain", node=node)
+
+    @precondition(lambda self: self.live())
+    @rule(choice=CHOICE, command=st.sampled_from(["freeze", "unfreeze", "balance"]))
+    def send(self, choice: int, command: str) -> None:
+        self.do("send", node=self.pick(choice), command=command)
+
+    # ---- links
+
+    @precondition(lambda self: self.live(frozen=None) and self.cluster.faults.keys() & {"partition", "delay"})
+    @rule(choice=CHOICE)
+    def heal_node(self, choice: int) -> None:
+        self.do("heal", node=self.pick(choice, frozen=None))
+
+    @precondition(
+        lambda self: self.cluster.faults.keys() & {"partition", "delay", "isolate_server", "lag_server", "kill_server"}
+    )
+    @rule()
+    def heal(self) -> None:
+        self.do("heal")
+
+    @precondition(lambda self: self.live(frozen=None))
+    @rule(choice=CHOICE)
+    def expire(self, choice: int) -> None:
+        self.do("expire", node=self.pick(choice, frozen=None))
+
+    # ---- tasks
+
+    @precondition(lambda self: len(self.tasks) < MAX_TASKS)
+    @rule(count=st.integers(1, 3), cleanup=_CLEANUP)
+    def submit(self, count: int, cleanup: float) -> None:
+        for _ in range(count):
+            self.tasks.append(f"t{len(self.tasks) + 1}")
+            self.do("submit", task=self.tasks[-1])
+            if cleanup:
+                self.do("linger", task=self.tasks[-1], seconds=cleanup)
+
+    @precondition(lambda self: self.tasks)
+    @rule(choice=CHOICE)
+    def submit_again(self, choice: int) -> None:
+        self.do("submit", task=one_of(self.tasks, choice), again=True)
+
+    @precondition(lambda self: self.tasks)
+    @rule(choice=CHOICE)
+    def delete(self, choice: int) -> None:
+        self.do("delete", task=one_of(self.tasks, choice))
+
+    @precondition(lambda self: self.running())
+    @rule(choice=CHOICE)
+    def stop_task(self, choice: int) -> None:
+        self.do("stop_task", task=one_of(self.running(), choice))
+
+    @precondition(lambda self: self.running())
+    @rule(choice=CHOICE, fail=st.booleans())
+    def finish(self, choice: int, fail: bool) -> None:
+        self.do("finish", task=one_of(self.running(), choice), **({"fail": True} if fail else {}))
+
+    @precondition(lambda self: self.tasks)
+    @rule(choice=CHOICE, seconds=st.sampled_from([0.02, 0.2, 1.0, 5.0]), shield=st.booleans())
+    def linger(self, choice: int, seconds: float, shield: bool) -> None:
+        self.do("linger", task=one_of(self.tasks, choice), seconds=seconds, **({"shield": True} if shield else {}))
+
+    # ---- races: what is rare by chance, since the steps must come within moments of each other
+
+    @rule(
+        acts=st.lists(st.tuples(st.sampled_from(_ACTS), CHOICE, st.sampled_from(_GAPS)), min_size=2, max_size=6),
+        slow=st.sampled_from([0.0, 0.0, 0.2, 0.6]),
+        choice=CHOICE,
+    )
+    def much_at_once(self, acts: list[tuple[str, int, float]], slow: float, choice: int) -> None:
+        if slow and self.broker == "zookeeper":
+            self.calm_down()
+            if self.live(frozen=None):
+                self.do("delay", node=self.pick(choice, frozen=None), seconds=slow)
+        for act, which, gap in acts:
+            self.act(act, which)
+            if gap:
+                self.do("run_for", seconds=gap)
+
+    @precondition(lambda self: len(self.live(frozen=None)) < MAX_NODES and self.live())
+    @rule(
+        slow=st.sampled_from(["nobody", "the joining", "the joining", "an owner"]),
+        cleanup=st.sampled_from([0.0, 0.2, 1.0, 1.0]),
+        later=st.sampled_from([1.2, 1.45, 1.49, 1.504, 1.51, 1.6, 1.8, 1.95, 2.05, 2.15, 2.25, 2.4, 2.65, 3.0]),
+        act=st.sampled_from(["freeze the joining"] * len(_ACTS) + list(_ACTS)),
+        choice=CHOICE,
+    )
+    def join_and_act(self, slow: str, cleanup: float, later: float, act: str, choice: int) -> None:
+        """When a node has settled, after 1.5 s, it bids and tasks begin to move: then it is frozen, or more."""
+        self.calm_down()
+        if not self.live():
+            return
+        if cleanup:
+            self.linger_all(cleanup)
+        owner = self.pick(choice)
+        self.do("start")
+        joining = f"n{len(self.cluster.nodes)}"
+        self.do("run_for", seconds=0.5)
+        if slow != "nobody" and self.broker == "zookeeper":
+            self.do("delay", node=joining if slow == "the joining" else owner, seconds=0.2)
+        self.do("run_for", seconds=later - 0.5)
+        if act == "freeze the joining":
+            self.do("send", node=joining, command="freeze")
+        else:
+            self.act(act, choice)
+
+    def calm_down(self) -> None:
+        """What is to come is sharp, and would be lost among other disturbances."""
+        self.do("heal")
+        self.do("run_for", seconds=2.2)
+
+    def linger_all(self, seconds: float) -> None:
+        """All that runs now takes a while to end."""
+        for task in self.running():
+            self.do("linger", task=task, seconds=seconds)
+
+    def act(self, act: str, choice: int) -> None:
+        """Do it, if there is anything to do it to."""
+        match act:
+            case "submit" if len(self.tasks) < MAX_TASKS:
+                self.submit(1, 0.0)
+            case "submit_again" if self.tasks:
+                self.submit_again(choice)
+            case "delete" if self.tasks:
+                self.delete(choice)
+            case "stop_task" if self.running():
+                self.stop_task(choice)
+            case "finish" if self.running():
+                self.finish(choice, fail=False)
+            case "freeze" if self.live():
+                self.send(choice, "freeze")
+            case "drain" if any(not node.leaving for node in self.live()):
+                self.drain(choice, command=True)
+            case _:
+                return
+
+
+class MemoryMachine(Machine):
+    """With the memory coordinator: all in one process, which has no links within."""
+
+    @precondition(lambda self: len(self.live(frozen=None)) < MAX_NODES)
+    @rule()
+    def start(self) -> None:
+        self.do("start")
+
+    @precondition(lambda self: self.live())
+    @rule(choice=CHOICE)
+    def partition(self, choice: int) -> None:
+        self.do("partition", node=self.pick(choice))
+
+
+def one_of(things: Sequence[T], choice: int) -> T:
+    return things[choice % len(things)]
+
+
+@contextlib.contextmanager
+def quiet(on: bool = True) -> Generator[None]:
+    """Nothing is logged: a thousand nodes lose their sessions here, and that is no news."""
+    logging.disable(logging.CRITICAL if on else logging.NOTSET)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)

@@ -1,0 +1,212 @@
+"""The client: submits, deletes, looks up, lists and sends, on any coordinator."""
+
+from __future__ import annotations
+
+import datetime
+
+import pytest
+import trio
+import trio.testing
+
+import metafora_trio as mt
+from metafora_trio.testing.conformance import eventually
+from tests.support.clients import COMPLETED, claim, cluster, finish
+
+# ---- tasks
+
+
+async def test_submit_one_or_many(autojump_clock: trio.testing.MockClock) -> None:
+    async with cluster() as (client, _):
+        await client.submit(mt.Task("a"))
+        await client.submit(mt.Task("c"), [mt.Task("b"), mt.Task("d")], (mt.Task(f"e{n}") for n in range(2)))
+        await client.submit()
+        await client.submit([])
+        assert [status.id for status in await client.tasks()] == ["a", "b", "c", "d", "e0", "e1"]
+
+
+async def test_submit_twice(autojump_clock: trio.testing.MockClock) -> None:
+    async with cluster("old") as (client, a):
+        with pytest.raises(mt.TaskExists, match="'old' is in the cluster already"):
+            await client.submit(mt.Task("old"))
+        with pytest.raises(mt.TaskExists, match="'new' is given twice"):
+            await client.submit(mt.Task("new"), [mt.Task("new")])
+        await finish(a, "old")
+        with pytest.raises(mt.TaskFinished, match=r"'old' has ended \(completed\): submit it with again=True"):
+            await client.submit(mt.Task("old"))
+        await client.submit(mt.Task("old"), again=True)
+        assert [status.id for status in await client.tasks()] == ["old"]
+
+
+async def test_get_through_the_life_of_a_task(autojump_clock: trio.testing.MockClock) -> None:
+    async with cluster() as (client, a):
+        await client.submit(mt.Task("t", {"n": 1}))
+        assert await client.get("t") == mt.TaskStatus("t", "unclaimed", (), {"n": 1}, mt.TaskState())
+        head = await claim(a, "t")
+        status = await client.get("t")
+        assert status == mt.TaskStatus("t", "running", (head,), {"n": 1}, mt.TaskState())
+        assert (status.owner, status.token, status.ended) == (a.node.identity, head.seq, False)
+        await client.delete("t")
+        status = await client.get("t")
+        assert (status.state, status.owner, status.ended) == ("deleting", a.node.identity, False)
+        await eventually(a, lambda it: it.view.deleted("t"))
+        when = datetime.datetime(2024, 1, 1, tzinfo=datetime.UTC)
+        error = mt.TaskError(when, "it broke", "ValueError", "Traceback...")
+        await finish(a, "t", mt.TaskState(mt.StateName.FAILED, errors=(error,)))
+        status = await client.get("t")
+        assert (status.state, status.owner, status.token, status.props) == ("failed", None, None, None)
+        assert (status.ended, status.errors) == (True, (error,))
+        await client.delete("t")
+        with pytest.raises(mt.TaskNotFound, match="no task 't'"):
+            await client.get("t")
+        assert mt.TaskStatus("t", "deleted").errors == ()
+
+
+async def test_a_state_that_keeps_a_task_from_running_is_told(autojump_clock: trio.testing.MockClock) -> None:
+    """With a state machine a task may sleep while a node owns it."""
+    coordinator = mt.MemoryCoordinator()
+    async with mt.open_client(coordinator) as client:
+        await client.submit(mt.Task("t"))
+        coordinator._store.states["t"] = mt.TaskState(mt.StateName.SLEEPING)  # as a state store will write it
+        assert (await client.get("t")).state == "sleeping"
+
+
+@pytest.mark.parametrize("id", ["", "a/b", "a~b", ".."])
+async def test_ids_are_checked_before_they_are_sent(id: str) -> None:
+    async with cluster() as (client, _):
+        for call in (client.get(id), client.delete(id), client.wait([id]), client.stop_task(id)):
+            with pytest.raises(mt.InvalidTask):
+                await call
+
+
+async def test_delete(autojump_clock: trio.testing.MockClock) -> None:
+    async with cluster("t1", "t2") as (client, _):
+        await client.delete()
+        with pytest.raises(mt.TaskNotFound, match="no task 'none'"):
+            await client.delete("t1", "none", "t2")
+        assert [(status.id, status.state) for status in await client.tasks()] == [
+            ("t1", "deleting"),
+            ("t2", "unclaimed"),
+        ]
+
+
+async def test_tasks(autojump_clock: trio.testing.MockClock) -> None:
+    async with cluster("b", "c", "a", "d") as (client, a):
+        await finish(a, "a")
+        head = await claim(a, "c")
+        await client.delete("d")
+        listed = [
+            mt.TaskStatus("b", "unclaimed"),
+            mt.TaskStatus("c", "running", (head,)),
+            mt.TaskStatus("d", "deleting"),
+        ]
+        assert await client.tasks() == listed
+        assert await client.tasks(finished=True) == [mt.TaskStatus("a", "completed", record=COMPLETED), *listed]
+
+
+# ---- nodes
+
+
+async def test_nodes(autojump_clock: trio.testing.MockClock) -> None:
+    coordinator = mt.MemoryCoordinator()
+    async with mt.open_client(coordinator) as client, coordinator.open_session(mt.NodeInfo("b")) as b:
+        async with coordinator.open_session(mt.NodeInfo("a", capacity=5)) as a:
+            await client.submit(mt.Task("t1"), mt.Task("t2"))
+            await claim(a, "t1")
+            await claim(a, "t2")
+            b.bid("t1")
+            await eventually(b, lambda it: len(it.view.queue("t1")) == 2)
+            await trio.testing.wait_all_tasks_blocked()
+            assert await client.nodes() == [mt.NodeStatus(a.node, 2, 0), mt.NodeStatus(b.node, 0, 1)]
+
+
+async def test_send(autojump_clock: trio.testing.MockClock) -> None:
+    """A name means every live node of that name, an identity only that one."""
+    coordinator = mt.MemoryCoordinator()
+    async with mt.open_client(coordinator) as client:
+        async with coordinator.open_session(mt.NodeInfo("a")) as a1, coordinator.open_session(mt.NodeInfo("a")) as a2:
+            await trio.testing.wait_all_tasks_blocked()
+            await client.freeze("a")
+            await client.drain(a2.node.identity)
+            await trio.testing.wait_all_tasks_blocked()
+            assert [order.command for order in a1.orders()] == [mt.Command("freeze")]
+            assert [order.command for order in a2.orders()] == [mt.Command("freeze"), mt.Command("drain")]
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(mt.NodeNotFound, match="no live node 'a'"):
+            await client.balance("a")
+
+
+async def test_send_to_nodes_that_are_just_leaving(autojump_clock: trio.testing.MockClock) -> None:
+    """The view lags: of several nodes of one name the live ones are told, and where there is none that is said."""
+    coordinator = mt.MemoryCoordinator(latency=1.0)
+    async with mt.open_client(coordinator) as client, coordinator.open_session(mt.NodeInfo("a")) as stays:
+        async with coordinator.open_session(mt.NodeInfo("a")):
+            await trio.sleep(3)
+        await client.freeze("a")
+        await eventually(stays, lambda it: [order.command for order in it.orders()] == [mt.Command("freeze")])
+        async with coordinator.open_session(mt.NodeInfo("b")):
+            await trio.sleep(3)
+        with pytest.raises(mt.NodeNotFound, match=r"no live node 'b': the session 'b\.\d+' is over"):
+            await client.drain("b")
+
+
+async def test_stop_task_of_a_node_that_is_just_leaving(autojump_clock: trio.testing.MockClock) -> None:
+    """Its claim goes with it: what was asked for happens by itself, and nobody owns the task."""
+    coordinator = mt.MemoryCoordinator(latency=1.0)
+    async with mt.open_client(coordinator) as client, trio.open_nursery() as nursery:
+        await client.submit(mt.Task("t"))
+        async with coordinator.open_session(mt.NodeInfo("a")) as a:
+            await claim(a, "t")
+            began = trio.Event()
+
+            async def stop() -> None:
+                began.set()
+                with pytest.raises(mt.TaskNotFound, match=r"no node owns task 't': a\.\d+ has just gone"):
+                    await client.stop_task("t")
+
+            nursery.start_soon(stop)
+            await began.wait()
+            await trio.sleep(2.5)  # the owner has been read, and the command is on its way
+
+
+async def test_every_command(autojump_clock: trio.testing.MockClock) -> None:
+    async with cluster("t") as (client, a):
+        with pytest.raises(mt.TaskNotFound, match="no node owns task 't'"):
+            await client.stop_task("t")
+        await claim(a, "t")
+        await client.freeze("a")
+        await client.unfreeze("a")
+        await client.balance("a")
+        await client.drain("a")
+        await client.stop_task("t")
+        await client.send("a", mt.Command("dance"))
+        await eventually(a, lambda it: len(it.orders()) == 6)
+        commands = [order.command for order in a.orders()]
+    assert commands == [
+        mt.Command(mt.CommandName.FREEZE),
+        mt.Command(mt.CommandName.UNFREEZE),
+        mt.Command(mt.CommandName.BALANCE),
+        mt.Command(mt.CommandName.DRAIN),
+        mt.Command(mt.CommandName.STOP_TASK, "t"),
+        mt.Command("dance"),
+    ]
+
+
+# ---- opening and closing
+
+
+async def test_errors_of_the_body_leave_unwrapped(autojump_clock: trio.testing.MockClock) -> None:
+    with pytest.raises(KeyError, match="mine"):
+        async with mt.open_client(mt.MemoryCoordinator()) as client, client.watch():
+            raise KeyError("mine")
+
+
+async def test_every_method_is_a_checkpoint(autojump_clock: trio.testing.MockClock) -> None:
+    async with cluster("t") as (client, a):
+        for method in (client.tasks, client.nodes, client.submit, client.delete, client.wait):
+            with trio.testing.assert_checkpoints():
+                with trio.move_on_after(1):
+                    await method()
+        with trio.testing.assert_checkpoints():
+            await client.get("t")
+        with trio.testing.assert_checkpoints():
+            await client.freeze(a.node.name)

@@ -1,0 +1,230 @@
+"""The client that follows what changes: `wait` for the end of tasks, and `watch`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import trio
+import trio.testing
+
+import metafora_trio as mt
+from metafora_trio.testing.conformance import eventually
+from tests.support.clients import COMPLETED, claim, cluster, finish
+
+# ---- wait
+
+
+async def test_wait_for_some(autojump_clock: trio.testing.MockClock) -> None:
+    async with cluster("t1", "t2", "other") as (client, a), trio.open_nursery() as nursery:
+        ended: dict[str, mt.TaskStatus] = {}
+
+        async def wait() -> None:
+            ended.update(await client.wait(iter(["t1", "t2"]), timeout=100))
+
+        nursery.start_soon(wait)
+        await finish(a, "t1")
+        await trio.sleep(50)
+        assert ended == {}
+        await finish(a, "t2", mt.TaskState(mt.StateName.FAILED))
+        await trio.testing.wait_all_tasks_blocked()
+        assert {id: status.state for id, status in ended.items()} == {"t1": "completed", "t2": "failed"}
+
+
+async def test_wait_for_all(autojump_clock: trio.testing.MockClock) -> None:
+    """All that are in the cluster now, not what comes later."""
+    async with cluster("t1", "t2", latency=0.1) as (client, a), trio.open_nursery() as nursery:
+        await client.submit(mt.Task("t3"))
+        states: list[dict[str, str]] = []
+
+        async def wait() -> None:
+            states.append({id: status.state for id, status in (await client.wait()).items()})
+
+        nursery.start_soon(wait)
+        await trio.sleep(1)
+        await client.submit(mt.Task("later"))
+        await client.delete("t2")
+        await eventually(a, lambda it: it.view.deleted("t2"))
+        await finish(a, "t2", None)
+        await finish(a, "t3")
+        await finish(a, "t1")
+        await trio.sleep(1)
+        assert states == [{"t1": "completed", "t2": "deleted", "t3": "completed"}]
+
+
+async def test_wait_for_nothing(autojump_clock: trio.testing.MockClock) -> None:
+    async with cluster() as (client, _):
+        assert await client.wait() == {}
+        assert await client.wait([]) == {}
+
+
+async def test_wait_for_what_has_ended_already(autojump_clock: trio.testing.MockClock) -> None:
+    async with cluster("t") as (client, a):
+        await finish(a, "t")
+        assert [status.state for status in (await client.wait(["t", "t"])).values()] == ["completed"]
+
+
+async def test_wait_for_what_the_view_does_not_show_yet(autojump_clock: trio.testing.MockClock) -> None:
+    """What another client has submitted is read afresh, however far this one's view lags behind."""
+    coordinator = mt.MemoryCoordinator(latency=0.1)
+    async with mt.open_client(coordinator) as client:
+        coordinator._store.submit([mt.Task("t")], again=False)
+        with pytest.raises(trio.TooSlowError, match="1 task has not ended within 5 s: t"):
+            await client.wait(["t"], timeout=5)
+
+
+async def test_wait_for_what_is_not_known(autojump_clock: trio.testing.MockClock) -> None:
+    async with cluster("t") as (client, _):
+        with pytest.raises(mt.TaskNotFound, match="no task 'none'"):
+            await client.wait(["t", "none"])
+
+
+async def test_wait_too_long(autojump_clock: trio.testing.MockClock) -> None:
+    async with cluster(*(f"t{n:02}" for n in range(15))) as (client, a):
+        await finish(a, "t00")
+        start = trio.current_time()
+        with pytest.raises(trio.TooSlowError, match=r"14 tasks have not ended within 5 s: t01, .*, t10, \.\.\.$"):
+            await client.wait(timeout=5)
+        with pytest.raises(trio.TooSlowError, match=r"1 task has not ended within 0 s: t01$"):
+            await client.wait(["t01"], timeout=0)
+        assert trio.current_time() == start + 5
+
+
+async def test_what_has_ended_is_known_when_the_time_is_up(autojump_clock: trio.testing.MockClock) -> None:
+    """Also of tasks that had ended before; what is in the dict already says nothing of how things are."""
+    async with cluster("t1", "t2", "t3") as (client, a):
+        await finish(a, "t1")
+        ended = {"t3": await client.get("t3")}
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(finish, a, "t2")
+            with pytest.raises(trio.TooSlowError, match="1 task has not ended within 5 s: t3"):
+                await client.wait(["t1", "t2", "t3"], timeout=5, ended=ended)
+        assert {id: status.state for id, status in ended.items()} == {
+            "t1": "completed",
+            "t2": "completed",
+            "t3": "unclaimed",
+        }
+
+
+async def test_a_task_that_is_submitted_again_is_waited_for(autojump_clock: trio.testing.MockClock) -> None:
+    """What counts is how things are when one looks, not that the task was gone for a moment."""
+    async with cluster("t", latency=0.1) as (client, a), trio.open_nursery() as nursery:
+        ended: list[str] = []
+
+        async def wait() -> None:
+            ended.extend(await client.wait(["t"]))
+
+        nursery.start_soon(wait)
+        await trio.sleep(1)
+        a.finish(await claim(a, "t"), COMPLETED)
+        await trio.sleep(0.1)  # at the broker, and not in the client's view yet
+        await client.submit(mt.Task("t"), again=True)
+        await trio.sleep(5)
+        assert ended == []
+        await finish(a, "t")
+        await trio.sleep(1)
+        assert ended == ["t"]
+
+
+async def test_many_wait_at_once(autojump_clock: trio.testing.MockClock) -> None:
+    """One connection has one stream of changes; each waiter sees all of it."""
+    async with cluster("t1", "t2") as (client, a), trio.open_nursery() as nursery:
+        ended: list[str] = []
+
+        async def wait(id: str) -> None:
+            ended.extend(await client.wait([id]))
+
+        for id in ("t1", "t2", "t1"):
+            nursery.start_soon(wait, id)
+        await trio.sleep(1)
+        await finish(a, "t2")
+        await trio.sleep(1)
+        await finish(a, "t1")
+        await trio.sleep(1)
+        assert ended == ["t2", "t1", "t1"]
+
+
+# ---- watch
+
+
+async def test_watch(autojump_clock: trio.testing.MockClock) -> None:
+    """It begins with all there is; then each change is told as things are when it is taken."""
+    async with cluster("t1", "t2") as (client, a), client.watch() as changes:
+        node = mt.NodeStatus(a.node, 0, 0)
+        assert [await anext(changes) for _ in range(3)] == [
+            mt.NodesChanged([node]),
+            mt.TaskChanged("t1", mt.TaskStatus("t1", "unclaimed")),
+            mt.TaskChanged("t2", mt.TaskStatus("t2", "unclaimed")),
+        ]
+        await trio.sleep(1)
+        head = await claim(a, "t1")
+        assert await anext(changes) == mt.TaskChanged("t1", mt.TaskStatus("t1", "running", (head,)))
+        a.announce(replace(a.node, frozen=True))
+        assert await anext(changes) == mt.NodesChanged([mt.NodeStatus(a.node, 1, 0)])
+        await finish(a, "t2")
+        assert await anext(changes) == mt.TaskChanged("t2", None)
+        with trio.move_on_after(10) as idle:
+            await anext(changes)
+        assert idle.cancelled_caught
+
+
+async def test_watch_coalesces(autojump_clock: trio.testing.MockClock) -> None:
+    """Who is slow sees the last state of each task once, not every state between."""
+    async with cluster("t1") as (client, a), client.watch() as changes:
+        assert [type(await anext(changes)) for _ in range(2)] == [mt.NodesChanged, mt.TaskChanged]
+        for _ in range(3):
+            a.release(await claim(a, "t1"))
+            await eventually(a, lambda it: not it.view.head("t1"))
+        head = await claim(a, "t1")
+        await trio.sleep(1)
+        assert await anext(changes) == mt.TaskChanged("t1", mt.TaskStatus("t1", "running", (head,)))
+        a.release(head)
+        await eventually(a, lambda it: not it.view.head("t1"))
+        a.announce(replace(a.node, full=True))
+        a.announce(replace(a.node, full=False))
+        await trio.sleep(1)
+        assert await anext(changes) == mt.TaskChanged("t1", mt.TaskStatus("t1", "unclaimed"))
+        with trio.move_on_after(10) as idle:
+            await anext(changes)
+        assert idle.cancelled_caught
+
+
+async def test_watch_is_an_async_iterator(autojump_clock: trio.testing.MockClock) -> None:
+    async with cluster("t1") as (client, _), client.watch() as changes:
+        async for change in changes:
+            if isinstance(change, mt.TaskChanged):
+                assert change.id == "t1"
+                break
+
+
+async def test_after_a_resync_what_has_gone_is_told(autojump_clock: trio.testing.MockClock) -> None:
+    """While a client was cut off it heard nothing: it compares the new view with what it has told."""
+    coordinator = mt.MemoryCoordinator()
+    async with mt.open_client(coordinator) as client:
+        await client.submit(mt.Task("t1"), mt.Task("t2"))
+        async with client.watch() as changes:
+            assert [type(await anext(changes)) for _ in range(3)] == [mt.NodesChanged, mt.TaskChanged, mt.TaskChanged]
+            with trio.move_on_after(1) as idle:
+                await anext(changes)
+            assert idle.cancelled_caught  # nothing is left of what was told so far
+            (feed,) = coordinator._store._feeds
+            feed.inbox.put(mt.ClusterView(tasks={"t2": False, "t3": False}))
+            assert [await anext(changes) for _ in range(2)] == [
+                mt.TaskChanged("t1", None),
+                mt.TaskChanged("t3", mt.TaskStatus("t3", "unclaimed")),
+            ]
+
+
+async def test_a_cancelled_watch_loses_nothing(autojump_clock: trio.testing.MockClock) -> None:
+    async with cluster("t1") as (client, _), client.watch() as changes:
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await anext(changes)
+        seen = []
+        with trio.move_on_after(5):
+            while True:
+                with trio.move_on_after(0):
+                    seen.append(type(await anext(changes)))
+                await trio.sleep(1)
+                seen.append(type(await anext(changes)))
+        assert seen == [mt.NodesChanged, mt.TaskChanged]

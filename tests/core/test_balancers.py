@@ -1,0 +1,212 @@
+"""The balancer's part: the two that are shipped, those of users, and those that fail."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from metafora_trio import Balancer, BalancerContext, ClusterView, FairBalancer, GreedyBalancer, NodeInfo
+from metafora_trio._model.view import NodeAdded
+from metafora_trio.events import BalancerFailed
+from tests.support.nodes import Cluster, Node, open_cluster, spread
+
+
+class Member:
+    """What a context looks at."""
+
+    def __init__(self) -> None:
+        self.view = ClusterView()
+        self.node = NodeInfo("a.1")
+
+
+def test_context() -> None:
+    """A balancer sees the live view, its node as last announced, and what runs here."""
+    member = Member()
+    context = BalancerContext(member, {})
+    balancer = FairBalancer()
+    balancer.attach(context)
+    member.view.apply(NodeAdded(member.node))
+    assert balancer.context.view.nodes == {"a.1": member.node}
+    assert balancer.context.node.identity == "a.1"
+    context.planned = ["t"]
+    assert list(balancer.steal()) == ["t"]
+    assert list(balancer.release()) == []
+    assert balancer.can_claim("t") is True
+
+
+async def test_greedy_gives_nothing_up(autojump_clock: MockClock) -> None:
+    """A greedy node keeps all it has; only what is new goes to who joins."""
+    async with open_cluster() as cluster:
+        a = await cluster.start("a", balancer=GreedyBalancer())
+        await cluster.submit(*(f"t{i}" for i in range(6)))
+        await cluster.wait_until(lambda: len(a.tasks) == 6)
+        b = await cluster.start("b", balancer=GreedyBalancer())
+        await trio.sleep(60)
+        assert len(a.tasks) == 6
+        await a.consumer.drain()
+        await cluster.wait_until(lambda: len(b.tasks) == 6)
+        assert set(cluster.starts.values()) == {2}
+
+
+async def test_context_is_new_for_each_session(autojump_clock: MockClock) -> None:
+    """After a lost session a balancer is attached anew."""
+
+    class Counting(FairBalancer):
+        def __init__(self) -> None:
+            self.nodes: list[str] = []
+
+        def attach(self, context: BalancerContext) -> None:
+            super().attach(context)
+            self.nodes.append(context.node.identity)
+
+    async with open_cluster() as cluster:
+        balancer = Counting()
+        node = await cluster.start("a", balancer=balancer)
+        first = node.identity
+        cluster.coordinator.expire(first)
+        await trio.sleep(5)
+        assert balancer.nodes == [first, node.identity]
+
+
+async def test_can_claim_decides(autojump_clock: MockClock) -> None:
+    """A node takes what its balancer lets it, at once or after the seconds it names; the rest goes to others."""
+
+    class Picky(FairBalancer):
+        def can_claim(self, task: str) -> bool | float:
+            if task.startswith("late"):
+                return True if trio.current_time() >= 20 else 20 - trio.current_time()
+            return task.startswith("mine")
+
+    async with open_cluster() as cluster:
+        a = await cluster.start("a", balancer=Picky())
+        await cluster.submit("mine", "late", "other")
+        await trio.sleep(19)
+        assert a.tasks == {"mine"}
+        await trio.sleep(2)
+        assert a.tasks == {"mine", "late"}
+        b = await cluster.start("b")
+        await cluster.wait_until(lambda: "other" in b.tasks)
+
+
+async def test_steal_decides(autojump_clock: MockClock) -> None:
+    """A node bids for what its balancer wants, if that evens things out."""
+
+    class Wants(FairBalancer):
+        def steal(self) -> list[str]:
+            return ["t3", "t5", "nothing", "t0"]
+
+    async with open_cluster() as cluster:
+        a = await cluster.start("a")
+        await cluster.submit(*(f"t{i}" for i in range(6)))
+        await cluster.wait_until(lambda: len(a.tasks) == 6)
+        b = await cluster.start("b", balancer=Wants())
+        await cluster.wait_until(lambda: len(b.tasks) == 3)
+        assert b.tasks == {"t3", "t5", "t0"}
+
+
+async def test_release_decides(autojump_clock: MockClock) -> None:
+    """A node gives back what its balancer offers; others take it."""
+
+    class Tired(FairBalancer):
+        def release(self) -> Iterable[str]:
+            return [task for task in self.context.running if task.startswith("heavy")] + ["unknown"]
+
+        def can_claim(self, task: str) -> bool:
+            return not task.startswith("heavy") or len(self.context.view.nodes) == 1
+
+    async with open_cluster() as cluster:
+        b = await cluster.start("b", balancer=Tired())
+        await cluster.submit("heavy")
+        await cluster.wait_until(lambda: cluster.starts["heavy"] == 1)
+        a = await cluster.start("a")
+        await cluster.wait_until(lambda: a.tasks == {"heavy"})
+        assert "TaskStopping heavy released" in b.told()
+
+
+async def test_consent_decides(autojump_clock: MockClock) -> None:
+    """A node hands over only with its balancer's consent, unless it leaves."""
+
+    class Keeps(FairBalancer):
+        def consent(self, task: str, heir: str) -> bool:
+            return task != "t0" and super().consent(task, heir)
+
+    async with open_cluster() as cluster:
+        a = await cluster.start("a", balancer=Keeps())
+        await cluster.submit("t0", "t1", "t2", "t3")
+        await cluster.wait_until(lambda: len(a.tasks) == 4)
+        b = await cluster.start("b")
+        await cluster.wait_until(lambda: spread([a, b]) == 0 and len(cluster.running) == 4, within=200)
+        assert "t0" in a.tasks
+        await a.consumer.drain()
+        await cluster.wait_until(lambda: "t0" in b.tasks)
+
+
+# ---- balancers that fail
+
+
+async def two_nodes(cluster: Cluster, balancer: Balancer) -> tuple[Node, Node]:
+    """A node with this balancer, and a fair one that joins later."""
+    a = await cluster.start("a", balancer=balancer)
+    await cluster.submit(*(f"t{i}" for i in range(4)))
+    await cluster.wait_until(lambda: len(a.tasks) == 4)
+    b = await cluster.start("b")
+    await cluster.wait_until(lambda: spread([a, b]) == 0 and len(cluster.running) == 4)
+    return a, b
+
+
+def raises(*args: object) -> Any:
+    raise ZeroDivisionError("mine")
+
+
+WRONG: dict[str, tuple[str, Callable[..., Any], type[Exception]]] = {
+    "attach raises": ("attach", raises, ZeroDivisionError),
+    "can_claim raises": ("can_claim", raises, ZeroDivisionError),
+    "can_claim: text": ("can_claim", lambda self, task: "yes", TypeError),
+    "can_claim: None": ("can_claim", lambda self, task: None, TypeError),
+    "can_claim: negative": ("can_claim", lambda self, task: -1, ValueError),
+    "can_claim: not a number": ("can_claim", lambda self, task: math.nan, ValueError),
+    "steal raises": ("steal", raises, ZeroDivisionError),
+    "steal: None": ("steal", lambda self: None, TypeError),
+    "steal: unhashable": ("steal", lambda self: [["t1"]], TypeError),
+    "release raises": ("release", raises, ZeroDivisionError),
+    "release: a number": ("release", lambda self: 3, TypeError),
+    "release: unhashable": ("release", lambda self: [{}], TypeError),
+    "consent raises": ("consent", raises, ZeroDivisionError),
+    "consent: text": ("consent", lambda self, task, heir: "no", TypeError),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+async def test_failing_balancer_has_no_opinion(case: str, autojump_clock: MockClock) -> None:
+    """Whatever a balancer raises, or answers in vain, is reported, and the node goes on as a fair one would."""
+    method, wrong, kind = WRONG[case]
+    balancer = type("Wrong", (FairBalancer,), {method: wrong})()
+    async with open_cluster() as cluster:
+        a, _ = await two_nodes(cluster, balancer)
+        failures = [event for event in a.take_events() if isinstance(event, BalancerFailed)]
+        mine = {type(failure.error) for failure in failures if failure.method == method}
+        assert mine == {kind}
+
+
+async def test_can_claim_endlessly_late(autojump_clock: MockClock) -> None:
+    """Infinitely many seconds mean no, until asked again."""
+
+    class Later(FairBalancer):
+        answer: float = math.inf
+
+        def can_claim(self, task: str) -> float:
+            return self.answer
+
+    async with open_cluster() as cluster:
+        balancer = Later()
+        node = await cluster.start("a", balancer=balancer)
+        await cluster.submit("t")
+        await trio.sleep(20)
+        assert node.tasks == set()
+        balancer.answer = 0.0
+        await cluster.wait_until(lambda: node.tasks == {"t"}, within=4)

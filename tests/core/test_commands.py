@@ -1,0 +1,265 @@
+"""Commands to a node: freeze, unfreeze, balance, stop_task, drain, and what a node does not know."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from metafora_trio import ClaimKind, Command, CommandName, Consumer, NodeNotFound, Order, TaskNotFound
+from metafora_trio._memory.coordinator import MemorySession
+from tests.support.nodes import open_cluster, run_for_ever
+
+
+async def test_freeze(autojump_clock: MockClock) -> None:
+    """A frozen node claims nothing, gives nothing, and its tasks run on; its share goes to others."""
+    async with open_cluster() as cluster:
+        a = await cluster.start("a")
+        await cluster.submit("t0", "t1", "t2", "t3")
+        await cluster.wait_until(lambda: len(a.tasks) == 4)
+        await cluster.client.freeze("a")
+        await trio.sleep(1)
+        assert (await cluster.client.nodes())[0].node.frozen
+        b = await cluster.start("b")
+        await cluster.submit("u0", "u1", "u2")
+        await trio.sleep(60)
+        assert len(a.tasks) == 4
+        assert b.tasks == {"u0", "u1", "u2"}
+        await cluster.client.freeze("a")  # once more makes no difference
+        await cluster.client.unfreeze("a")
+        await cluster.submit("v0", "v1", "v2")
+        await cluster.wait_until(lambda: len(a.tasks) == len(b.tasks) == 5)
+        assert a.told()[-1].startswith("TaskStarted v")
+
+
+async def test_freeze_withdraws_bids(autojump_clock: MockClock) -> None:
+    """Bids of a node that is frozen go; so do those for tasks of one, which would never be answered."""
+    async with open_cluster() as cluster:
+        a = await cluster.start("a")
+        a.consumer.max_handovers = 0  # never answers a bid
+        await cluster.submit("t0", "t1", "t2", "t3")
+        await cluster.wait_until(lambda: len(a.tasks) == 4)
+        b = await cluster.start("b")
+        await cluster.wait_until(lambda: sum(map(len, cluster.owners().values())) == 6)
+        await cluster.client.freeze("a")
+        await cluster.wait_until(lambda: sum(map(len, cluster.owners().values())) == 4, within=1)
+        await cluster.client.unfreeze("a")
+        await cluster.wait_until(lambda: sum(map(len, cluster.owners().values())) == 6)
+        await cluster.client.freeze("b")
+        await cluster.wait_until(lambda: sum(map(len, cluster.owners().values())) == 4, within=1)
+        assert b.tasks == set()
+
+
+async def test_frozen_node_answers_no_bid(autojump_clock: MockClock) -> None:
+    """A bid that comes all the same, from who has not heard yet, is not answered."""
+    async with open_cluster() as cluster:
+        a, b = await cluster.start("a"), await cluster.start("b", capacity=0)
+        await cluster.submit("t0", "t1", "t2", "t3")
+        await cluster.wait_until(lambda: len(a.tasks) == 4)
+        await cluster.client.freeze("a")
+        await cluster.wait_until(lambda: a.consumer.frozen)
+        a.take_events()
+        cluster.coordinator._store.add_claim("t0", b.identity, ClaimKind.BID)
+        await trio.sleep(1)
+        assert a.told() == []
+
+
+async def test_frozen_outlasts_the_session(autojump_clock: MockClock) -> None:
+    """A node that is frozen is so in its next session too; it can still drain."""
+    async with open_cluster() as cluster:
+        a = await cluster.start("a")
+        await cluster.client.freeze("a")
+        await cluster.wait_until(lambda: a.consumer.frozen)
+        cluster.coordinator.expire(a.identity)
+        await cluster.submit("t")
+        await trio.sleep(20)
+        assert a.tasks == set()
+        await cluster.client.drain("a")
+        await cluster.wait_until(a.ended.is_set)
+
+
+async def test_frozen_before_it_joins(autojump_clock: MockClock) -> None:
+    """A node may be frozen before it runs, so that it never takes anything."""
+    async with open_cluster() as cluster:
+        consumer = Consumer(cluster.coordinator, run_for_ever, name="a")
+        consumer.set_frozen(True)
+        await cluster.start_consumer(consumer)
+        await cluster.submit("t")
+        await trio.sleep(10)
+        assert (await cluster.client.nodes())[0].node.frozen
+        assert dict(consumer.tasks) == {}
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+async def test_frozen_or_unfrozen_while_it_joins(frozen: bool, autojump_clock: MockClock) -> None:
+    """What was asked for before the node had a session, after it had said how it is, still holds."""
+    async with open_cluster(latency=0.5) as cluster:
+        consumer = Consumer(cluster.coordinator, run_for_ever, name="a")
+        consumer.set_frozen(not frozen)
+        cluster.begin(consumer)
+        await trio.sleep(0.25)
+        assert consumer.statistics().node is None
+        consumer.set_frozen(frozen)
+        await trio.sleep(10)
+        assert (await cluster.client.nodes())[0].node.frozen is frozen
+
+
+async def test_frozen_node_is_no_heir(autojump_clock: MockClock) -> None:
+    """A node that leaves does not wait for frozen ones to take its tasks."""
+    async with open_cluster() as cluster:
+        a = await cluster.start("a")
+        await cluster.submit("t")
+        await cluster.wait_running("t")
+        b = await cluster.start("b")
+        await cluster.client.freeze("b")
+        await cluster.wait_until(lambda: b.consumer.frozen)
+        began = trio.current_time()
+        await a.consumer.drain()
+        assert trio.current_time() - began < 1
+        assert cluster.owners() == {}
+
+
+async def test_frozen_node_drains_to_others(autojump_clock: MockClock) -> None:
+    """Freezing does not keep a node from leaving politely."""
+    async with open_cluster() as cluster:
+        a = await cluster.start("a")
+        await cluster.submit("t")
+        await cluster.wait_running("t")
+        await cluster.client.freeze("a")
+        b = await cluster.start("b")
+        await trio.sleep(5)
+        await a.consumer.drain()
+        await cluster.wait_until(lambda: b.tasks == {"t"}, within=0.1)
+
+
+async def test_balance(autojump_clock: MockClock) -> None:
+    """A node told to balance does not wait for the cluster to settle."""
+    async with open_cluster() as cluster:
+        await cluster.submit("t")
+        a = await cluster.start("a", settle=100.0)
+        await trio.sleep(1)
+        assert a.tasks == set()
+        await cluster.client.balance("a")
+        await cluster.wait_until(lambda: a.tasks == {"t"}, within=0.1)
+        assert a.told()[1:] == ["OrderDone balance", "TaskClaimed t", "TaskStarted t"]
+
+
+async def test_stop_task(autojump_clock: MockClock) -> None:
+    """A task that is to be stopped is given back, and goes on elsewhere or here after a while."""
+    async with open_cluster() as cluster:
+        a = await cluster.start("a")
+        await cluster.submit("t")
+        await cluster.wait_running("t")
+        a.take_events()
+        await cluster.client.stop_task("t")
+        await cluster.wait_until(lambda: cluster.starts["t"] == 2)
+        assert a.told() == [
+            "TaskStopping t released",
+            "OrderDone t stop_task",
+            "TaskStopped t released",
+            "TaskGivenUp t",
+            "TaskClaimed t",
+            "TaskStarted t",
+        ]
+
+
+async def test_stop_task_that_is_not_here(autojump_clock: MockClock) -> None:
+    """Who does not run the task says so."""
+    async with open_cluster() as cluster:
+        a = await cluster.start("a")
+        await cluster.client.send("a", Command(CommandName.STOP_TASK, "t"))
+        await cluster.client.send("a", Command(CommandName.STOP_TASK))
+        await trio.sleep(1)
+        assert a.told()[1:] == [
+            "OrderRejected stop_task task 't' does not run here",
+            "OrderRejected stop_task task None does not run here",
+        ]
+        with pytest.raises(TaskNotFound):
+            await cluster.client.stop_task("t")
+
+
+async def test_drain(autojump_clock: MockClock) -> None:
+    """A node told to drain hands over and ends."""
+    async with open_cluster() as cluster:
+        a, b = await cluster.start("a"), await cluster.start("b")
+        await cluster.submit("t0", "t1")
+        await cluster.wait_until(lambda: len(cluster.running) == 2)
+        await cluster.client.drain("a")
+        await cluster.wait_until(a.ended.is_set, within=5)
+        await cluster.wait_until(lambda: b.tasks == {"t0", "t1"}, within=0.1)
+        with pytest.raises(NodeNotFound):
+            await cluster.client.drain("a")
+
+
+async def test_unknown_and_unreadable(autojump_clock: MockClock) -> None:
+    """What a node does not know, or cannot read, is reported once and discarded."""
+    async with open_cluster() as cluster:
+        a = await cluster.start("a")
+        await cluster.client.send("a", Command("dance"))
+        store = cluster.coordinator._store
+        unreadable = Order("a~9", a.identity, None)
+        store._orders[unreadable.id] = unreadable
+        store._members[a.identity].inbox.put(unreadable)
+        await trio.sleep(1)
+        assert a.told()[1:] == ["OrderRejected dance it is unknown", "OrderRejected ? it cannot be read"]
+        assert store._orders == {}
+
+
+async def test_carried_out_once(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An order that the broker takes its time to discard is not carried out again."""
+    monkeypatch.setattr(MemorySession, "discard", lambda self, order: None)
+    async with open_cluster() as cluster:
+        a = await cluster.start("a")
+        await cluster.client.freeze("a")
+        await cluster.client.unfreeze("a")
+        await cluster.submit("t")
+        await cluster.wait_running("t")
+        assert a.told()[1:3] == ["OrderDone freeze", "OrderDone unfreeze"]
+        assert "OrderDone" not in " ".join(a.told())
+
+
+async def test_orders_go_with_their_node(autojump_clock: MockClock) -> None:
+    """An order that a node has not seen when its session ends is not left behind for anybody."""
+    async with open_cluster() as cluster:
+        a = await cluster.start("a")
+        cluster.coordinator.partition(a.identity)
+        await cluster.client.freeze("a")
+        cluster.coordinator.expire(a.identity)
+        await trio.sleep(10)
+        assert cluster.coordinator._store._orders == {}
+        assert not a.consumer.frozen
+
+
+async def test_a_name_means_every_node_of_that_name(autojump_clock: MockClock) -> None:
+    """Two nodes may share a name; an identity means one of them."""
+    async with open_cluster() as cluster:
+        nodes = [await cluster.start("a"), await cluster.start("a")]
+        await cluster.client.freeze(nodes[1].identity)
+        await trio.sleep(1)
+        assert [node.consumer.frozen for node in nodes] == [False, True]
+        await cluster.client.freeze("a")
+        await trio.sleep(1)
+        assert [node.consumer.frozen for node in nodes] == [True, True]
+
+
+async def test_removal_swallowed_by_a_disconnection_is_asked_for_again(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The order is carried out once, and is gone in the end."""
+    async with open_cluster() as cluster:
+        node = await cluster.start("a")
+        asked: list[Order] = []
+        discard = MemorySession.discard
+
+        def swallow_the_first(session: MemorySession, order: Order) -> None:
+            asked.append(order)
+            if len(asked) > 1:
+                discard(session, order)
+
+        monkeypatch.setattr(MemorySession, "discard", swallow_the_first)
+        await cluster.client.send("a", Command("dance"))
+        await trio.sleep(1)
+        await cluster.submit("t")
+        await cluster.wait_running("t")
+        assert cluster.coordinator._store._orders == {}
+        assert node.told().count("OrderRejected dance it is unknown") == 1

@@ -1,0 +1,281 @@
+"""Consumer: joins, takes its share, runs each task once, survives crashes and lost sessions, and leaves politely."""
+
+from __future__ import annotations
+
+import random
+from functools import partial
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from metafora_trio import (
+    Command,
+    CommandName,
+    Consumer,
+    CoordinatorUnavailable,
+    InvalidName,
+    MemoryCoordinator,
+    RunningTask,
+)
+from tests.support.nodes import Node, open_cluster, run_for_ever, spread
+
+LATENCIES = pytest.mark.parametrize("latency", [0.0, 0.05])
+
+
+@LATENCIES
+async def test_tasks_are_spread_evenly(latency: float, autojump_clock: MockClock) -> None:
+    """Three nodes share ten tasks within one of even, each started once."""
+    async with open_cluster(latency=latency) as cluster:
+        nodes = [await cluster.start(name) for name in "abc"]
+        await cluster.submit(*(f"t{i}" for i in range(10)))
+        await cluster.wait_until(lambda: len(cluster.running) == 10)
+        await trio.sleep(20)
+        assert sorted(len(node.tasks) for node in nodes) == [3, 3, 4]
+        assert set(cluster.starts.values()) == {1}
+
+
+@LATENCIES
+async def test_a_newcomer_gets_its_share_by_the_fewest_moves(latency: float, autojump_clock: MockClock) -> None:
+    """A node that joins three with 12 tasks gets three, and no task moves but those."""
+    async with open_cluster(latency=latency) as cluster:
+        nodes = [await cluster.start(name) for name in "abc"]
+        await cluster.submit(*(f"t{i}" for i in range(12)))
+        await cluster.wait_until(lambda: len(cluster.running) == 12)
+        nodes.append(await cluster.start("d"))
+        await cluster.wait_until(lambda: len(nodes[3].tasks) == 3 and len(cluster.running) == 12)
+        await trio.sleep(20)
+        assert spread(nodes) == 0
+        assert sum(cluster.starts.values()) == 12 + 3
+        assert all(len(queue) == 1 for queue in cluster.owners().values())
+
+
+@LATENCIES
+async def test_more_bids_than_handovers_at_once(latency: float, autojump_clock: MockClock) -> None:
+    """Bids that had to wait since enough tasks were being handed over already are answered in their turn."""
+    async with open_cluster(latency=latency) as cluster:
+
+        async def slow_to_stop(task: RunningTask) -> None:
+            try:
+                await trio.sleep_forever()
+            finally:
+                with task.cleanup():
+                    await trio.sleep(0.5)
+
+        old = await cluster.start("old", slow_to_stop)
+        old.consumer.max_handovers = 2
+        await cluster.submit(*(f"t{i:02}" for i in range(30)))
+        await cluster.wait_until(lambda: len(cluster.running) == 30)
+        new = [await cluster.start(name) for name in ("new1", "new2")]
+        await cluster.wait_until(lambda: {len(node.tasks) for node in (old, *new)} == {10}, within=20)
+        assert sum(cluster.starts.values()) == 30 + 20
+
+
+async def test_handovers_one_after_another(autojump_clock: MockClock) -> None:
+    """Where few tasks may be handed over at once, the next one goes as soon as one has gone."""
+    async with open_cluster(latency=0.01) as cluster:
+        a = await cluster.start("a")
+        a.consumer.max_handovers = 1
+        await cluster.submit(*(f"t{i:02}" for i in range(30)))
+        await cluster.wait_until(lambda: len(a.tasks) == 30)
+        b = await cluster.start("b")
+        await cluster.wait_until(lambda: b.tasks)
+        began = trio.current_time()
+        await cluster.wait_until(lambda: len(b.tasks) == 15)
+        assert trio.current_time() - began < 14 * 0.05
+
+
+@LATENCIES
+async def test_crash(latency: float, autojump_clock: MockClock) -> None:
+    """The tasks of a node that dies run again on the others, soon and evenly; the others' go on untouched."""
+    async with open_cluster(latency=latency) as cluster:
+        nodes = [await cluster.start(name) for name in "abc"]
+        await cluster.submit(*(f"t{i}" for i in range(9)))
+        await cluster.wait_until(lambda: len(cluster.running) == 9)
+        died, *others = nodes
+        lost = died.tasks
+        cluster.crash(died)
+        await died.ended.wait()
+        await cluster.wait_until(lambda: len(cluster.running) == 9, within=1.0)
+        assert spread(others) <= 1
+        assert {task for task, starts in cluster.starts.items() if starts == 2} == lost
+        assert sum(cluster.starts.values()) == 12
+
+
+async def test_lost_session(autojump_clock: MockClock) -> None:
+    """A node whose session is lost stops its tasks, and then joins again by itself with an empty hand."""
+    async with open_cluster() as cluster:
+        node = await cluster.start("a")
+        await cluster.submit("t")
+        await cluster.wait_running("t")
+        first = node.identity
+        cluster.coordinator.expire(first)
+        await cluster.wait_until(lambda: not cluster.running)
+        await cluster.wait_running("t")
+        assert node.identity != first
+        assert node.consumer.statistics().sessions == 2
+        assert node.told() == [
+            "SessionOpened",
+            "TaskClaimed t",
+            "TaskStarted t",
+            "TaskStopped t session lost",
+            f"SessionEnded the session of node {first} has ended",
+            "SessionOpened",
+            "TaskClaimed t",
+            "TaskStarted t",
+        ]
+
+
+def later_session(node: Node, before: int) -> bool:
+    return node.consumer.statistics().sessions > before
+
+
+async def test_sessions_that_do_not_last_are_not_joined_in_a_hurry(autojump_clock: MockClock) -> None:
+    """Whatever ends each session at once may go on; the pauses grow until a session has lasted."""
+    async with open_cluster() as cluster:
+        node = await cluster.start("a")
+        pauses = []
+        for lasts in [*[0.0] * 6, 60.0]:
+            await trio.sleep(lasts)
+            cluster.coordinator.expire(node.identity)
+            lost = trio.current_time()
+            sessions = node.consumer.statistics().sessions
+            await cluster.wait_until(partial(later_session, node, sessions))
+            pauses.append(trio.current_time() - lost)
+        assert all(1.5 <= pause <= 3.1 for pause in pauses[4:6])
+        assert pauses[0] < 0.3
+        assert pauses[6] < 0.3
+
+
+async def test_joining_again_is_tried_for_ever(autojump_clock: MockClock, caplog: pytest.LogCaptureFixture) -> None:
+    """During an outage a node that has lost its session tries again, more and more slowly."""
+    async with open_cluster(connect_timeout=1.0) as cluster:
+        node = await cluster.start("a")
+        await cluster.submit("t")
+        await cluster.wait_running("t")
+        cluster.coordinator.outage = True
+        cluster.coordinator.expire(node.identity)
+        await trio.sleep(5000)  # more attempts than a float has doublings
+        assert 5000 / 4.1 < caplog.text.count("cannot join again yet") < 5000 / 2.4
+        assert node.consumer.statistics().node is None
+        cluster.coordinator.outage = False
+        await cluster.wait_running("t")
+
+
+async def test_first_join_fails(autojump_clock: MockClock) -> None:
+    """Who cannot join the first time is told; another try may succeed."""
+    coordinator = MemoryCoordinator(connect_timeout=3.0)
+    coordinator.outage = True
+    consumer = Consumer(coordinator, run_for_ever, name="a")
+    started = trio.current_time()
+    with pytest.raises(CoordinatorUnavailable):
+        await consumer.run()
+    assert trio.current_time() == started + 3.0
+    assert repr(consumer) == "<Consumer 'a' idle, 0 tasks>"
+    coordinator.outage = False
+    async with open_cluster(coordinator) as cluster:
+        await cluster.start_consumer(consumer)
+
+
+async def test_runs_once_at_a_time(autojump_clock: MockClock) -> None:
+    """A second `run` is refused; after the first has ended, it may be run anew."""
+    async with open_cluster() as cluster:
+        node = await cluster.start("a")
+        with pytest.raises(trio.BusyResourceError, match="runs already"):
+            await node.consumer.run()
+        await node.consumer.drain()
+        assert node.ended.is_set()
+        again = await cluster.start_consumer(node.consumer)
+        await cluster.submit("t")
+        await cluster.wait_running("t")
+        assert again.consumer.statistics().sessions == 1
+
+
+# ---- what one can see and set
+
+
+async def test_statistics_and_repr(autojump_clock: MockClock) -> None:
+    """Numbers and state of a consumer, from idle to gone."""
+    async with open_cluster() as cluster:
+        consumer = Consumer(cluster.coordinator, run_for_ever, name="a", rng=random.Random(0))
+        assert repr(consumer) == "<Consumer 'a' idle, 0 tasks>"
+        idle = consumer.statistics()
+        assert (idle.node, idle.tasks_running, idle.tasks_open, idle.sessions) == (None, 0, 0, 0)
+        node = await cluster.start_consumer(consumer)
+        await cluster.submit("t", "u")
+        await cluster.wait_until(lambda: len(consumer.tasks) == 2)
+        assert repr(consumer) == "<Consumer 'a' running, 2 tasks>"
+        statistics = consumer.statistics()
+        assert statistics.node == node.identity
+        assert (statistics.tasks_running, statistics.tasks_open, statistics.sessions) == (2, 2, 1)
+        assert (statistics.requests_outstanding, statistics.events_dropped) == (0, 0)
+        assert (statistics.draining, statistics.frozen) == (False, False)
+        await cluster.client.send("a", Command(CommandName.FREEZE))
+        await cluster.wait_until(lambda: consumer.frozen)
+        assert repr(consumer) == "<Consumer 'a' frozen, 2 tasks>"
+        assert consumer.statistics().frozen
+
+
+async def test_tasks_is_a_copy(autojump_clock: MockClock) -> None:
+    """`tasks` may be kept and changed by who asked."""
+    async with open_cluster() as cluster:
+        node = await cluster.start("a")
+        await cluster.submit("t")
+        await cluster.wait_running("t")
+        tasks = dict(node.consumer.tasks)
+        assert tasks["t"].node == node.identity
+        assert node.consumer.tasks is not node.consumer.tasks
+
+
+def test_default_name() -> None:
+    """Host and process name a node for people, in the characters that names may have."""
+    name = Consumer(MemoryCoordinator(), run_for_ever).name
+    assert name.rpartition("-")[2].isdigit()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"grace": -1},
+        {"grace": float("nan")},
+        {"cleanup_timeout": -1},
+        {"drain_timeout": -1},
+        {"settle": -1},
+        {"backup_delay": 0},
+        {"max_handovers": -1},
+        {"on_overrun": "ignore"},
+        {"capacity": -1},
+    ],
+)
+def test_senseless_arguments(options: dict[str, object]) -> None:
+    """What makes no sense is refused before anything runs, by name."""
+    with pytest.raises(ValueError, match=next(iter(options))):
+        Consumer(MemoryCoordinator(), run_for_ever, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [({"handler": None}, "an async function, not None"), ({"tags": "abc"}, "several strings, not the one 'abc'")],
+)
+def test_arguments_of_a_wrong_type(options: dict[str, object], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        Consumer(MemoryCoordinator(), **{"handler": run_for_ever, **options})  # type: ignore[arg-type]
+
+
+def test_bad_name() -> None:
+    """A node's name obeys the rule of ids."""
+    with pytest.raises(InvalidName, match="'~'"):
+        Consumer(MemoryCoordinator(), run_for_ever, name="a~b")
+
+
+async def test_capacity(autojump_clock: MockClock) -> None:
+    """Nobody holds more than its capacity; what is too much for all waits for who comes."""
+    async with open_cluster() as cluster:
+        a: Node = await cluster.start("a", capacity=2)
+        b: Node = await cluster.start("b", capacity=3)
+        await cluster.submit(*(f"t{i}" for i in range(8)))
+        await trio.sleep(30)
+        assert (len(a.tasks), len(b.tasks)) == (2, 3)
+        c = await cluster.start("c")
+        await cluster.wait_until(lambda: len(cluster.running) == 8)
+        assert (len(a.tasks), len(b.tasks), len(c.tasks)) == (2, 3, 3)

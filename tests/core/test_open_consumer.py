@@ -1,0 +1,156 @@
+"""open_consumer: a node beside a body; how the body ends decides how the node does."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from metafora_trio import (
+    Command,
+    CommandName,
+    CoordinatorUnavailable,
+    MemoryCoordinator,
+    RunningTask,
+    StopReason,
+    open_consumer,
+)
+from tests.support.nodes import Cluster, open_cluster, run_for_ever
+
+
+async def wait_for_task(cluster: Cluster) -> None:
+    await cluster.submit("t")
+    await cluster.wait_running("t")
+
+
+async def test_body_begins_when_joined(autojump_clock: MockClock) -> None:
+    """In the body the node is a member of the cluster."""
+    async with open_cluster(latency=0.5) as cluster:
+        async with open_consumer(cluster.coordinator, run_for_ever, name="a", tags=["x"], capacity=3) as consumer:
+            await trio.sleep(1)
+            (node,) = await cluster.client.nodes()
+            assert node.node.identity == consumer.statistics().node
+            assert (node.node.name, node.node.tags, node.node.capacity) == ("a", frozenset("x"), 3)
+        await trio.sleep(1)
+        assert await cluster.client.nodes() == []
+
+
+async def test_normal_exit_drains(autojump_clock: MockClock) -> None:
+    """When the body ends normally the node hands over all it has, and only then does the context end."""
+    async with open_cluster() as cluster:
+        async with open_consumer(cluster.coordinator, cluster.watched(run_for_ever), name="a"):
+            await wait_for_task(cluster)
+            b = await cluster.start("b")
+            await trio.sleep(5)
+        await cluster.wait_until(lambda: b.tasks == {"t"}, within=0.1)
+        assert cluster.log == ["a starts t", "a stops t", "b starts t"]
+
+
+async def test_normal_exit_waits_no_longer_than_drain_timeout(autojump_clock: MockClock) -> None:
+    """Where nobody takes the tasks, the exit takes `drain_timeout`."""
+    async with open_cluster() as cluster:
+        async with open_consumer(cluster.coordinator, cluster.watched(run_for_ever), drain_timeout=4.0):
+            await wait_for_task(cluster)
+            await cluster.start("b", capacity=0)
+            await trio.sleep(1)
+            left = trio.current_time()
+        assert trio.current_time() - left == pytest.approx(4, abs=0.1)
+
+
+async def test_exception_stops_at_once(autojump_clock: MockClock) -> None:
+    """An exception of the body leaves it as it is, and the node stops at once, whatever the grace."""
+    async with open_cluster() as cluster:
+        error = KeyError("mine")
+        began = 0.0
+        with pytest.raises(KeyError) as caught:  # noqa: PT012 - the body is what is tested
+            async with open_consumer(cluster.coordinator, cluster.watched(run_for_ever), name="a", grace=9):
+                await wait_for_task(cluster)
+                await cluster.start("b")
+                await trio.sleep(1)
+                began = trio.current_time()
+                raise error
+        assert caught.value is error
+        assert trio.current_time() == began
+        assert cluster.log[:2] == ["a starts t", "a stops t"]
+
+
+async def test_group_of_the_body_is_left_alone(autojump_clock: MockClock) -> None:
+    """Also a group of one that the body itself raises."""
+    error = KeyError("inner")
+    with pytest.raises(ExceptionGroup) as caught:
+        async with open_consumer(MemoryCoordinator(), run_for_ever):
+            raise ExceptionGroup("mine", [error])
+    assert (caught.value.message, caught.value.exceptions) == ("mine", (error,))
+
+
+async def test_cancellation_stops_at_once(autojump_clock: MockClock) -> None:
+    """A cancelled body takes the node with it; tasks may clean up, and nothing is left."""
+    async with open_cluster() as cluster:
+        reasons: list[StopReason | None] = []
+
+        async def handler(task: RunningTask) -> None:
+            try:
+                await trio.sleep_forever()
+            finally:
+                reasons.append(task.stop_reason)
+                with task.cleanup():
+                    await trio.sleep(2)
+
+        began = 0.0
+        with trio.CancelScope() as scope:
+            async with open_consumer(cluster.coordinator, cluster.watched(handler), name="a"):
+                await wait_for_task(cluster)
+                began = trio.current_time()
+                scope.cancel()
+                await trio.sleep_forever()
+        assert scope.cancelled_caught
+        assert trio.current_time() == began + 2
+        assert reasons == [StopReason.SHUTDOWN]
+        assert cluster.owners() == {}
+
+
+async def test_cancelled_while_it_drains(autojump_clock: MockClock) -> None:
+    """A drain on exit can be cut short."""
+    async with open_cluster() as cluster:
+        with trio.move_on_after(20) as scope:
+            async with open_consumer(cluster.coordinator, cluster.watched(run_for_ever), name="a"):
+                await wait_for_task(cluster)
+                await cluster.start("b", capacity=0)
+                await trio.sleep(1)
+        assert scope.cancelled_caught
+        assert cluster.log == ["a starts t", "a stops t"]
+
+
+async def test_node_that_leaves_by_command(autojump_clock: MockClock) -> None:
+    """A node that an operator drains ends; the body goes on, and leaving it is no error."""
+    async with open_cluster() as cluster:
+        async with open_consumer(cluster.coordinator, run_for_ever, name="a") as consumer:
+            await cluster.client.send("a", Command(CommandName.DRAIN))
+            await trio.sleep(5)
+            assert consumer.statistics().node is None
+            assert await cluster.client.nodes() == []
+
+
+async def test_unreachable_broker(autojump_clock: MockClock) -> None:
+    """When the first join fails the body does not begin."""
+    coordinator = MemoryCoordinator(connect_timeout=2)
+    coordinator.outage = True
+    with pytest.raises(CoordinatorUnavailable, match="2 s"):
+        async with open_consumer(coordinator, run_for_ever):
+            raise AssertionError("never here")  # pragma: no cover - that is the promise
+    assert trio.current_time() == 2
+
+
+async def test_node_that_fails_takes_the_body_with_it(autojump_clock: MockClock) -> None:
+    """What ends the node otherwise, such as SystemExit in a handler, cancels the body and is raised."""
+
+    async def handler(task: RunningTask) -> None:
+        raise SystemExit(3)
+
+    async with open_cluster() as cluster:
+        with pytest.raises(BaseExceptionGroup) as caught:  # noqa: PT012 - the body is what is tested
+            async with open_consumer(cluster.coordinator, handler):
+                await cluster.submit("t")
+                await trio.sleep_forever()
+        exits = caught.value.subgroup(SystemExit)
+        assert exits is not None

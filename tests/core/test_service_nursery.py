@@ -1,0 +1,125 @@
+"""open_service_nursery: body first, helpers after; a single exception leaves it unwrapped."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+import trio.testing
+
+from metafora_trio._service_nursery import open_service_nursery
+
+
+async def record_end(record: list[str]) -> None:
+    """A helper that serves until it is cancelled."""
+    try:
+        await trio.sleep_forever()
+    finally:
+        record.append("helper ends")
+
+
+async def clean_up_when_cancelled(record: list[str]) -> None:
+    """A body that takes 5 s to clean up."""
+    try:
+        await trio.sleep_forever()
+    finally:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(5)
+        record.append("body has cleaned up")
+
+
+async def test_helpers_serve_until_the_body_has_ended(autojump_clock: trio.testing.MockClock) -> None:
+    record: list[str] = []
+    async with open_service_nursery() as nursery:
+        nursery.start_soon(record_end, record)
+        await trio.sleep(10)
+        record.append("body ends")
+    assert record == ["body ends", "helper ends"]
+
+
+async def test_helpers_serve_while_a_cancelled_body_cleans_up(autojump_clock: trio.testing.MockClock) -> None:
+    """A scope inside the nursery cancels the body alone."""
+    record: list[str] = []
+    async with open_service_nursery() as nursery:
+        nursery.start_soon(record_end, record)
+        with trio.move_on_after(5):
+            await clean_up_when_cancelled(record)
+    assert record == ["body has cleaned up", "helper ends"]
+
+
+async def test_cancellation_from_outside_reaches_the_body_first(autojump_clock: trio.testing.MockClock) -> None:
+    record: list[str] = []
+    with trio.move_on_after(1) as scope:
+        async with open_service_nursery() as nursery:
+            nursery.start_soon(record_end, record)
+            await clean_up_when_cancelled(record)
+    assert record == ["body has cleaned up", "helper ends"]
+    assert scope.cancelled_caught
+
+
+async def test_an_exception_of_the_body_leaves_unwrapped(autojump_clock: trio.testing.MockClock) -> None:
+    async def body() -> None:
+        async with open_service_nursery() as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        await body()
+
+
+async def test_an_exception_of_a_helper_cancels_the_body(autojump_clock: trio.testing.MockClock) -> None:
+    async def helper() -> None:
+        await trio.sleep(3)
+        raise ValueError("helper")
+
+    async def body() -> None:
+        async with open_service_nursery() as nursery:
+            nursery.start_soon(helper)
+            nursery.start_soon(trio.sleep_forever)
+            await trio.sleep_forever()
+
+    with pytest.raises(ValueError, match="helper"):
+        await body()
+    assert trio.current_time() == 3
+
+
+async def test_exceptions_of_several_helpers_leave_as_a_group(autojump_clock: trio.testing.MockClock) -> None:
+    async def helper() -> None:
+        raise ValueError("helper")
+
+    with pytest.RaisesGroup(ValueError, ValueError, flatten_subgroups=True):
+        async with open_service_nursery() as nursery:
+            nursery.start_soon(helper)
+            nursery.start_soon(helper)
+            await trio.sleep_forever()
+
+
+async def test_exceptions_of_both_leave_as_a_group(autojump_clock: trio.testing.MockClock) -> None:
+    async def helper() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise ValueError("helper")
+
+    with pytest.RaisesGroup(ValueError, KeyError, flatten_subgroups=True):
+        async with open_service_nursery() as nursery:
+            nursery.start_soon(helper)
+            await trio.testing.wait_all_tasks_blocked()
+            raise KeyError("mine")
+
+
+async def test_a_group_of_the_body_stays_as_it_is(autojump_clock: trio.testing.MockClock) -> None:
+    """Only the nursery's own wrapping is taken off."""
+    with pytest.RaisesGroup(ValueError, KeyError):
+        async with open_service_nursery():
+            raise ExceptionGroup("mine", [ValueError(), KeyError()])
+
+
+async def test_helpers_that_are_cancelled_leave_the_body_alone(autojump_clock: trio.testing.MockClock) -> None:
+    record: list[str] = []
+    async with open_service_nursery() as nursery:
+        nursery.start_soon(record_end, record)
+        await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+        await trio.sleep(1)
+        record.append("body ends")
+    assert record == ["helper ends", "body ends"]

@@ -1,0 +1,268 @@
+"""A task's room: how a run ends, and what a handler is given."""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from metafora_trio import (
+    Consumer,
+    InvalidTask,
+    MemoryCoordinator,
+    Outcome,
+    RunningTask,
+    StateName,
+    Task,
+    TaskNotFound,
+    TaskRecord,
+    open_client,
+)
+from metafora_trio._memory.coordinator import MemorySession
+from metafora_trio._node.task_run import failure
+from tests.support.nodes import open_cluster
+
+# ---- outcomes
+
+
+async def completes(task: RunningTask) -> None:
+    await trio.sleep(1)
+
+
+async def done(task: RunningTask) -> Outcome:
+    await trio.sleep(1)
+    return Outcome.DONE
+
+
+@pytest.mark.parametrize("handler", [completes, done])
+async def test_completed(handler: Callable[[RunningTask], Awaitable[Any]], autojump_clock: MockClock) -> None:
+    """A handler that returns None or DONE has completed its task."""
+    async with open_cluster() as cluster:
+        node = await cluster.start("a", handler)
+        await cluster.submit("t")
+        assert (await cluster.client.wait(["t"]))["t"].state == StateName.COMPLETED
+        await cluster.wait_until(lambda: not node.consumer.statistics().tasks_open)
+        assert node.told() == [
+            "SessionOpened",
+            "TaskClaimed t",
+            "TaskStarted t",
+            "TaskStopped t",
+            "TaskEnded t completed",
+        ]
+        await trio.sleep(60)
+        assert cluster.starts["t"] == 1
+
+
+async def test_a_handler_that_is_not_async(autojump_clock: MockClock) -> None:
+    """It ends the node, not the tasks, one after the other."""
+    coordinator = MemoryCoordinator()
+    async with open_client(coordinator) as client:
+        await client.submit(Task("t"))
+        consumer = Consumer(coordinator, lambda task: None)  # type: ignore[arg-type]
+        with pytest.RaisesGroup(pytest.RaisesExc(TypeError, match="is not async: calling it returns NoneType")):
+            await consumer.run()
+        assert (await client.get("t")).state == "unclaimed"
+
+
+async def test_released(autojump_clock: MockClock) -> None:
+    """A task that a handler gives back is left alone for 1, 2, 4 seconds and so on, up to 60, and then taken again."""
+    async with open_cluster() as cluster:
+        times: list[float] = []
+
+        async def handler(task: RunningTask) -> Outcome:
+            times.append(trio.current_time())
+            return Outcome.RELEASE
+
+        node = await cluster.start("a", handler)
+        await cluster.submit("t")
+        await cluster.wait_until(lambda: len(times) == 10, within=1000, every=0.1)
+        pauses = [int(later - earlier) for earlier, later in itertools.pairwise(times)]
+        assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+        assert node.told()[:5] == [
+            "SessionOpened",
+            "TaskClaimed t",
+            "TaskStarted t",
+            "TaskStopped t",
+            "TaskGivenUp t",
+        ]
+
+
+async def test_released_task_goes_elsewhere(autojump_clock: MockClock) -> None:
+    """What one node gives back, another may take at once."""
+    async with open_cluster() as cluster:
+
+        async def handler(task: RunningTask) -> Outcome:
+            return Outcome.RELEASE
+
+        await cluster.start("a", handler)
+        await cluster.submit("t")
+        await cluster.wait_until(lambda: cluster.starts["t"])
+        b = await cluster.start("b")
+        await cluster.wait_until(lambda: b.tasks == {"t"}, within=70)
+
+
+async def nonsense(task: RunningTask) -> Any:
+    return "done"
+
+
+async def raises(task: RunningTask) -> None:
+    raise LookupError("no such\nthing")
+
+
+async def child_raises(task: RunningTask) -> None:
+    async def child() -> None:
+        await trio.sleep(1)
+        raise LookupError("no such\nthing")
+
+    task.nursery.start_soon(child)
+    await trio.sleep_forever()
+
+
+async def both_raise(task: RunningTask) -> None:
+    async def child() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise KeyError("child")
+
+    task.nursery.start_soon(child)
+    await trio.sleep(1)
+    raise LookupError("handler")
+
+
+async def raises_group(task: RunningTask) -> None:
+    raise ExceptionGroup("mine", [KeyError("inner")])
+
+
+FAILURES: dict[Callable[[RunningTask], Awaitable[Any]], tuple[str, str]] = {
+    nonsense: ("TypeError", "the handler returned 'done': return None, Outcome.DONE or Outcome.RELEASE"),
+    raises: ("LookupError", "no such"),
+    child_raises: ("LookupError", "no such"),
+    both_raise: ("ExceptionGroup", "Exceptions from Trio nursery (2 sub-exceptions)"),
+    raises_group: ("ExceptionGroup", "mine (1 sub-exception)"),
+}
+
+
+@pytest.mark.parametrize("handler", FAILURES, ids=lambda handler: handler.__name__)
+async def test_failed(handler: Callable[[RunningTask], Awaitable[Any]], autojump_clock: MockClock) -> None:
+    """Whatever a handler or its children raise, or return in vain, fails the task alone; clients read the traceback."""
+    kind, line = FAILURES[handler]
+    async with open_cluster() as cluster:
+
+        async def mostly_well(task: RunningTask) -> Any:
+            return await handler(task) if task.id == "bad" else await trio.sleep_forever()
+
+        node = await cluster.start("a", mostly_well)
+        await cluster.submit("bad", "good")
+        status = (await cluster.client.wait(["bad"]))["bad"]
+        assert status.state == StateName.FAILED
+        (error,) = status.errors
+        assert error.type == kind
+        assert error.error in (line, f"{kind}: {line}")
+        if handler is not nonsense:
+            assert "test_task_run.py" in error.traceback
+        assert node.tasks == {"good"}
+        await trio.sleep(60)
+        assert cluster.starts["bad"] == 1
+        await cluster.client.delete("bad")
+        with pytest.raises(TaskNotFound):
+            await cluster.client.get("bad")
+
+
+def test_long_tracebacks_are_cut() -> None:
+    """Of a huge error the end is kept, of its line the beginning: a state must stay small."""
+    state = failure(ValueError("x" * 100_000), datetime.datetime.now(datetime.UTC))
+    assert len(state.errors[0].traceback) == 16 * 1024
+    assert len(state.errors[0].error) == 1000
+
+
+async def test_task_that_cannot_be_read(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stored task that is none fails, without a run, and is not tried for ever."""
+    original = MemorySession.read
+
+    async def read(self: MemorySession, task: str) -> TaskRecord | None:
+        if task == "broken":
+            await trio.lowlevel.checkpoint()
+            raise InvalidTask("stored properties are not JSON")
+        return await original(self, task)
+
+    monkeypatch.setattr(MemorySession, "read", read)
+    async with open_cluster() as cluster:
+        node = await cluster.start("a")
+        await cluster.submit("broken")
+        status = (await cluster.client.wait(["broken"]))["broken"]
+        assert (status.state, status.errors[0].type) == (StateName.FAILED, "InvalidTask")
+        assert node.told()[1:] == ["TaskClaimed broken", "TaskEnded broken failed"]
+
+
+# ---- what a handler is given
+
+
+async def test_what_a_handler_is_given(autojump_clock: MockClock) -> None:
+    """The task's id and properties, its owner, a token that grows with each owner, and a nursery while it runs."""
+    async with open_cluster() as cluster:
+        seen: list[RunningTask] = []
+
+        async def handler(task: RunningTask) -> None:
+            seen.append(task)
+            assert task.nursery.child_tasks == frozenset()
+            await trio.sleep_forever()
+
+        first = await cluster.start("a", handler)
+        await cluster.submit("t", url="x", sizes=[1, 2])
+        await cluster.wait_running("t")
+        (task,) = seen
+        assert (task.id, task.props, task.node) == ("t", {"url": "x", "sizes": [1, 2]}, first.identity)
+        assert task.started == trio.current_time() or task.started > 0
+        assert task.lease.remaining() == task.lease.end == float("inf")
+        assert task.stop_reason is None
+        assert not task.stopping.is_set()
+        assert repr(task) == f"<RunningTask 't' on {first.identity} token={task.token}>"
+        assert "TaskLease until inf" in repr(task.lease)
+        cluster.crash(first)
+        second = await cluster.start("b", handler)
+        await cluster.wait_until(lambda: second.tasks == {"t"})
+        assert seen[1].token > task.token
+        assert repr(task).endswith("stopping (session lost)>")
+        with pytest.raises(RuntimeError, match="scope is closed"):
+            _ = task.nursery
+
+
+async def test_task_runs_until_its_children_have_ended(autojump_clock: MockClock) -> None:
+    """A handler may return and leave its work to children; the task ends with the last of them."""
+    async with open_cluster() as cluster:
+
+        async def handler(task: RunningTask) -> None:
+            task.nursery.start_soon(trio.sleep, 5)
+
+        await cluster.start("a", handler)
+        await cluster.submit("t")
+        await cluster.client.wait(["t"])
+        assert trio.current_time() == pytest.approx(1.5 + 5, abs=0.1)
+
+
+async def test_children_are_stopped_with_the_task(autojump_clock: MockClock) -> None:
+    """A stop reaches everything in the task's nursery; the claim outlives all of it."""
+    async with open_cluster() as cluster:
+
+        async def child(task: RunningTask) -> None:
+            try:
+                await trio.sleep_forever()
+            finally:
+                with task.cleanup():
+                    await trio.sleep(1)
+                    cluster.log.append(f"child ends while {cluster.owners()['t']} owns")
+
+        async def handler(task: RunningTask) -> None:
+            task.nursery.start_soon(child, task)
+
+        node = await cluster.start("a", handler)
+        await cluster.submit("t")
+        await cluster.wait_until(lambda: cluster.starts["t"])
+        await node.consumer.drain()
+        assert cluster.log[-1] == "child ends while ['a'] owns"

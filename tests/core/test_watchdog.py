@@ -1,0 +1,199 @@
+"""The watchdog: what a thread outside the event loop sees of a lease that ends while tasks are still open.
+
+Time is real in here, as threads do not know any other; everything is short, and the program that ends itself runs in a
+process of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import trio
+
+from metafora_trio._model.lease import Lease
+from metafora_trio._node.watchdog import EXIT_CODE, _Watchdog, watch_lease
+from tests.support.processes import wait_until
+
+LOGGER = logging.getLogger("metafora_trio.test")
+
+
+def threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate()]
+
+
+async def wait_for(records: list[logging.LogRecord], count: int) -> None:
+    with trio.fail_after(10):
+        while len(records) < count:  # noqa: ASYNC110 - a thread writes them
+            await trio.sleep(0.01)
+
+
+async def test_thread_lives_as_long_as_the_body() -> None:
+    """The thread is there while the body runs, and gone right after it, whatever the lease."""
+    before = threads()
+    lease = Lease(cancel_at=trio.current_time() + 99, end=trio.current_time() + 100)
+    with watch_lease(lease, lambda: ["t"], "log", LOGGER):
+        assert "metafora-watchdog" in threads()
+    assert threads() == before
+
+
+async def test_reports_once_what_is_open(caplog: pytest.LogCaptureFixture) -> None:
+    """Tasks that are open after the end of the lease are named, once for each lease."""
+    now = trio.current_time()
+    lease = Lease(cancel_at=now, end=now + 0.02)
+    with watch_lease(lease, lambda: [f"t{i}" for i in range(12)], "log", LOGGER):
+        await wait_for(caplog.records, 1)
+        await trio.sleep(0.15)
+        assert len(caplog.records) == 1
+        lease.end = trio.current_time()  # another one, over already
+        await wait_for(caplog.records, 2)
+    first, second = caplog.records
+    assert (first.levelno, second.levelno) == (logging.CRITICAL, logging.CRITICAL)
+    assert "t0, t1, t2, t3, t4, t5, t6, t7, t8, t9 and 2 more" in first.getMessage()
+    assert "another node may be running them" in first.getMessage()
+
+
+async def test_nothing_open_nothing_said(caplog: pytest.LogCaptureFixture) -> None:
+    """A lease that ends while nothing runs is no matter; a renewed one is waited for again."""
+    now = trio.current_time()
+    lease = Lease(cancel_at=now, end=now)
+    open_tasks: list[str] = []
+    with watch_lease(lease, lambda: open_tasks, "log", LOGGER):
+        await trio.sleep(0.15)
+        lease.end = trio.current_time() + 100
+        open_tasks.append("t")
+        await trio.sleep(0.15)
+    assert caplog.records == []
+
+
+async def test_sees_a_blocked_event_loop(caplog: pytest.LogCaptureFixture) -> None:
+    """Code that does not let Trio run is seen all the same."""
+    now = trio.current_time()
+    with watch_lease(Lease(cancel_at=now, end=now + 0.02), lambda: ["t"], "log", LOGGER):
+        wait_until(lambda: caplog.records)  # blocks, as a handler should not
+    assert "t" in caplog.records[0].getMessage()
+
+
+class Thawed(threading.Event):
+    """A frozen process that goes on 100 s later, with waits that take as long as was asked for."""
+
+    def __init__(self, looks: int) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.looks = looks
+
+    def wait(self, timeout: float | None = None) -> bool:
+        assert timeout is not None
+        self.now += timeout if self.now else 100.0
+        self.looks -= 1
+        return self.looks == 0
+
+
+@pytest.mark.parametrize("closed_after, reports", [(0.04, 0), (0.2, 1)])
+def test_thaw_is_given_time(monkeypatch: pytest.MonkeyPatch, closed_after: float, reports: int) -> None:
+    """What a thawed process closes within 50 ms is no overrun; what stays open longer is."""
+    thawed = Thawed(looks=50)
+    watchdog = _Watchdog(
+        Lease(end=1.0), lambda: ["t"] if thawed.now < 100.0 + closed_after else [], "log", LOGGER, lambda: thawed.now
+    )
+    watchdog.stopped = thawed
+    told: list[float] = []
+    monkeypatch.setattr(watchdog, "report", lambda tasks, late: told.append(late))
+    watchdog.run()
+    assert len(told) == reports
+
+
+def test_exit(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """What it does before it ends the process, seen from within: the reason and all tracebacks on stderr."""
+    codes: list[int] = []
+    monkeypatch.setattr("os._exit", codes.append)
+    lease = Lease(end=1.0)
+    watchdog = _Watchdog(lease, lambda: ["t"], "exit", LOGGER, lambda: 1.25)
+    watchdog.report(["t"], 0.25)
+    assert codes == [EXIT_CODE] == [70]
+    said = capfd.readouterr().err
+    assert "the lease ended 0.250 s ago and these tasks have not closed their scopes: t;" in said
+    assert "ending this process" in said
+    assert "test_exit" in said
+
+
+def test_exit_without_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that cannot say why is ended all the same."""
+
+    class Gone(Exception):
+        pass
+
+    def leave(code: int) -> None:
+        raise Gone(code)
+
+    monkeypatch.setattr("os._exit", leave)
+    monkeypatch.setattr("sys.__stderr__", None)
+    monkeypatch.setattr("sys.stderr", None)
+    with pytest.raises(Gone, match="70"):
+        _Watchdog(Lease(end=1.0), lambda: ["t"], "exit", LOGGER, lambda: 1.25).report(["t"], 0.25)
+
+
+PROGRAM = """
+import os, sys, threading
+import trio
+from metafora_trio import Consumer, MemoryCoordinator, Task, open_client
+from metafora_trio._memory.coordinator import MemorySession
+
+MemorySession.watched = True  # as where the lease is one of real time
+
+async def blocks(task):
+    print("runs", flush=True)
+    threading.Event().wait()
+
+async def shields(task):
+    print("runs", flush=True)
+    with trio.CancelScope(shield=True):
+        await trio.sleep(60)
+
+async def main():
+    coordinator = MemoryCoordinator(session_timeout=2.0)
+    handler = {"blocks": blocks, "shields": shields}[sys.argv[1]]
+    consumer = Consumer(coordinator, handler, name="a", on_overrun=sys.argv[2], settle=0.0)
+    async with open_client(coordinator) as client, trio.open_nursery() as nursery:
+        await nursery.start(lambda task_status: consumer.run(task_status=task_status))
+        await client.submit(Task("stubborn"))
+        if sys.argv[1] == "shields":
+            while "stubborn" not in consumer.tasks:
+                await trio.sleep(0.01)
+            coordinator.partition(consumer.statistics().node)
+        await trio.sleep(2)
+        print("survives", flush=True)
+        os._exit(0)  # the handler would not let the nursery close
+
+trio.run(main)
+"""
+
+
+def run_program(*arguments: str) -> subprocess.CompletedProcess[str]:
+    root = Path(__file__).parents[2]
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM, *arguments], cwd=root, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+@pytest.mark.parametrize("handler", ["blocks", "shields"])
+def test_process_is_ended(handler: str) -> None:
+    """With `on_overrun="exit"` a handler that outlives the lease takes its process with it: status 70, and where."""
+    run = run_program(handler, "exit")
+    assert run.returncode == 70
+    assert run.stdout == "runs\n"
+    assert "these tasks have not closed their scopes: stubborn; another node may be running them" in run.stderr
+    assert "metafora-watchdog" in run.stderr or "Thread 0x" in run.stderr
+    if handler == "blocks":
+        assert "in blocks" in run.stderr
+
+
+def test_process_survives_with_log() -> None:
+    """With `on_overrun="log"` it is reported, and the process goes on."""
+    run = run_program("shields", "log")
+    assert (run.returncode, run.stdout) == (0, "runs\nsurvives\n")
+    assert "these tasks have not closed their scopes: stubborn" in run.stderr

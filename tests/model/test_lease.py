@@ -1,0 +1,76 @@
+"""Lease: how long a node may believe in its session follows from when a heartbeat was sent."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import metafora_trio as mt
+from metafora_trio._model.lease import MIN_SESSION_TIMEOUT, LeaseTerms
+
+timeouts = st.floats(MIN_SESSION_TIMEOUT, 600)
+
+
+@pytest.mark.parametrize(
+    "session_timeout, period, until_cancel, margin, until_end",
+    [(12, 1, 6, 0.36, 7.64), (2, 1 / 6, 1, 0.06, 4 / 3 - 0.06), (1, 1 / 12, 0.5, 0.05, 2 / 3 - 0.05)],
+)
+def test_terms(session_timeout: float, period: float, until_cancel: float, margin: float, until_end: float) -> None:
+    terms = LeaseTerms(session_timeout)
+    assert terms.heartbeat_period == pytest.approx(period)
+    assert terms.until_cancel == pytest.approx(until_cancel)
+    assert terms.margin == pytest.approx(margin)
+    assert terms.until_end == pytest.approx(until_end)
+
+
+@given(timeouts)
+def test_the_lease_ends_before_the_session(session_timeout: float) -> None:
+    """There is time for cleanup, and the broker, which may be a tick (half a timeout) and a heartbeat off, is later.
+
+    The tick: the server's last touch may be tick/2 and a heartbeat period old; T >= 2 ticks.
+    """
+    terms = LeaseTerms(session_timeout)
+    earliest_expiry = session_timeout - session_timeout / 4 - terms.heartbeat_period
+    assert terms.until_cancel < terms.until_end < earliest_expiry
+    assert terms.until_end - terms.until_cancel >= 0.1 * session_timeout
+
+
+def test_a_heartbeat_in_time_counts_from_its_sending() -> None:
+    terms = LeaseTerms(12)
+    assert terms.stamp(now=100.9, previous=100.0) == 100.9
+
+
+def test_a_late_heartbeat_counts_from_when_it_was_due() -> None:
+    """A stalled loop must not stretch the lease: the server's last touch may be that much older."""
+    terms = LeaseTerms(12)
+    assert terms.stamp(now=107.0, previous=100.0) == 101.0
+
+
+def test_renew() -> None:
+    lease, terms = mt.Lease(), LeaseTerms(12)
+    assert (lease.finite, lease.cancel_at, lease.end) == (False, math.inf, math.inf)
+    assert lease.renew(terms, 100.0)
+    assert (lease.finite, lease.cancel_at) == (True, 106.0)
+    assert lease.end == pytest.approx(107.64)
+
+
+@given(st.lists(st.floats(0, 1000), min_size=1))
+def test_replies_in_any_order_never_shorten_it(proofs: list[float]) -> None:
+    lease, terms = mt.Lease(), LeaseTerms(12)
+    longest = -math.inf
+    for proof in proofs:
+        assert lease.renew(terms, proof) == (proof > longest)
+        longest = max(longest, proof)
+        assert (lease.cancel_at, lease.end) == (longest + terms.until_cancel, longest + terms.until_end)
+
+
+def test_revoked_there_is_no_time_left() -> None:
+    lease = mt.Lease()
+    lease.renew(LeaseTerms(12), 100.0)
+    lease.revoke(103.0)
+    assert (lease.cancel_at, lease.end) == (103.0, 103.0)
+    lease.revoke(105.0)  # what has ended does not come back
+    assert (lease.cancel_at, lease.end) == (103.0, 103.0)

@@ -1,0 +1,151 @@
+"""Task: its id and properties keep the rules, or the message says which rule and where."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import string
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import metafora_trio as mt
+from metafora_trio._model.task import MAX_PROPS_BYTES, check_node_name, check_task_id, decode_props
+
+RULE = "rule: 1 to 128 characters of A-Z a-z 0-9 . _ : @ = + -, and not '.' or '..'"
+ALPHABET = string.ascii_letters + string.digits + "._:@=+-"
+
+names = st.text(ALPHABET, min_size=1, max_size=128).filter(lambda name: name not in (".", ".."))
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda values: st.lists(values, max_size=4) | st.dictionaries(st.text(), values, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(names)
+def test_good_names(name: str) -> None:
+    assert mt.Task(name).id == name
+    assert check_node_name(name) == name
+
+
+@given(st.text(min_size=1, max_size=3).filter(lambda text: not set(text) <= set(ALPHABET)))
+def test_any_other_character_is_refused(name: str) -> None:
+    with pytest.raises(mt.InvalidTask, match="is not allowed"):
+        mt.Task(name)
+
+
+@pytest.mark.parametrize(
+    "name, problem",
+    [
+        ("", "task id '': it is empty"),
+        (".", "task id '.': '.' is not allowed"),
+        ("..", "task id '..': '..' is not allowed"),
+        ("a/b", "task id 'a/b': character '/' at position 1 is not allowed"),
+        ("task~1", "task id 'task~1': character '~' at position 4 is not allowed"),
+        ("grüße", "task id 'grüße': character 'ü' at position 2 is not allowed"),
+        ("newline\n", r"task id 'newline\n': character '\n' at position 7 is not allowed"),
+        ("x" * 129, f"task id '{'x' * 129}': it has 129 characters"),
+        ("x" * 200, f"task id '{'x' * 156}...: it has 200 characters"),
+        (7, "task id 7: it is int, not a string"),
+        (None, "task id None: it is NoneType, not a string"),
+    ],
+)
+def test_bad_ids(name: Any, problem: str) -> None:
+    with pytest.raises(mt.InvalidTask) as raised:
+        mt.Task(name)
+    assert str(raised.value) == f"{problem} ({RULE})"
+    assert isinstance(raised.value, ValueError)
+    with pytest.raises(mt.InvalidTask):
+        check_task_id(name)
+
+
+def test_node_names_obey_the_same_rule() -> None:
+    with pytest.raises(mt.InvalidName, match="node name 'a~b': character '~' at position 1 is not allowed"):
+        check_node_name("a~b")
+
+
+# ---- properties
+
+
+@given(st.dictionaries(st.text(), json_values, max_size=5))
+def test_any_json_object_is_kept(props: dict[str, Any]) -> None:
+    task = mt.Task("t", props)
+    assert task.props == props
+    assert decode_props("t", task.encoded) == props
+    assert json.loads(task.encoded) == props
+
+
+def test_props_are_copied_and_frozen() -> None:
+    inner = [1, 2]
+    task = mt.Task("t", {"list": inner})
+    inner.append(3)
+    assert task.props == {"list": [1, 2]}
+    with pytest.raises(TypeError):
+        task.props["new"] = 1  # type: ignore[index] # what is tested
+    with pytest.raises(AttributeError):
+        task.id = "u"  # type: ignore[misc] # what is tested
+
+
+def test_tasks_compare_by_value() -> None:
+    assert mt.Task("t", {"a": 1}) == mt.Task("t", {"a": 1})
+    assert mt.Task("t", {"a": 1}) != mt.Task("t", {"a": 2})
+    assert len({mt.Task("t", {"a": 1}), mt.Task("t", {"a": 1})}) == 1
+
+
+def test_nested_mappings_and_tuples_become_json() -> None:
+    assert mt.Task("t", {"a": mt.Task("u", {"b": (1, 2)}).props}).props == {"a": {"b": [1, 2]}}
+
+
+ITSELF: dict[str, Any] = {}
+ITSELF["me"] = ITSELF
+
+
+@pytest.mark.parametrize(
+    "props, problem",
+    [
+        ([], "props is list, not a JSON object"),
+        (None, "props is NoneType, not a JSON object"),
+        ({"urls": ["a", "b", {"c"}]}, "props.urls[2]: set is not JSON"),
+        ({"when": datetime.date(2024, 1, 1)}, "props.when: date is not JSON"),
+        ({"a": {"b": (1, b"x")}}, "props.a.b[1]: bytes is not JSON"),
+        ({"a": float("nan")}, "props.a: nan is not JSON"),
+        ({"a": [float("-inf")]}, "props.a[0]: -inf is not JSON"),
+        ({"a": {1: 2}}, "props.a: key 1 is int, not a string"),
+        (ITSELF, "props is nested too deeply, or contains itself"),
+        ({"a": "x" * MAX_PROPS_BYTES}, "props is 524,296 bytes of JSON, more than 524,288 (512 KiB)"),
+        ({"a": "ü" * (MAX_PROPS_BYTES // 2)}, "props is 524,296 bytes of JSON, more than 524,288 (512 KiB)"),
+    ],
+)
+def test_bad_props(props: Any, problem: str) -> None:
+    with pytest.raises(mt.InvalidTask) as raised:
+        mt.Task("t", props)
+    assert str(raised.value) == f"task 't': {problem}"
+
+
+def test_a_lone_surrogate_is_refused() -> None:
+    with pytest.raises(mt.InvalidTask, match="task 't': props has a lone surrogate"):
+        mt.Task("t", {"a": "\ud800"})
+
+
+def test_the_largest_props() -> None:
+    assert len(mt.Task("t", {"a": "x" * (MAX_PROPS_BYTES - 8)}).encoded) == MAX_PROPS_BYTES
+
+
+@pytest.mark.parametrize(
+    "stored, problem",
+    [
+        (b"{", "task 't': stored properties are not JSON"),
+        (b"\xff", "task 't': stored properties are not JSON"),
+        (b"[1]", "task 't': stored properties are list, not a JSON object"),
+    ],
+)
+def test_what_is_stored_may_be_anything(stored: bytes, problem: str) -> None:
+    with pytest.raises(mt.InvalidTask, match=problem):
+        decode_props("t", stored)
+
+
+def test_nothing_stored_is_no_properties() -> None:
+    assert decode_props("t", b"") == {}

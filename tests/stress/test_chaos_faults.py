@@ -1,0 +1,96 @@
+"""The schedule of a chaos run is the same for the same seed, and keeps what the checker relies on."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+
+pytest.importorskip("kazoo", reason="chaos runs need the extra `zookeeper`")
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stress.chaos.faults import KINDS, Fault, FaultKind, calm, schedule
+
+runs = st.builds(
+    lambda seed, seconds, nodes, servers, timeout: (
+        timeout,
+        seconds,
+        schedule(seed=seed, seconds=seconds, nodes=nodes, servers=servers, session_timeout=timeout),
+    ),
+    st.integers(0, 10_000),
+    st.floats(10, 300),
+    st.integers(2, 8),
+    st.sampled_from([1, 3, 5]),
+    st.floats(2, 10),
+)
+
+
+def draw(seed: int, *, seconds: float = 120, nodes: int = 5, servers: int = 3) -> list[Fault]:
+    return schedule(seed=seed, seconds=seconds, nodes=nodes, servers=servers, session_timeout=4.0)
+
+
+def test_the_same_seed_gives_the_same_faults() -> None:
+    assert draw(1) == draw(1)
+    assert draw(1) != draw(2)
+
+
+@given(runs)
+def test_all_are_healed_in_time(run: tuple[float, float, list[Fault]]) -> None:
+    _, seconds, faults = run
+
+    assert faults
+    assert faults == sorted(faults, key=lambda fault: fault.at)
+    assert all(0 < fault.at <= fault.end <= seconds + 1e-9 for fault in faults)
+
+
+@given(runs)
+def test_two_faults_on_one_target_do_not_overlap(run: tuple[float, float, list[Fault]]) -> None:
+    """Nor two on servers, of which a majority is needed; and what is done to all nodes stands for each."""
+    _, _, faults = run
+    on_servers = [fault for fault in faults if "server" in KINDS[fault.kind].target]
+    nodes = {fault.target for fault in faults if KINDS[fault.kind].target in ("node", "new node")}
+    on_node = [[fault for fault in faults if fault.target == name or _on_all(fault)] for name in nodes]
+
+    for together in [on_servers, *on_node]:
+        assert all(one.end <= other.at for one, other in pairwise(together))
+
+
+def _on_all(fault: Fault) -> bool:
+    return fault.kind is FaultKind.ROLL_NODES
+
+
+@given(runs)
+def test_around_a_lone_kill_all_is_calm(run: tuple[float, float, list[Fault]]) -> None:
+    timeout, _, faults = run
+    for kill in (fault for fault in faults if fault.alone):
+        others = [fault for fault in faults if fault is not kill and KINDS[fault.kind].fault]
+
+        assert kill.kind is FaultKind.KILL
+        assert all(other.end + calm(timeout) <= kill.at + 1e-9 or other.at > kill.end for other in others)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_shows_the_broken_modes_comes_first(seed: int) -> None:
+    """A freeze and a cut, both longer than a session, before any server is touched."""
+    faults = draw(seed, seconds=30, nodes=3)
+
+    assert {fault.kind for fault in faults[:2]} == {FaultKind.FREEZE, FaultKind.CUT}
+    assert all(fault.seconds > 4 for fault in faults[:2])
+    ends = max(fault.end for fault in faults[:2])
+    assert all(fault.at >= ends for fault in faults if "server" in KINDS[fault.kind].target)
+
+
+def test_every_kind_has_its_turn() -> None:
+    found = schedule(seed=1, seconds=600, nodes=5, servers=3, session_timeout=4.0, loss=True)
+
+    assert {fault.kind for fault in found} == set(KINDS)
+
+
+def test_packets_are_lost_only_where_that_can_be_done() -> None:
+    assert {fault.kind for fault in draw(1, seconds=600)} == set(KINDS) - {FaultKind.LOSS}
+
+
+def test_one_server_is_never_cut_from_others() -> None:
+    assert FaultKind.ISOLATE_SERVER not in {fault.kind for fault in draw(1, seconds=1000, servers=1)}

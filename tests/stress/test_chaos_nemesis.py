@@ -1,0 +1,90 @@
+"""The nemesis, without a cluster: what ends by itself is a surprise, and stops nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+pytest.importorskip("kazoo", reason="chaos runs need the extra `zookeeper`")
+
+from metafora_trio_zookeeper.testing.real import Server
+from stress.chaos.cluster import ChaosCluster, Terms
+from stress.chaos.faults import Fault, FaultKind
+from stress.chaos.nemesis import Nemesis, read_records
+
+
+class Servers:
+    """An ensemble as far as the nemesis looks at it here: one server that leads."""
+
+    def __init__(self, server: Server) -> None:
+        self.servers = [server]
+
+    def leader(self) -> Server:
+        return self.servers[0]
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    """A server that runs, as a process that does nothing."""
+    with ThreadPoolExecutor(1) as starter:
+        server = Server(1, 1, 1, 1, tmp_path, starter)
+        # It only has to be there, until `kill`; the minute is for when nobody is left to kill it.
+        server.process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+        yield server
+        server.kill()
+
+
+def cluster_of(server: Server, folder: Path, nursery: trio.Nursery) -> ChaosCluster:
+    return ChaosCluster(Terms(servers=1), folder, cast("Any", Servers(server)), cast("Any", None), nursery, None)
+
+
+@pytest.mark.parametrize("ends", ["before", "while it is paused"])
+async def test_a_server_that_ends_by_itself(ends: str, server: Server, tmp_path: Path) -> None:
+    async with trio.open_nursery() as nursery:
+        cluster = cluster_of(server, tmp_path, nursery)
+        nursery.start_soon(cluster.watch_servers)
+        nemesis = Nemesis(cluster, cast("Any", None), lambda what: None)
+        if ends == "before":
+            server.kill()
+        else:
+            nursery.start_soon(trio.to_thread.run_sync, kill_when_paused, server)
+        await nemesis.run([Fault(0.0, 0.5, FaultKind.PAUSE_SERVER, "leader")])
+        with trio.fail_after(30):
+            while not cluster.surprises:  # noqa: ASYNC110 - it is told to nobody
+                await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
+
+    assert cluster.surprises == ["server s1 has ended by itself"]
+    assert [record.target for record in read_records(tmp_path / "faults.jsonl")] == ["s1 (leader)"]
+
+
+def kill_when_paused(server: Server) -> None:
+    assert server.process is not None
+    status = Path(f"/proc/{server.process.pid}/stat")
+    while status.read_text().rpartition(")")[2].split()[0] != "T":
+        pass
+    server.kill()
+
+
+async def test_a_server_that_was_killed_is_no_surprise(
+    server: Server, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with trio.open_nursery() as nursery:
+        cluster = cluster_of(server, tmp_path, nursery)
+        nursery.start_soon(cluster.watch_servers)
+        Nemesis(cluster, cast("Any", None), lambda what: None)._kill_one(server)
+        await trio.sleep(10)
+        assert cluster.surprises == []
+        cluster.away.clear()  # it was started again, and has ended
+        await trio.sleep(10)
+        nursery.cancel_scope.cancel()
+
+    assert cluster.surprises == ["server s1 has ended by itself"]

@@ -1,0 +1,18 @@
+"""The histories that once broke a promise, and others worth keeping: all promises are kept in them now."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from stress.simulate.machine import quiet
+from stress.simulate.script import Script, play
+
+HISTORIES = sorted((Path(__file__).parent / "histories").glob("*.json"))
+
+
+@pytest.mark.parametrize("path", HISTORIES, ids=lambda path: path.stem)
+def test_every_promise_is_kept(path: Path) -> None:
+    with quiet():
+        play(Script.read(path))

@@ -1,0 +1,222 @@
+"""The search for broken promises: scripts, the state machine that draws them, and the commands around it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from metafora_trio._node.membership import Membership
+from metafora_trio.testing.simulation import BrokenPromise
+from metafora_trio.testing.simulation._faults import FAULTS
+from metafora_trio_zookeeper.testing.simulated import SimulatedCluster
+from stress.mutants import command as mutants
+from stress.mutants.all_mutants import MUTANTS
+from stress.simulate import command as simulate
+from stress.simulate import replay
+from stress.simulate.machine import quiet
+from stress.simulate.script import STEPS, Broker, Script, Step, play, shorten
+from stress.simulate.search import search
+from tests.support.processes import children, ignores, wait_ended, wait_until
+
+SCRIPT = Script(
+    7,
+    4.0,
+    (
+        Step("start"),
+        Step("start"),
+        Step("run_for", {"seconds": 3.0}),
+        Step("submit", {"task": "t1"}),
+        Step("run_for", {"seconds": 2.0}),
+        Step("crash", {"node": "n2"}),
+        Step("pause", {"node": "n2"}),
+        Step("partition", {"node": "n1", "way": "from"}),
+        Step("run_for", {"seconds": 3.0}),
+    ),
+)
+
+
+@contextmanager
+def two_start_everything() -> Iterator[None]:
+    """A bug that a single step shows."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Membership, "draining", property(lambda self: True))
+        yield
+
+
+# ---- scripts
+
+
+def test_a_script_is_json_and_comes_back() -> None:
+    text = SCRIPT.encode()
+    assert Script.decode(text) == SCRIPT
+    assert json.loads(text)["steps"][6] == {"do": "pause", "node": "n2"}
+
+
+@pytest.mark.parametrize(
+    "text", ["{}", "[]", "nonsense", '{"seed": 1, "session_timeout": 4, "steps": [{"do": "close"}]}']
+)
+def test_what_is_no_script_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"not a script|no step 'close'|Expecting value"):
+        Script.decode(text)
+
+
+def test_every_step_is_a_method_of_the_cluster() -> None:
+    assert all(callable(getattr(SimulatedCluster, name)) for name in STEPS)
+
+
+def test_the_same_script_makes_the_same_history() -> None:
+    with quiet():
+        first, second = play(SCRIPT), play(SCRIPT)
+    assert first == second
+    assert first.runs >= 1
+    assert first.faults == {"crash": 1, "partition": 1}  # what does not run cannot be paused
+    assert first.seconds > 8.0
+
+
+def test_a_script_is_shortened_to_what_it_takes() -> None:
+    with quiet(), two_start_everything():
+        short = shorten(SCRIPT)
+        assert [step.do for step in short.steps] in (["start"], [])
+        with pytest.raises(BrokenPromise):
+            play(short)
+
+
+# ---- the state machine
+
+
+@pytest.mark.parametrize(
+    "broker, faults", [("zookeeper", FAULTS), ("memory", ("crash", "partition", "expire", "linger"))]
+)
+def test_no_promise_is_broken(broker: Broker, faults: Iterable[str]) -> None:
+    """A bounded set of histories, the same each time; `python -m stress.simulate` goes on from here."""
+    tally = search(seed=20, histories=60, broker=broker)
+    assert tally.failure is None, f"{tally.failure.problem}\n{tally.failure.script.encode()}"
+    assert tally.histories >= 60
+    assert tally.faults.keys() == set(faults)
+
+
+def test_the_same_seed_draws_the_same_histories() -> None:
+    assert search(seed=3, histories=5) == search(seed=3, histories=5)
+
+
+def test_a_broken_promise_is_found_and_shortened() -> None:
+    with two_start_everything():
+        tally = search(seed=1, histories=20)
+    assert tally.failure is not None
+    assert tally.failure.broken
+    assert len(tally.failure.script.steps) <= 2
+
+
+# ---- the commands
+
+
+def test_simulate(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--histories", "4", "--seed", "1", "--processes", "1", "--json"]
+    assert simulate.main(arguments) == 0
+    summary = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert list(summary) == ["histories", "steps", "virtual_hours", "faults", "violations", "per_second", "seed"]
+    assert (summary["histories"], summary["violations"], summary["seed"]) == (4, 0, 1)
+
+
+@pytest.mark.parametrize("everybody", [True, False])
+@pytest.mark.parametrize("module, arguments", [("simulate", ["--minutes", "9"]), ("mutants", ["--histories", "9999"])])
+def test_ctrl_c_ends_a_search(module: str, arguments: list[str], everybody: bool) -> None:
+    """With what was found by then, no traceback, and nothing left; a terminal tells its processes, too."""
+    command = [sys.executable, "-u", "-m", f"stress.{module}", *arguments, "--processes", "1", "--seed", "1"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    ) as process:
+        workers: list[int] = []
+
+        def at_work() -> bool:
+            """Its process that searches, and multiprocessing's own, have begun."""
+            workers[:] = children(process.pid)
+            return len(workers) == 2 and all(ignores(worker, signal.SIGINT) for worker in workers)
+
+        wait_until(at_work)
+        (os.killpg if everybody else os.kill)(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert b"Traceback" not in err
+    assert err.endswith(b"interrupted\n")
+    assert b"histories" in out
+    wait_ended(workers)
+
+
+@pytest.mark.parametrize(
+    "main, arguments, told",
+    [
+        (simulate.main, ["--histories", "0"], "0 is less than 1"),
+        (simulate.main, ["--minutes", "0"], "--minutes: 0 is not more than 0"),
+        (simulate.main, ["--save", "no/such/folder"], "--save: no folder no/such/folder"),
+        (mutants.main, ["--processes", "0"], "0 is less than 1"),
+        (mutants.main, ["--save", "no/such/folder"], "--save: no folder no/such/folder"),
+        (mutants.main, ["unheard-of"], "no mutant unheard-of"),
+        (replay.main, ["no/such/file"], "No such file or directory: 'no/such/file'"),
+        (replay.main, [__file__], "test_search.py: Extra data"),
+    ],
+)
+def test_usage(
+    main: Callable[[list[str]], int], arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is wrong is said before anything is searched: exit status 2."""
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert told in capsys.readouterr().err
+
+
+def test_replay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "script.json"
+    file.write_text(SCRIPT.encode())
+    assert replay.main([str(file)]) == 0
+    told = capsys.readouterr().out
+    assert "crash node='n2'" in told
+    assert "starts t1 with token 0" in told
+    assert told.endswith("every promise was kept\n")
+    with two_start_everything():
+        assert replay.main([str(file)]) == 1
+    assert "broken: at " in capsys.readouterr().out
+
+
+def test_mutants(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = "claimed-is-owned"
+    assert name in map(str, MUTANTS)
+    arguments = [name, "--histories", "100", "--processes", "1", "--save", str(tmp_path), "--json"]
+    assert mutants.main(arguments) == 0
+    summary = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert summary["escaped"] == []
+    assert Script.read(tmp_path / f"{name}.json").steps
+
+
+def test_a_bug_of_the_library_is_no_catch(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is broken without the mutant, too, is told as what it is, and not taken for the mutant's."""
+    with two_start_everything():
+        catch = mutants.hunt("read-is-proof-of-life", 1, 25)
+    assert catch.genuine
+    assert not catch.caught
+    monkeypatch.setattr(mutants, "open_pool", lambda processes: ThreadPoolExecutor(1))
+    monkeypatch.setattr(mutants, "hunt", lambda *_: catch)
+    assert mutants.main(["read-is-proof-of-life"]) == 1
+    assert f"A BUG OF THE LIBRARY, which is there without the mutant:\n{catch.script}" in capsys.readouterr().out
+
+
+def test_a_crash_is_no_catch() -> None:
+    """A mutant that cannot run breaks no promise."""
+
+    def nonsense(self: Membership) -> None:
+        raise ZeroDivisionError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Membership, "look_at_everything", nonsense)
+        assert not mutants.hunt("read-is-proof-of-life", 1, 3).caught

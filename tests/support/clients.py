@@ -1,0 +1,36 @@
+"""A client beside one node whose session the test drives by hand, for the tests of the client."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import metafora_trio as mt
+from metafora_trio.testing.conformance import eventually
+
+__all__ = ["COMPLETED", "claim", "cluster", "finish"]
+
+COMPLETED = mt.TaskState(mt.StateName.COMPLETED)
+
+
+@asynccontextmanager
+async def cluster(*names: str, latency: float = 0.0) -> AsyncGenerator[tuple[mt.Client, mt.Session]]:
+    """A client and one node of a new cluster, in which tasks of these ids have been submitted."""
+    coordinator = mt.MemoryCoordinator(latency=latency)
+    async with mt.open_client(coordinator) as client, coordinator.open_session(mt.NodeInfo("a")) as a:
+        await client.submit(mt.Task(name) for name in names)
+        await eventually(a, lambda it: len(it.view.tasks) == len(names))
+        yield client, a
+
+
+async def claim(session: mt.Session, task: str) -> mt.Claim:
+    """Claim a task, and wait until the session sees it."""
+    session.claim(task)
+    await eventually(session, lambda it: it.view.own_claims(task, it.node.identity))
+    return session.view.own_claims(task, session.node.identity)[0]
+
+
+async def finish(session: mt.Session, task: str, state: mt.TaskState | None = COMPLETED) -> None:
+    """Claim a task, and end it in this state."""
+    session.finish(await claim(session, task), state)
+    await eventually(session, lambda it: task not in it.view.tasks)

@@ -1,0 +1,176 @@
+"""A cluster of consumers in one Trio run, on virtual time: what the tests of the consumer stand on."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import AbstractContextManager, asynccontextmanager
+from typing import Any
+
+import trio
+
+from metafora_trio import Client, Consumer, Event, Handler, MemoryCoordinator, RunningTask, Task, open_client
+from metafora_trio._model.node_info import node_name
+
+
+def brief(event: Event) -> str:
+    """An event in a few words: its type, and what it is about."""
+    fields = ("task", "command", "method", "state", "why", "reason", "heir")
+    about = {field: value for field in fields if (value := getattr(event, field, None))}
+    if "heir" in about:
+        about["heir"] = node_name(about["heir"])
+    return " ".join([type(event).__name__, *map(str, about.values())])
+
+
+class Node:
+    """A consumer that runs, what it has told, and its process's life."""
+
+    def __init__(self, consumer: Consumer, events: trio.MemoryReceiveChannel[Event]) -> None:
+        self.consumer = consumer
+        self.scope = trio.CancelScope()
+        self.ended = trio.Event()
+        self._events = events
+
+    @property
+    def identity(self) -> str:
+        identity = self.consumer.statistics().node
+        assert identity is not None
+        return identity
+
+    @property
+    def tasks(self) -> set[str]:
+        return set(self.consumer.tasks)
+
+    def take_events(self) -> list[Event]:
+        """What it has told since one last asked."""
+        events: list[Event] = []
+        while True:
+            try:
+                events.append(self._events.receive_nowait())
+            except trio.WouldBlock:
+                return events
+
+    def told(self) -> list[str]:
+        """The same, in brief."""
+        return [brief(event) for event in self.take_events()]
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        try:
+            with self.scope:
+                await self.consumer.run(task_status=task_status)
+        finally:
+            self.ended.set()
+
+
+class Cluster:
+    """Some nodes and a client on one `MemoryCoordinator`. Asserts of every run that it is the only one of its task.
+
+    Attributes:
+        log: what the tasks did: "a starts t", "a stops t", and what handlers note.
+    """
+
+    def __init__(self, coordinator: MemoryCoordinator, client: Client, nursery: trio.Nursery) -> None:
+        self.coordinator = coordinator
+        self.client = client
+        self.log: list[str] = []
+        self.running: dict[str, str] = {}
+        self.starts: Counter[str] = Counter()
+        self._nursery = nursery
+        self._subscriptions: list[AbstractContextManager[trio.MemoryReceiveChannel[Event]]] = []
+
+    async def start(self, name: str, handler: Handler | None = None, **options: Any) -> Node:
+        """Start a node and wait until it has joined. Its handler by default runs for ever."""
+        watched = self.watched(handler if handler is not None else run_for_ever)
+        options = {"rng": random.Random(name), **options}
+        return await self.start_consumer(Consumer(self.coordinator, watched, name=name, **options))
+
+    async def start_consumer(self, consumer: Consumer) -> Node:
+        node = self._node(consumer)
+        await self._nursery.start(node.run)
+        return node
+
+    def begin(self, consumer: Consumer) -> Node:
+        """Start a node, and do not wait for it."""
+        node = self._node(consumer)
+        self._nursery.start_soon(node.run)
+        return node
+
+    def _node(self, consumer: Consumer) -> Node:
+        subscription = consumer.subscribe()
+        self._subscriptions.append(subscription)
+        return Node(consumer, subscription.__enter__())
+
+    def watched(self, handler: Handler) -> Handler:
+        """A handler that notes and checks each run of another one."""
+
+        async def run(task: RunningTask) -> Any:
+            node = node_name(task.node)
+            assert task.id not in self.running, f"{task.id} starts on {node}, but runs on {self.running[task.id]}"
+            self.running[task.id] = node
+            self.starts[task.id] += 1
+            self.log.append(f"{node} starts {task.id}")
+            try:
+                return await handler(task)
+            finally:
+                del self.running[task.id]
+                self.log.append(f"{node} stops {task.id}")
+
+        return run
+
+    def crash(self, node: Node) -> None:
+        """Let its process die."""
+        self.coordinator.crash(node.identity)
+        node.scope.cancel()
+
+    def remove_claim(self, task: str) -> None:
+        """Take its owner's claim away, as an operator might by hand."""
+        claim = self.coordinator._store.truth.head(task)
+        assert claim is not None
+        self.coordinator._store.remove_claim(claim)
+
+    async def submit(self, *ids: str, **props: Any) -> None:
+        await self.client.submit(Task(id, props) for id in ids)
+
+    def owners(self) -> dict[str, list[str]]:
+        """Who has a claim in each task that has one, from the truth of the store: names, the owner first."""
+        truth = self.coordinator._store.truth
+        return {task: [node_name(claim.node) for claim in truth.queue(task)] for task in truth.claimed_tasks()}
+
+    async def wait_until(self, condition: Callable[[], object], *, within: float = 60.0, every: float = 0.01) -> None:
+        """Wait, in virtual time, until something is so."""
+        with trio.fail_after(within):
+            while not condition():  # noqa: ASYNC110 - any condition, and time is virtual
+                await trio.sleep(every)
+
+    async def wait_running(self, *ids: str) -> None:
+        await self.wait_until(lambda: set(ids) <= set(self.running))
+
+    def close(self) -> None:
+        for subscription in self._subscriptions:
+            subscription.__exit__(None, None, None)
+
+
+async def run_for_ever(task: RunningTask) -> None:
+    """A handler."""
+    await trio.sleep_forever()
+
+
+def spread(nodes: Iterable[Node]) -> int:
+    """The largest minus the smallest number of tasks that run."""
+    loads = [len(node.tasks) for node in nodes]
+    return max(loads) - min(loads)
+
+
+@asynccontextmanager
+async def open_cluster(coordinator: MemoryCoordinator | None = None, **options: Any) -> AsyncGenerator[Cluster]:
+    """A cluster without nodes. At the end all are cancelled, and then nothing may be left."""
+    coordinator = coordinator if coordinator is not None else MemoryCoordinator(**options)
+    async with open_client(coordinator) as client:
+        async with trio.open_nursery() as nursery:
+            cluster = Cluster(coordinator, client, nursery)
+            yield cluster
+            nursery.cancel_scope.cancel()
+        cluster.close()
+        assert cluster.owners() == {}
+        assert cluster.running == {}
