@@ -24,7 +24,7 @@ import trio
 from metafora_trio import (
     Coordinator,
     CoordinatorUnavailable,
-    StateName,
+    StatusName,
     Task,
     TaskExists,
     TaskFinished,
@@ -49,7 +49,7 @@ async def submit(coordinator: Coordinator, task: Task, *, wait: bool) -> int:
 
 def report(status: TaskStatus) -> int:
     """Say on stderr how a task has failed; return the exit code of its program, 1 if it has none."""
-    if status.state == StateName.COMPLETED:
+    if status.state == StatusName.COMPLETED:
         return 0
     if not status.errors:
         print(f"error: task {status.id} was {status.state}", file=sys.stderr)

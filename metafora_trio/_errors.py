@@ -8,7 +8,7 @@ MetaforaError
 ├── TaskNotFound             no such task
 ├── NodeNotFound             no such node
 ├── CoordinatorUnavailable   the broker cannot be reached, or refuses us
-│   ├── LayoutMismatch       the namespace was made by a newer version, or with other settings
+│   ├── LayoutMismatch       the namespace was made by another version, or with other settings
 │   └── BrokerTooOld         the broker lacks what the protocol needs
 └── SessionLost              this node's membership is over; its claims are no longer its own
 """
@@ -63,7 +63,7 @@ class CoordinatorUnavailable(MetaforaError):
 
 
 class LayoutMismatch(CoordinatorUnavailable):
-    """The namespace was made by a newer version of Metafora, or with other settings."""
+    """The namespace was made by another version of Metafora, or with other settings."""
 
 
 class BrokerTooOld(CoordinatorUnavailable):

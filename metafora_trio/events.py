@@ -8,10 +8,10 @@ from metafora_trio._model.state import StateName, StopReason
 
 __all__ = [
     "BalancerFailed",
+    "CommandDone",
+    "CommandRejected",
     "Event",
     "LeaseAtRisk",
-    "OrderDone",
-    "OrderRejected",
     "SessionEnded",
     "SessionOpened",
     "TaskClaimed",
@@ -138,7 +138,7 @@ class BalancerFailed(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class OrderDone(Event):
+class CommandDone(Event):
     """A command to this node was carried out."""
 
     command: str
@@ -146,7 +146,7 @@ class OrderDone(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class OrderRejected(Event):
+class CommandRejected(Event):
     """A command to this node is unknown or senseless, and was discarded."""
 
     command: str

@@ -20,12 +20,12 @@ from metafora_trio._errors import (
 from metafora_trio._model.changes import Changes
 from metafora_trio._model.command import Command
 from metafora_trio._model.state import TaskState
-from metafora_trio._model.stored_task import TaskFacts
+from metafora_trio._model.stored_task import TaskSnapshot
 from metafora_trio._model.task import Task, check_task_id
 from metafora_trio._model.view import ClusterView
 from metafora_trio.contract._broker_client import BrokerClient
-from metafora_trio_zookeeper._session.in_flight import Marks
-from metafora_trio_zookeeper._session.live_view import Picture
+from metafora_trio_zookeeper._session.in_flight import InFlight
+from metafora_trio_zookeeper._session.live_view import LiveView
 
 from ._connection import (
     Check,
@@ -92,7 +92,7 @@ class ZooKeeperClient(BrokerClient):
         self._hosts = hosts
         self._patience = patience
         self._connection = connect()
-        self._picture = Picture(self._connection, layout, Marks("", len), rng)
+        self._live = LiveView(self._connection, layout, InFlight("", len), rng)
         self._up = trio.Event()
         self._ended = trio.Event()
         self._watching = trio.Event()
@@ -114,7 +114,7 @@ class ZooKeeperClient(BrokerClient):
                 if self._connection.state is ConnectionState.AUTH_FAILED:
                     raise CoordinatorUnavailable(f"ZooKeeper at {self._hosts} does not accept the credentials")
                 self._ended = trio.Event()
-                self._connection = self._picture.connection = self._connect()
+                self._connection = self._live.connection = self._connect()
 
     async def prepare(self) -> None:
         """Make sure that the namespace is there."""
@@ -132,9 +132,9 @@ class ZooKeeperClient(BrokerClient):
     async def _follow(self) -> None:
         await self._watching.wait()
         while True:
-            await self._picture.wait_connected()
+            await self._live.wait_connected()
             try:
-                await self._picture.sync(self._barrier)
+                await self._live.sync(self._barrier)
             except RequestError as error:
                 raise await translate(self._hosts, self._server, error) from error
 
@@ -144,10 +144,10 @@ class ZooKeeperClient(BrokerClient):
     # ---- Sink
 
     def on_event(self, event: EventType, path: str) -> None:
-        self._picture.on_event(event, path)
+        self._live.on_event(event, path)
 
     def on_state(self, state: ConnectionState) -> None:
-        self._picture.on_state(state)
+        self._live.on_state(state)
         if state is ConnectionState.CONNECTED:
             self._server = self._connection.server
             self._up.set()
@@ -305,13 +305,13 @@ class ZooKeeperClient(BrokerClient):
             unknown = unknown or failure is ErrorCode.CONNECTION_LOSS
         raise self._contested(f"deleting task {task!r}")
 
-    async def look_up(self, task: str) -> TaskFacts:
+    async def look_up(self, task: str) -> TaskSnapshot:
         check_task_id(task)
         bucket = self._layout.bucket(task)
         stored, state = await self._read([self._layout.task_path(task), self._layout.state_path(task)])
         names = await self._list(f"{self._layout.claims}/{bucket}")
         claims = (self._layout.parse_claim(bucket, name) for name in names if name.startswith(f"{task}~"))
-        return TaskFacts(
+        return TaskSnapshot(
             decode_record(task, stored),
             decode_state(task, state),
             tuple(sorted(claim for claim in claims if claim is not None)),
@@ -328,12 +328,12 @@ class ZooKeeperClient(BrokerClient):
 
     async def send(self, identity: str, command: Command) -> None:
         """See `BrokerClient`. After a lost connection a command may be left twice."""
-        order = Create(self._layout.order_prefix(identity), command.encode(), sequential=True)
+        queued = Create(self._layout.node_command_prefix(identity), command.encode(), sequential=True)
         if self._layout.parse_node(identity) is None:
             raise NodeNotFound(f"{identity!r} is not the identity of a node's session")
         unknown = ""
         for _ in range(_ATTEMPTS):
-            failure = await self._write([Check(self._layout.node_path(identity)), order])
+            failure = await self._write([Check(self._layout.node_path(identity)), queued])
             if failure is None:
                 return
             if failure is not ErrorCode.CONNECTION_LOSS:
@@ -346,14 +346,14 @@ class ZooKeeperClient(BrokerClient):
     async def open_view(self) -> ClusterView:
         self._watching.set()
         with self._limit():
-            await self._picture.wait_current()
-        return self._picture.view
+            await self._live.wait_current()
+        return self._live.view
 
     async def wait_changed(self) -> None:
-        await self._picture.wait_changed()
+        await self._live.wait_changed()
 
     def take_changes(self) -> Changes:
-        return self._picture.take_changes()
+        return self._live.take_changes()
 
 
 def _has_ended(task: str, state: ReadResult) -> bool:

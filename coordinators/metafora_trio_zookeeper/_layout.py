@@ -1,12 +1,12 @@
 """Where everything stands in ZooKeeper: paths, the names of znodes, and the layout record.
 
-    /<namespace>                          {"layout": 1, "buckets": 64}
+    /<namespace>                          {"layout": 2, "buckets": 64}
     /<namespace>/nodes/<node>.<inc>       ephemeral: what a node tells of itself
     /<namespace>/tasks/<bucket>/<task>    properties, or a tombstone
     /<namespace>/claims/<bucket>/<task>~<node>.<inc>~<c|b>~<seq>   ephemeral sequential, empty
     /<namespace>/states/<bucket>/<task>   the state record
     /<namespace>/commands/<bucket>/<task>~<seq>
-    /<namespace>/orders/<node>.<inc>~<seq>
+    /<namespace>/node_commands/<node>.<inc>~<seq>
 
 Names are read strictly. A claim's path is made again from its fields, so what is not exactly what `claim_path` writes
 (fields, bucket, digits) must not become a claim: it would be one that nobody can delete.
@@ -23,7 +23,7 @@ from zlib import crc32
 from metafora_trio._errors import InvalidTask, LayoutMismatch
 from metafora_trio._model.claim import Claim, ClaimKind
 from metafora_trio._model.state import TaskState
-from metafora_trio._model.stored_task import TaskRecord
+from metafora_trio._model.stored_task import StoredTask
 from metafora_trio._model.task import decode_props
 
 from ._connection import ReadResult
@@ -44,7 +44,7 @@ T = TypeVar("T")
 
 _log = logging.getLogger("metafora_trio.zookeeper")
 
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 TOMBSTONE = b'{"deleted":true}'
 MAX_OPS = 128
 MAX_REQUEST_BYTES = 900_000
@@ -59,7 +59,7 @@ _SEQ_PATTERN = r"([0-9]{10}|[1-9][0-9]{10,})"
 _TASK = re.compile(rf"(?!\.\.?$){_WORD}")
 _IDENTITY = re.compile(_IDENTITY_PATTERN)
 _CLAIM = re.compile(rf"(?!\.\.?~)({_WORD})~({_IDENTITY_PATTERN})~([cb])~{_SEQ_PATTERN}")
-_ORDER = re.compile(rf"({_IDENTITY_PATTERN})~{_SEQ_PATTERN}")
+_NODE_COMMAND = re.compile(rf"({_IDENTITY_PATTERN})~{_SEQ_PATTERN}")
 _KINDS = {kind.value: kind for kind in ClaimKind}
 _BUCKETED = ("tasks", "claims", "states", "commands")
 
@@ -79,7 +79,7 @@ def check_namespace(namespace: str) -> str:
     return root
 
 
-def decode_record(task: str, stored: ReadResult | None) -> TaskRecord | None:
+def decode_record(task: str, stored: ReadResult | None) -> StoredTask | None:
     """A task's znode as a record, None for no such znode. A tombstone has no properties.
 
     Raises:
@@ -87,7 +87,7 @@ def decode_record(task: str, stored: ReadResult | None) -> TaskRecord | None:
     """
     if stored is None:
         return None
-    return TaskRecord({} if stored.version else decode_props(task, stored.data), stored.version)
+    return StoredTask({} if stored.version else decode_props(task, stored.data), stored.version)
 
 
 def decode_state(task: str, stored: ReadResult | None) -> TaskState | None:
@@ -131,7 +131,7 @@ class Layout:
         self.tasks = f"{self.root}/tasks"
         self.claims = f"{self.root}/claims"
         self.states = f"{self.root}/states"
-        self.orders = f"{self.root}/orders"
+        self.node_commands = f"{self.root}/node_commands"
 
     # ---- the layout record
 
@@ -144,23 +144,25 @@ class Layout:
         """Compare with what stands there.
 
         Raises:
-            LayoutMismatch: it was made by a newer version, or with another number of buckets, or is something else.
+            LayoutMismatch: it was made by another version, or with another number of buckets, or is something else.
         """
         try:
             record = json.loads(data)
             layout, buckets = int(record["layout"]), int(record["buckets"])
         except (ValueError, TypeError, KeyError) as error:
             raise LayoutMismatch(f"{self.root} holds something that is not Metafora's: {data[:80]!r}") from error
-        if layout > LAYOUT_VERSION:
+        if layout != LAYOUT_VERSION:
+            age = "a newer" if layout > LAYOUT_VERSION else "an older"
             raise LayoutMismatch(
-                f"{self.root} has layout {layout}; this version of metafora-trio knows layouts up to {LAYOUT_VERSION}"
+                f"{self.root} has layout {layout}, made by {age} version of metafora-trio; this one uses layout "
+                f"{LAYOUT_VERSION}: choose another namespace, or use that version"
             )
         if buckets != len(self.buckets):
             raise LayoutMismatch(f"{self.root} was made with buckets={buckets}, not with buckets={len(self.buckets)}")
 
     def directories(self) -> list[str]:
         """Every directory below the root, parents first."""
-        top = [f"{self.root}/{name}" for name in ("nodes", *_BUCKETED, "orders")]
+        top = [f"{self.root}/{name}" for name in ("nodes", *_BUCKETED, "node_commands")]
         return top + [f"{self.root}/{name}/{bucket}" for name in _BUCKETED for bucket in self.buckets]
 
     # ---- from things to paths
@@ -189,11 +191,11 @@ class Layout:
         """What a claim adds to the transaction that closes its session, in bytes."""
         return len(self.claims) + len(self.buckets[-1]) + len(task) + len(identity) + 20
 
-    def order_path(self, name: str) -> str:
-        return f"{self.orders}/{name}"
+    def node_command_path(self, name: str) -> str:
+        return f"{self.node_commands}/{name}"
 
-    def order_prefix(self, identity: str) -> str:
-        return f"{self.orders}/{identity}~"
+    def node_command_prefix(self, identity: str) -> str:
+        return f"{self.node_commands}/{identity}~"
 
     # ---- from names to things; None for what is not exactly one
 
@@ -210,7 +212,7 @@ class Layout:
     def parse_node(self, name: str) -> str | None:
         return name if _IDENTITY.fullmatch(name) else None
 
-    def parse_order(self, name: str) -> tuple[str, int] | None:
-        """Whom an order is addressed to, and its sequence number."""
-        match = _ORDER.fullmatch(name)
+    def parse_node_command(self, name: str) -> tuple[str, int] | None:
+        """Whom a command is addressed to, and its sequence number."""
+        match = _NODE_COMMAND.fullmatch(name)
         return (match[1], int(match[2])) if match else None

@@ -88,7 +88,7 @@ async def remove_namespace(connect: Callable[[], Connection], layout: Layout, *,
                 return
             await _wait_deserted(connection, layout, patience)
             directories = [path for path in layout.directories() if path.count("/") > layout.root.count("/") + 1]
-            directories += [layout.nodes, layout.orders]
+            directories += [layout.nodes, layout.node_commands]
             names = await children_of(connection, directories)
             inside = [f"{path}/{name}" for path, below in zip(directories, names, strict=True) for name in below]
             for first in range(0, len(inside), MAX_OPS):

@@ -20,10 +20,17 @@ from metafora_trio._service_nursery import open_service_nursery
 from metafora_trio.contract._broker_client import BrokerClient
 from metafora_trio.contract._coordinator import Coordinator
 
-from .status import NodesChanged, NodeStatus, TaskChanged, TaskStatus, found_status, listed_status, node_statuses
+from .status import (
+    NodeStatus,
+    StatusName,
+    TaskStatus,
+    found_status,
+    listed_status,
+    node_statuses,
+)
 from .watch import Listener, Watch
 
-__all__ = ["Client", "NodeStatus", "NodesChanged", "TaskChanged", "TaskStatus", "open_client"]
+__all__ = ["Client", "open_client"]
 
 
 class Client:
@@ -78,7 +85,7 @@ class Client:
             TaskNotFound: there is no such task.
         """
         status = found_status(id, await self._broker.look_up(check_task_id(id)))
-        if status.state == "deleted":
+        if status.state is StatusName.DELETED:
             raise TaskNotFound(f"no task {id!r}")
         return status
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from metafora_trio._model.claim import Claim
 from metafora_trio._model.node_info import NodeInfo
-from metafora_trio._model.state import StateName, TaskError, TaskState
-from metafora_trio._model.stored_task import TaskFacts
+from metafora_trio._model.state import TaskError, TaskState
+from metafora_trio._model.stored_task import TaskSnapshot
 from metafora_trio._model.view import ClusterView
 
 __all__ = [
     "NodeStatus",
     "NodesChanged",
+    "StatusName",
     "TaskChanged",
     "TaskStatus",
     "found_status",
@@ -23,25 +25,43 @@ __all__ = [
 ]
 
 
+class StatusName(enum.StrEnum):
+    """What a client sees of a task, in one word."""
+
+    UNCLAIMED = "unclaimed"
+    RUNNING = "running"
+    """A node owns it."""
+    DELETING = "deleting"
+    """A client has deleted it, and its owner has not removed it yet."""
+    COMPLETED = "completed"
+    FAILED = "failed"
+    KILLED = "killed"
+    DELETED = "deleted"
+    """Nothing of it is left."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing will run the task unless it is submitted again."""
+        return self in (StatusName.COMPLETED, StatusName.FAILED, StatusName.KILLED, StatusName.DELETED)
+
+
 @dataclass(frozen=True, slots=True)
 class TaskStatus:
     """What is known of a task.
 
     Attributes:
         id: the task's id.
-        state: in the cluster: `unclaimed`, `running` (a node owns it), `deleting` (a tombstone stands in it), or the
-            `StateName` that keeps it from running: `sleeping`, `paused`, `fault`. Ended: `completed`, `failed`,
-            `killed`; `deleted` where nothing is left.
+        state: whether it waits, runs, or has ended.
         queue: its claims, head first.
         props: its properties; None in lists, and for a task that has ended.
-        record: its state record; None in lists, and where there is none.
+        stored_state: its state record; None in lists, and where there is none.
     """
 
     id: str
-    state: str
+    state: StatusName
     queue: Sequence[Claim] = ()
     props: Mapping[str, Any] | None = None
-    record: TaskState | None = None
+    stored_state: TaskState | None = None
 
     @property
     def owner(self) -> str | None:
@@ -56,15 +76,12 @@ class TaskStatus:
     @property
     def ended(self) -> bool:
         """Whether it is over: nothing will run it unless it is submitted again."""
-        return self.state in _ENDED
+        return self.state.ended
 
     @property
     def errors(self) -> Sequence[TaskError]:
         """The failures so far, oldest first, each with its traceback."""
-        return self.record.errors if self.record else ()
-
-
-_ENDED = frozenset({"deleted", *(state for state in StateName if state.terminal)})
+        return self.stored_state.errors if self.stored_state else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,22 +126,22 @@ class NodesChanged:
 def listed_status(view: ClusterView, task: str) -> TaskStatus:
     """A task's status, as far as the view knows."""
     queue = tuple(view.queue(task))
-    state = "deleting" if view.deleted(task) else "running" if queue else "unclaimed"
-    return TaskStatus(task, state, queue)
+    return TaskStatus(task, _present(queue, deleted=view.deleted(task)), queue)
 
 
-def found_status(task: str, facts: TaskFacts) -> TaskStatus:
+def found_status(task: str, snapshot: TaskSnapshot) -> TaskStatus:
     """A task's status, as read afresh."""
-    record, stored, queue = facts.record, facts.state, tuple(facts.queue)
-    if record is None:
-        return TaskStatus(task, stored.state if stored else "deleted", record=stored)
-    if record.deleted:
-        state = "deleting"
-    elif stored and stored.state is not StateName.RUNNABLE:
-        state = stored.state
-    else:
-        state = "running" if queue else "unclaimed"
-    return TaskStatus(task, state, queue, record.props, stored)
+    found, stored, queue = snapshot.task, snapshot.state, tuple(snapshot.queue)
+    if found is None:
+        return TaskStatus(task, StatusName(stored.state) if stored else StatusName.DELETED, stored_state=stored)
+    return TaskStatus(task, _present(queue, deleted=found.deleted), queue, found.props, stored)
+
+
+def _present(queue: Sequence[Claim], *, deleted: bool) -> StatusName:
+    """The state of a task that is in the cluster."""
+    if deleted:
+        return StatusName.DELETING
+    return StatusName.RUNNING if queue else StatusName.UNCLAIMED
 
 
 def node_statuses(view: ClusterView) -> list[NodeStatus]:

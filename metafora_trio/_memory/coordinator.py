@@ -27,11 +27,11 @@ import trio
 
 from metafora_trio._errors import CoordinatorUnavailable, NodeNotFound, SessionLost
 from metafora_trio._model.claim import Claim, ClaimKind
-from metafora_trio._model.command import Command, Order
+from metafora_trio._model.command import Command, QueuedCommand
 from metafora_trio._model.lease import Lease, LeaseTerms
 from metafora_trio._model.node_info import NodeInfo
 from metafora_trio._model.state import TaskState
-from metafora_trio._model.stored_task import TaskFacts, TaskRecord
+from metafora_trio._model.stored_task import StoredTask, TaskSnapshot
 from metafora_trio._model.task import Task, check_node_name
 from metafora_trio._model.view import ClusterView
 from metafora_trio._service_nursery import open_service_nursery
@@ -61,7 +61,7 @@ class MemorySession(Feed, Session):
         self._pending: set[str] = set()
         self._leaving: set[Claim] = set()
         self._outstanding = 0
-        self._orders: dict[str, Order] = {}
+        self._queued_commands: dict[str, QueuedCommand] = {}
         self._renew_lease()
 
     @property
@@ -81,11 +81,11 @@ class MemorySession(Feed, Session):
     def session_timeout(self) -> float:
         return self._terms.session_timeout
 
-    async def read(self, task: str) -> TaskRecord | None:
+    async def read(self, task: str) -> StoredTask | None:
         await trio.sleep(2 * self.inbox.latency)
         while not self._current:
             await self._mended.park()
-        return self._store.records.get(task)
+        return self._store.tasks.get(task)
 
     # ---- requests
 
@@ -126,12 +126,12 @@ class MemorySession(Feed, Session):
         self.node = node
         self._ask(Request(partial(self._store.put_node, node)))
 
-    def orders(self) -> Sequence[Order]:
-        return tuple(self._orders.values())
+    def queued_commands(self) -> Sequence[QueuedCommand]:
+        return tuple(self._queued_commands.values())
 
-    def discard(self, order: Order) -> None:
-        if self._orders.pop(order.id, None):
-            self._ask(Request(partial(self._store.remove_order, order)))
+    def discard(self, queued: QueuedCommand) -> None:
+        if self._queued_commands.pop(queued.id, None):
+            self._ask(Request(partial(self._store.remove_command, queued)))
 
     def _add_claim(self, task: str, kind: ClaimKind) -> None:
         if self._open and task not in self._pending:
@@ -185,8 +185,8 @@ class MemorySession(Feed, Session):
                     self._changes.tasks[item.task] = None
                 else:
                     self._changes.nodes = True
-            case Order():
-                self._orders[item.id] = item
+            case QueuedCommand():
+                self._queued_commands[item.id] = item
                 self._changes.nodes = True
             case _:
                 super()._apply(item)
@@ -240,17 +240,17 @@ class MemoryClient(Feed, BrokerClient):
         async with self._travel():
             self._store.delete(task)
 
-    async def look_up(self, task: str) -> TaskFacts:
+    async def look_up(self, task: str) -> TaskSnapshot:
         async with self._travel():
             return self._store.look_up(task)
 
     async def finished(self) -> Sequence[str]:
         async with self._travel():
-            return [task for task in self._store.states if task not in self._store.records]
+            return [task for task in self._store.states if task not in self._store.tasks]
 
     async def send(self, identity: str, command: Command) -> None:
         async with self._travel():
-            self._store.leave_order(identity, command)
+            self._store.queue_command(identity, command)
 
     async def open_view(self) -> ClusterView:
         await trio.lowlevel.checkpoint()

@@ -13,10 +13,10 @@ import trio
 from metafora_trio._errors import NodeNotFound, TaskExists, TaskFinished, TaskNotFound
 from metafora_trio._model.changes import Changes
 from metafora_trio._model.claim import Claim, ClaimKind
-from metafora_trio._model.command import Command, Order
+from metafora_trio._model.command import Command, QueuedCommand
 from metafora_trio._model.node_info import NodeInfo
 from metafora_trio._model.state import TaskState
-from metafora_trio._model.stored_task import TaskFacts, TaskRecord
+from metafora_trio._model.stored_task import StoredTask, TaskSnapshot
 from metafora_trio._model.task import Task
 from metafora_trio._model.view import (
     ClaimAdded,
@@ -97,7 +97,7 @@ class Request:
     leaving: Claim | None = None
 
 
-Item = ViewEvent | Order | Request | ClusterView
+Item = ViewEvent | QueuedCommand | Request | ClusterView
 
 
 class Feed:
@@ -153,11 +153,11 @@ class Store:
 
     def __init__(self) -> None:
         self.truth = ClusterView()
-        self.records: dict[str, TaskRecord] = {}
+        self.tasks: dict[str, StoredTask] = {}
         self.states: dict[str, TaskState] = {}
         self._feeds: dict[Feed, None] = {}
         self._members: dict[str, Feed] = {}
-        self._orders: dict[str, Order] = {}
+        self._queued_commands: dict[str, QueuedCommand] = {}
         self._numbers = itertools.count(1)
 
     def _commit(self, *events: ViewEvent) -> None:
@@ -202,11 +202,11 @@ class Store:
         self._commit(NodeAdded(node))
 
     def end_session(self, identity: str) -> None:
-        """Remove a node with its claims and the orders left for it."""
+        """Remove a node with its claims and the commands left for it."""
         if self._members.pop(identity, None) is None:
             return
         claims = [claim for queue in self.truth.claims_of(identity).values() for claim in queue]
-        self._orders = {id: order for id, order in self._orders.items() if order.node != identity}
+        self._queued_commands = {id: queued for id, queued in self._queued_commands.items() if queued.node != identity}
         self._commit(*map(ClaimRemoved, claims), NodeRemoved(identity))
 
     def add_claim(self, task: str, identity: str, kind: ClaimKind) -> None:
@@ -217,10 +217,10 @@ class Store:
             self._commit(ClaimRemoved(claim))
 
     def finish(self, claim: Claim, version: int, state: TaskState | None) -> None:
-        record = self.records.get(claim.task)
-        if not self._has(claim) or record is None or record.version != version:
+        stored = self.tasks.get(claim.task)
+        if not self._has(claim) or stored is None or stored.version != version:
             return
-        del self.records[claim.task]
+        del self.tasks[claim.task]
         if state is None:
             self.states.pop(claim.task, None)
         else:
@@ -235,34 +235,34 @@ class Store:
 
     def submit(self, tasks: Sequence[Task], *, again: bool) -> None:
         for task in tasks:
-            if record := self.records.get(task.id):
+            if stored := self.tasks.get(task.id):
                 raise TaskExists(
-                    f"task {task.id!r} is {'still ending' if record.deleted else 'in the cluster already'}"
+                    f"task {task.id!r} is {'still ending' if stored.deleted else 'in the cluster already'}"
                 )
             if not again and (ended := self.states.get(task.id)):
                 raise TaskFinished(f"task {task.id!r} has ended ({ended.state}): submit it with again=True")
         for task in tasks:
-            self.records[task.id] = TaskRecord(task.props)
+            self.tasks[task.id] = StoredTask(task.props)
             self.states[task.id] = TaskState()
         self._commit(*(TaskAdded(task.id) for task in tasks))
 
     def delete(self, task: str) -> None:
-        if record := self.records.get(task):
-            self.records[task] = replace(record, version=1)
+        if stored := self.tasks.get(task):
+            self.tasks[task] = replace(stored, version=1)
             self._commit(TaskDeleted(task))
         elif self.states.pop(task, None) is None:
             raise TaskNotFound(f"no task {task!r}")
 
-    def look_up(self, task: str) -> TaskFacts:
-        return TaskFacts(self.records.get(task), self.states.get(task), tuple(self.truth.queue(task)))
+    def look_up(self, task: str) -> TaskSnapshot:
+        return TaskSnapshot(self.tasks.get(task), self.states.get(task), tuple(self.truth.queue(task)))
 
-    def leave_order(self, identity: str, command: Command) -> None:
+    def queue_command(self, identity: str, command: Command) -> None:
         member = self._members.get(identity)
         if member is None:
             raise NodeNotFound(f"the session {identity!r} is over")  # nobody would ever read it
-        order = Order(f"{identity}~{self.number():010}", identity, command)
-        self._orders[order.id] = order
-        member.inbox.put(order)
+        queued = QueuedCommand(f"{identity}~{self.number():010}", identity, command)
+        self._queued_commands[queued.id] = queued
+        member.inbox.put(queued)
 
-    def remove_order(self, order: Order) -> None:
-        self._orders.pop(order.id, None)
+    def remove_command(self, queued: QueuedCommand) -> None:
+        self._queued_commands.pop(queued.id, None)

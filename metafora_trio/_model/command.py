@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Command", "CommandName", "Order"]
+__all__ = ["Command", "CommandName", "QueuedCommand"]
 
 
 class CommandName(enum.StrEnum):
@@ -55,7 +55,7 @@ class Command:
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class QueuedCommand:
     """A command as it stands at the broker.
 
     Attributes:

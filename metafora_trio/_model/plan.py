@@ -168,8 +168,8 @@ def _least_affine(tasks: Iterable[str], node_hash: int, count: int) -> Sequence[
     return heapq.nsmallest(count, tasks, key=lambda task: (_affinity(_hash(task), node_hash), task))
 
 
-def _give_out(pool: Sequence[str], room: dict[str, float]) -> dict[str, str]:
-    hashes = sorted((_hash(node), node) for node in room)
+def _give_out(pool: Sequence[str], run: dict[str, float]) -> dict[str, str]:
+    hashes = sorted((_hash(node), node) for node in run)
     heirs: dict[str, str] = {}
     for task in pool:
         if not hashes:
@@ -177,7 +177,7 @@ def _give_out(pool: Sequence[str], room: dict[str, float]) -> dict[str, str]:
         task_hash = _hash(task)
         best = max(hashes, key=lambda item: _affinity(task_hash, item[0]))
         heirs[task] = node = best[1]
-        room[node] -= 1
-        if room[node] <= 0:
+        run[node] -= 1
+        if run[node] <= 0:
             hashes.remove(best)
     return heirs

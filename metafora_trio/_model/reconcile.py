@@ -27,14 +27,14 @@ from .view import ClusterView
 
 __all__ = [
     "Action",
-    "Circumstances",
     "Discard",
     "Finish",
     "Forget",
     "HandOver",
+    "NodeSituation",
     "Release",
-    "Room",
-    "RoomState",
+    "Run",
+    "RunState",
     "Start",
     "Stop",
     "Withdraw",
@@ -44,7 +44,7 @@ __all__ = [
 ]
 
 
-class RoomState(enum.Enum):
+class RunState(enum.Enum):
     """The life of a room: a task's runner and its scope."""
 
     OPENING = "opening"
@@ -58,11 +58,11 @@ class RoomState(enum.Enum):
     """The scope has closed, and there is an end to report."""
 
 
-class Room(Protocol):
+class Run(Protocol):
     """What `reconcile` needs to know of a room."""
 
     @property
-    def state(self) -> RoomState: ...
+    def state(self) -> RunState: ...
 
     @property
     def claim(self) -> Claim:
@@ -75,7 +75,7 @@ class Room(Protocol):
         ...
 
 
-class Circumstances(Protocol):
+class NodeSituation(Protocol):
     """What `reconcile` needs to know besides the task."""
 
     @property
@@ -164,7 +164,7 @@ class Forget:
 Action = Start | Stop | Release | Withdraw | HandOver | Finish | Discard | Forget
 
 
-def may_open(task: str, claim: Claim, at: Circumstances) -> bool:
+def may_open(task: str, claim: Claim, at: NodeSituation) -> bool:
     """Whether a scope may open under `claim`, by the view. (The clock is asked beside it.)"""
     view = at.view
     return (
@@ -176,7 +176,7 @@ def may_open(task: str, claim: Claim, at: Circumstances) -> bool:
     )
 
 
-def heir_of(task: str, at: Circumstances) -> Claim | None:
+def heir_of(task: str, at: NodeSituation) -> Claim | None:
     """The first claim of another node in the queue, if it is a bid of a node that can take the task."""
     for claim in at.view.queue(task):
         if claim.node != at.me:
@@ -187,35 +187,35 @@ def heir_of(task: str, at: Circumstances) -> Claim | None:
     return None
 
 
-def reconcile(task: str, at: Circumstances, room: Room | None) -> Iterator[Action]:
+def reconcile(task: str, at: NodeSituation, run: Run | None) -> Iterator[Action]:
     """Say what to do about a task now.
 
     Args:
         task: its id.
-        at: the view and this node's circumstances. Not called while the view is not current.
+        at: the view and this node's situation. Not called while the view is not current.
         room: what runs here for the task, if anything does.
 
     Yields:
         The actions, in order. Carry each out before asking for the next.
     """
     own = at.view.own_claims(task, at.me)
-    if room is None:
+    if run is None:
         if own:
-            yield from _without_room(task, at, own[0])
-    elif room.state is RoomState.RUNNING:
-        yield from _running(task, at, room)
-    elif room.state is RoomState.CLOSING:
-        if room.claim != at.view.head(task):
+            yield from _without_run(task, at, own[0])
+    elif run.state is RunState.RUNNING:
+        yield from _running(task, at, run)
+    elif run.state is RunState.CLOSING:
+        if run.claim != at.view.head(task):
             yield Stop(StopReason.CLAIM_LOST)  # whatever time it was given to wind down is over
-    elif room.state is RoomState.CLOSED:
-        yield from _closed(task, at, room)
-    elif room.state is RoomState.FINISHED:
-        yield from _finished(task, at, room)
+    elif run.state is RunState.CLOSED:
+        yield from _closed(task, at, run)
+    elif run.state is RunState.FINISHED:
+        yield from _finished(task, at, run)
     if len(own) > 1 or (own and own[0] != at.view.head(task)):
         yield from _surplus(task, at)
 
 
-def _without_room(task: str, at: Circumstances, first: Claim) -> Iterator[Action]:
+def _without_run(task: str, at: NodeSituation, first: Claim) -> Iterator[Action]:
     view = at.view
     if first != view.head(task) or at.is_leaving(first):
         return
@@ -227,7 +227,7 @@ def _without_room(task: str, at: Circumstances, first: Claim) -> Iterator[Action
         yield Start(first)
 
 
-def _surplus(task: str, at: Circumstances) -> Iterator[Action]:
+def _surplus(task: str, at: NodeSituation) -> Iterator[Action]:
     """Claims of ours that do not own the task: attempts that lost, and bids."""
     view, head = at.view, at.view.head(task)
     own = tuple(view.own_claims(task, at.me))
@@ -240,16 +240,16 @@ def _surplus(task: str, at: Circumstances) -> Iterator[Action]:
             yield Withdraw(claim, head)
 
 
-def _is_ours(task: str, at: Circumstances, room: Room) -> bool:
+def _is_ours(task: str, at: NodeSituation, run: Run) -> bool:
     """Whether the room's claim owns the very task that it was opened for."""
-    return at.view.head(task) == room.claim and task in at.view.tasks and at.view.orphaned.get(task) != room.claim
+    return at.view.head(task) == run.claim and task in at.view.tasks and at.view.orphaned.get(task) != run.claim
 
 
-def _running(task: str, at: Circumstances, room: Room) -> Iterator[Action]:
+def _running(task: str, at: NodeSituation, run: Run) -> Iterator[Action]:
     view = at.view
-    if view.head(task) != room.claim or at.is_leaving(room.claim):
+    if view.head(task) != run.claim or at.is_leaving(run.claim):
         yield Stop(StopReason.CLAIM_LOST)
-    elif view.deleted(task) or not _is_ours(task, at, room):
+    elif view.deleted(task) or not _is_ours(task, at, run):
         yield Stop(StopReason.DELETED)
     elif (heir := heir_of(task, at)) is not None and (at.draining or at.consents(task, heir.node)):
         yield Stop(StopReason.DRAINED if at.draining else StopReason.HANDED_OVER, heir.node)
@@ -257,33 +257,33 @@ def _running(task: str, at: Circumstances, room: Room) -> Iterator[Action]:
         yield Stop(StopReason.DRAINED)
 
 
-def _closed(task: str, at: Circumstances, room: Room) -> Iterator[Action]:
+def _closed(task: str, at: NodeSituation, run: Run) -> Iterator[Action]:
     view = at.view
     own = view.own_claims(task, at.me)
-    if room.claim not in own:
+    if run.claim not in own:
         yield Forget()
-    elif at.is_leaving(room.claim):
+    elif at.is_leaving(run.claim):
         return
-    elif not _is_ours(task, at, room):
+    elif not _is_ours(task, at, run):
         for claim in tuple(own):
             if not at.is_leaving(claim):
                 yield Release(claim)
     elif view.deleted(task):
-        yield Finish(room.claim, deleted=True)
-    elif room.give_back or (at.draining and at.alone):
-        yield Release(room.claim)
+        yield Finish(run.claim, deleted=True)
+    elif run.give_back or (at.draining and at.alone):
+        yield Release(run.claim)
     elif (heir := next((c for c in view.queue(task) if c.node != at.me), None)) is not None:
-        yield HandOver(room.claim, heir)
+        yield HandOver(run.claim, heir)
     else:
         yield Forget()  # the heir has gone: run on here (or, when draining, let go)
 
 
-def _finished(task: str, at: Circumstances, room: Room) -> Iterator[Action]:
-    if room.claim not in at.view.own_claims(task, at.me):
+def _finished(task: str, at: NodeSituation, run: Run) -> Iterator[Action]:
+    if run.claim not in at.view.own_claims(task, at.me):
         yield Forget()
-    elif at.is_leaving(room.claim):
+    elif at.is_leaving(run.claim):
         return
-    elif not _is_ours(task, at, room):
+    elif not _is_ours(task, at, run):
         yield Discard()
     else:
-        yield Finish(room.claim, deleted=at.view.deleted(task))
+        yield Finish(run.claim, deleted=at.view.deleted(task))

@@ -26,23 +26,18 @@ class StopReason(enum.StrEnum):
 
     RELEASED = "released"
     """The handler or the balancer gave it back, or the command stop_task did."""
-    HANDED_OVER = "handed over"
+    HANDED_OVER = "handed_over"
     DRAINED = "drained"
     DELETED = "deleted"
-    CLAIM_LOST = "claim lost"
-    SESSION_LOST = "session lost"
+    CLAIM_LOST = "claim_lost"
+    SESSION_LOST = "session_lost"
     SHUTDOWN = "shutdown"
-    PAUSED = "paused"
-    KILLED = "killed"
 
 
 class StateName(enum.StrEnum):
     """The states of a task (the names of Go Metafora's state machine)."""
 
     RUNNABLE = "runnable"
-    SLEEPING = "sleeping"
-    PAUSED = "paused"
-    FAULT = "fault"
     COMPLETED = "completed"
     FAILED = "failed"
     KILLED = "killed"
@@ -69,19 +64,15 @@ class TaskState:
 
     Attributes:
         state: the state.
-        until: for a sleeping task, when it wakes (UTC); None otherwise.
         errors: the failures so far, oldest first.
     """
 
     state: StateName = StateName.RUNNABLE
-    until: datetime.datetime | None = None
     errors: Sequence[TaskError] = ()
 
     def encode(self) -> bytes:
-        """As JSON: `{"state", "until", "errors": [{"timestamp", "error", "type", "traceback"}]}`."""
+        """As JSON: `{"state", "errors": [{"timestamp", "error", "type", "traceback"}]}`."""
         record: dict[str, Any] = {"state": self.state.value}
-        if self.until is not None:
-            record["until"] = self.until.isoformat()
         if self.errors:
             record["errors"] = [
                 {
@@ -100,10 +91,8 @@ class TaskState:
         record = json.loads(encoded)
         if not isinstance(record, dict):
             raise ValueError(f"a state record is a JSON object, not {type(record).__name__}")
-        until = record.get("until")
         return cls(
             state=StateName(record.get("state", "runnable")),
-            until=datetime.datetime.fromisoformat(until) if until else None,
             errors=tuple(
                 TaskError(
                     timestamp=datetime.datetime.fromisoformat(error["timestamp"]),

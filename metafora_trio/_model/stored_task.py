@@ -10,11 +10,11 @@ from metafora_trio._model.state import TaskState
 
 from .claim import Claim
 
-__all__ = ["TaskFacts", "TaskRecord"]
+__all__ = ["StoredTask", "TaskSnapshot"]
 
 
 @dataclass(frozen=True, slots=True)
-class TaskRecord:
+class StoredTask:
     """What is stored of a task.
 
     Attributes:
@@ -32,15 +32,15 @@ class TaskRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class TaskFacts:
+class TaskSnapshot:
     """What the broker stores of one task, looked up by a client.
 
     Attributes:
-        record: the task, None when it has ended.
+        task: the task, None when it has ended.
         state: its state record, None if there is none.
         queue: its claims, head first.
     """
 
-    record: TaskRecord | None
+    task: StoredTask | None
     state: TaskState | None
     queue: Sequence[Claim] = ()

@@ -168,7 +168,7 @@ class Consumer:
         return ConsumerStatistics(
             node=m.me if m is not None else None,
             tasks_running=len(m.running) if m is not None else 0,
-            tasks_open=len(m.rooms) if m is not None else 0,
+            tasks_open=len(m.runs) if m is not None else 0,
             sessions=self._sessions,
             requests_outstanding=m.session.outstanding if m is not None else 0,
             events_dropped=self._stream.dropped,
@@ -280,8 +280,15 @@ class Consumer:
         if self._membership is not None:
             self._membership.drain()
 
-    def set_frozen(self, frozen: bool) -> None:
-        """Freeze or unfreeze the node. A frozen node and its tasks stay as they are; drain still works."""
+    def freeze(self) -> None:
+        """Freeze the node: it and its tasks stay as they are until `unfreeze`. A drain still works."""
+        self._set_frozen(True)
+
+    def unfreeze(self) -> None:
+        """End a `freeze`."""
+        self._set_frozen(False)
+
+    def _set_frozen(self, frozen: bool) -> None:
         if frozen != self._frozen:
             self._frozen = frozen
             if self._membership is not None:

@@ -10,10 +10,10 @@ import trio
 
 from metafora_trio.events import (
     BalancerFailed,
+    CommandDone,
+    CommandRejected,
     Event,
     LeaseAtRisk,
-    OrderDone,
-    OrderRejected,
     SessionEnded,
     SessionOpened,
     TaskEnded,
@@ -31,8 +31,8 @@ _LEVELS: dict[type[Event], int] = {
     TaskStopFailed: logging.ERROR,
     TaskOverran: logging.ERROR,
     BalancerFailed: logging.ERROR,
-    OrderDone: logging.INFO,
-    OrderRejected: logging.WARNING,
+    CommandDone: logging.INFO,
+    CommandRejected: logging.WARNING,
 }
 
 

@@ -19,9 +19,9 @@ from metafora_trio._errors import InvalidTask
 from metafora_trio._model import reconcile as do
 from metafora_trio._model.changes import Changes
 from metafora_trio._model.claim import Claim
-from metafora_trio._model.reconcile import RoomState, may_open, reconcile
+from metafora_trio._model.reconcile import RunState, may_open, reconcile
 from metafora_trio._model.state import StateName, StopReason
-from metafora_trio._model.stored_task import TaskRecord
+from metafora_trio._model.stored_task import StoredTask
 from metafora_trio._model.view import ClusterView
 from metafora_trio._running_task import RunningTask
 from metafora_trio.contract._session import Session
@@ -37,9 +37,9 @@ from metafora_trio.events import (
     TaskStopping,
 )
 
-from .commands import Orders
+from .commands import Commands
 from .planner import Planner
-from .task_run import TaskRoom, failure
+from .task_run import TaskRun, failure
 from .watchdog import watch_lease
 
 if TYPE_CHECKING:
@@ -56,17 +56,17 @@ _OVERRUN_TOLERANCE = 0.05
 
 
 class Membership:
-    """What a consumer does in one session. Implements `Circumstances` for `reconcile`."""
+    """What a consumer does in one session. Implements `NodeSituation` for `reconcile`."""
 
     def __init__(self, consumer: Consumer, session: Session) -> None:
         self.consumer = consumer
         self.session = session
         self.me = session.node.identity
-        self.rooms: dict[str, TaskRoom] = {}
+        self.runs: dict[str, TaskRun] = {}
         self.running: dict[str, RunningTask] = {}
         self.handing_over = 0
         self.planner = Planner(self)
-        self._orders = Orders(self)
+        self._commands = Commands(self)
         self._nursery: trio.Nursery | None = None
         self._left = trio.Event()
         self._ending = False
@@ -118,7 +118,7 @@ class Membership:
                 self._nursery.start_soon(self._watch_risk)
                 self._nursery.start_soon(self._note_cancellation)
                 self.look_at_everything()
-                self._orders.carry_out()  # a node can be sent some before it has joined to the end
+                self._commands.carry_out()  # a node can be sent some before it has joined to the end
                 await self._left.wait()
                 self._nursery.cancel_scope.cancel()
         finally:
@@ -126,11 +126,11 @@ class Membership:
             await self._flush()  # noqa: ASYNC102 - shielded and bounded within
 
     def _open_tasks(self) -> Sequence[str]:
-        return [room.id for room in self._open_rooms()]
+        return [run.id for run in self._open_runs()]
 
-    def _open_rooms(self) -> Sequence[TaskRoom]:
+    def _open_runs(self) -> Sequence[TaskRun]:
         """Called in the watchdog's thread too: one atomic copy, then no shared state."""
-        return [room for room in list(self.rooms.values()) if room.state in (RoomState.RUNNING, RoomState.CLOSING)]
+        return [run for run in list(self.runs.values()) if run.state in (RunState.RUNNING, RunState.CLOSING)]
 
     async def _follow(self) -> None:
         while True:
@@ -140,7 +140,7 @@ class Membership:
                 self.planner.nodes_changed()
             if self.session.current:
                 await self._look_at_changed(changes)
-            self._orders.carry_out()
+            self._commands.carry_out()
             self.planner.refill()
             self.leave_if_done()
 
@@ -165,10 +165,10 @@ class Membership:
 
         def cancelled(_: object) -> trio.lowlevel.Abort:
             self._ending = True
-            for room in self._open_rooms():
-                assert room.task is not None
-                room.task._reason = room.task.stop_reason or StopReason.SHUTDOWN
-                room.task._lease_changed()
+            for run in self._open_runs():
+                assert run.task is not None
+                run.task._reason = run.task.stop_reason or StopReason.SHUTDOWN
+                run.task._lease_changed()
             return trio.lowlevel.Abort.SUCCEEDED
 
         await trio.lowlevel.wait_task_rescheduled(cancelled)
@@ -198,9 +198,9 @@ class Membership:
 
     def _report_ends(self) -> bool:
         """Look at the tasks with an end to report; returns whether there still are any."""
-        for room in [room for room in self.rooms.values() if room.state is RoomState.FINISHED]:
-            self.look_at(room.id)
-        return any(room.state is RoomState.FINISHED for room in self.rooms.values())
+        for run in [run for run in self.runs.values() if run.state is RunState.FINISHED]:
+            self.look_at(run.id)
+        return any(run.state is RunState.FINISHED for run in self.runs.values())
 
     # ---- looking at tasks
 
@@ -213,7 +213,7 @@ class Membership:
 
     def _parts(self) -> Collection[str]:
         """The tasks in which this node has a part."""
-        return {**dict.fromkeys(self.view.claims_of(self.me)), **dict.fromkeys(self.rooms)}
+        return {**dict.fromkeys(self.view.claims_of(self.me)), **dict.fromkeys(self.runs)}
 
     def look_at_contested(self) -> None:
         """Reconcile the tasks that this node has bid for, or is asked for.
@@ -230,18 +230,18 @@ class Membership:
         again = True
         while again:
             again = False
-            room = self.rooms.get(task)
-            for action in reconcile(task, self, room):
-                again = self._carry_out(task, room, action) or again
+            run = self.runs.get(task)
+            for action in reconcile(task, self, run):
+                again = self._carry_out(task, run, action) or again
 
-    def _carry_out(self, task: str, room: TaskRoom | None, action: do.Action) -> bool:
+    def _carry_out(self, task: str, run: TaskRun | None, action: do.Action) -> bool:
         """Do it; returns whether the task must be looked at again now."""
         match action:
             case do.Start(claim):
                 self._start(task, claim)
             case do.Stop(reason, heir):
-                assert room is not None
-                self.stop(room, reason, heir)
+                assert run is not None
+                self.stop(run, reason, heir)
             case do.Release(claim):
                 if claim == self.view.head(task):
                     self.consumer.emit(TaskGivenUp(self.me, task, claim.seq))
@@ -252,15 +252,15 @@ class Membership:
                 self.consumer.emit(TaskGivenUp(self.me, task, claim.seq, heir_claim.node))
                 self.session.hand_over(claim, heir_claim)
             case do.Finish(claim, deleted):
-                self._finish(room, claim, deleted)
+                self._finish(run, claim, deleted)
             case do.Discard():
-                assert room is not None
-                room.end = None
-                room.state = RoomState.CLOSED
+                assert run is not None
+                run.end = None
+                run.state = RunState.CLOSED
                 return True
             case do.Forget():
-                assert room is not None
-                self._forget(room)
+                assert run is not None
+                self._forget(run)
                 return True
             case _:
                 assert_never(action)
@@ -269,29 +269,29 @@ class Membership:
     def _start(self, task: str, claim: Claim) -> None:
         if self._nursery is None or self._ending:
             return
-        room = self.rooms[task] = TaskRoom(task, claim)
+        run = self.runs[task] = TaskRun(task, claim)
         self.planner.got(task)
         self.consumer.emit(TaskClaimed(self.me, task, claim.seq))
-        self._nursery.start_soon(self._run_room, room, name=f"metafora task {task}")
+        self._nursery.start_soon(self._run_task, run, name=f"metafora task {task}")
 
-    def stop(self, room: TaskRoom, reason: StopReason, heir: str | None = None) -> None:
+    def stop(self, run: TaskRun, reason: StopReason, heir: str | None = None) -> None:
         """Tell a task to stop."""
-        if room.state is RoomState.CLOSING and room.reason is reason:
+        if run.state is RunState.CLOSING and run.reason is reason:
             return
-        self.running.pop(room.id, None)
+        self.running.pop(run.id, None)
         if heir is not None:
-            room.heir = heir
+            run.heir = heir
             self.handing_over += 1
-        self.consumer.emit(TaskStopping(self.me, room.id, room.claim.seq, reason, heir))
-        room.stop(reason, 0.0 if reason is StopReason.CLAIM_LOST else self.consumer.grace)
+        self.consumer.emit(TaskStopping(self.me, run.id, run.claim.seq, reason, heir))
+        run.stop(reason, 0.0 if reason is StopReason.CLAIM_LOST else self.consumer.grace)
 
-    def give_back(self, room: TaskRoom) -> None:
+    def give_back(self, run: TaskRun) -> None:
         """Stop a running task and give it to anyone; this node leaves it alone for a while."""
-        room.give_back = True
-        self.stop(room, StopReason.RELEASED)
+        run.give_back = True
+        self.stop(run, StopReason.RELEASED)
 
-    def _finish(self, room: TaskRoom | None, claim: Claim, deleted: bool) -> None:
-        end = None if deleted else room.end if room is not None else None
+    def _finish(self, run: TaskRun | None, claim: Claim, deleted: bool) -> None:
+        end = None if deleted else run.end if run is not None else None
         self.session.finish(claim, end)
         if end is None:
             self.consumer.emit(TaskEnded(self.me, claim.task, claim.seq, StateName.KILLED))
@@ -299,24 +299,24 @@ class Membership:
             error = end.errors[-1].error if end.errors else ""
             self.consumer.emit(TaskEnded(self.me, claim.task, claim.seq, end.state, error))
 
-    def _forget(self, room: TaskRoom) -> None:
-        del self.rooms[room.id]
-        if room.give_back:
-            self.planner.leave_alone(room.id)
+    def _forget(self, run: TaskRun) -> None:
+        del self.runs[run.id]
+        if run.give_back:
+            self.planner.leave_alone(run.id)
 
     # ---- a room
 
-    async def _run_room(self, room: TaskRoom) -> None:
+    async def _run_task(self, run: TaskRun) -> None:
         try:
-            record = await self._read(room)
-            if record is not None:
-                await self._run_open_room(room, record)
+            stored = await self._read(run)
+            if stored is not None:
+                await self._run_handler(run, stored)
         finally:
-            self.running.pop(room.id, None)
-            if room.state is RoomState.OPENING:
-                del self.rooms[room.id]
-            self.look_at(room.id)
-            if room.heir is not None:
+            self.running.pop(run.id, None)
+            if run.state is RunState.OPENING:
+                del self.runs[run.id]
+            self.look_at(run.id)
+            if run.heir is not None:
                 self.handing_over -= 1
                 if self.handing_over == self.consumer.max_handovers - 1:
                     self.look_at_contested()  # the next may go
@@ -324,44 +324,44 @@ class Membership:
                 self.planner.refill()
             self.leave_if_done()
 
-    async def _read(self, room: TaskRoom) -> TaskRecord | None:
+    async def _read(self, run: TaskRun) -> StoredTask | None:
         """The task's record, if all that was true when the room was made still is after the reading."""
         try:
-            record = await self.session.read(room.id)
+            stored = await self.session.read(run.id)
         except InvalidTask as error:
-            room.end = failure(error, self.consumer.now())
-            room.state = RoomState.FINISHED
+            run.end = failure(error, self.consumer.now())
+            run.state = RunState.FINISHED
             return None
-        if record is None or record.deleted or not self.session.current or not may_open(room.id, room.claim, self):
+        if stored is None or stored.deleted or not self.session.current or not may_open(run.id, run.claim, self):
             return None  # what is different is, or will be, in the view
         if trio.current_time() >= self.session.lease.cancel_at:
             return None
-        return record
+        return stored
 
-    async def _run_open_room(self, room: TaskRoom, record: TaskRecord) -> None:
+    async def _run_handler(self, run: TaskRun, stored: StoredTask) -> None:
         session = self.session
         task = RunningTask(
-            id=room.id,
-            props=record.props,
+            id=run.id,
+            props=stored.props,
             node=self.me,
-            token=room.claim.seq,
+            token=run.claim.seq,
             lease=session.lease,
             cleanup_timeout=self.consumer.cleanup_timeout,
         )
 
         def opened() -> None:
-            self.running[room.id] = task
-            self.consumer.emit(TaskStarted(self.me, room.id, room.claim.seq))
+            self.running[run.id] = task
+            self.consumer.emit(TaskStarted(self.me, run.id, run.claim.seq))
 
         try:
-            await room.run(self.consumer.handler, task, opened, self.consumer.now)
+            await run.run(self.consumer.handler, task, opened, self.consumer.now)
         finally:
             late = trio.current_time() - session.lease.end
-            self.consumer.emit(TaskStopped(self.me, room.id, room.claim.seq, task.stop_reason))
+            self.consumer.emit(TaskStopped(self.me, run.id, run.claim.seq, task.stop_reason))
             if late > _OVERRUN_TOLERANCE:
-                self.consumer.emit(TaskOverran(self.me, room.id, room.claim.seq, late))
-        if room.stop_error is not None:
-            self.consumer.emit(TaskStopFailed(self.me, room.id, room.claim.seq, room.stop_error))
+                self.consumer.emit(TaskOverran(self.me, run.id, run.claim.seq, late))
+        if run.stop_error is not None:
+            self.consumer.emit(TaskStopFailed(self.me, run.id, run.claim.seq, run.stop_error))
 
     # ---- what the consumer asks for
 
@@ -383,7 +383,7 @@ class Membership:
     def leave_if_done(self) -> None:
         """A drained node leaves once nothing is its own, and nothing it asked for can still become so."""
         session = self.session
-        nothing_open = session.current and not self.rooms and not session.outstanding
+        nothing_open = session.current and not self.runs and not session.outstanding
         if self.draining and nothing_open and not self.view.claims_of(self.me):
             self._left.set()
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 import trio
 
 from metafora_trio._model.plan import affinity_order, may_receive, plan
-from metafora_trio._model.reconcile import RoomState
+from metafora_trio._model.reconcile import RunState
 from metafora_trio.balancers._base import BalancerContext
 from metafora_trio.events import BalancerFailed
 
@@ -175,9 +175,9 @@ class Planner:
         nothing: list[str] = []
         self._to_bid.extend(self._guarded("steal", lambda: _checked_ids(balancer.steal()), nothing))
         for task in self._guarded("release", lambda: _checked_ids(balancer.release()), nothing):
-            room = self._m.rooms.get(task)
-            if room is not None and room.state is RoomState.RUNNING:
-                self._m.give_back(room)
+            run = self._m.runs.get(task)
+            if run is not None and run.state is RunState.RUNNING:
+                self._m.give_back(run)
         self.refill()
 
     def _to_step_in(self, heirs: dict[str, str], now: float) -> Iterable[str]:
@@ -212,7 +212,7 @@ class Planner:
         self._bids = {
             task: since
             for task, since in self._bids.items()
-            if session.is_pending(task) or (task not in self._m.rooms and session.view.own_claims(task, self._m.me))
+            if session.is_pending(task) or (task not in self._m.runs and session.view.own_claims(task, self._m.me))
         }
         while self._to_bid and len(self._bids) < _BID_WINDOW and not self._is_full():
             task = self._to_bid.popleft()
@@ -257,7 +257,7 @@ class Planner:
     def _may_take(self, task: str) -> bool:
         return (
             not self._session.is_pending(task)
-            and task not in self._m.rooms
+            and task not in self._m.runs
             and trio.current_time() >= self._alone.get(task, (0.0, 0.0))[0]
         )
 

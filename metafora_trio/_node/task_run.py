@@ -15,11 +15,11 @@ from dataclasses import dataclass
 import trio
 
 from metafora_trio._model.claim import Claim
-from metafora_trio._model.reconcile import RoomState
+from metafora_trio._model.reconcile import RunState
 from metafora_trio._model.state import Outcome, StateName, StopReason, TaskError, TaskState
 from metafora_trio._running_task import Handler, RunningTask
 
-__all__ = ["TaskRoom", "failure"]
+__all__ = ["TaskRun", "failure"]
 
 _MAX_TRACEBACK = 16 * 1024
 """Characters of a traceback that are kept, from its end."""
@@ -41,7 +41,7 @@ def _the_error(error: Exception) -> Exception:
 
 
 @dataclass(slots=True, eq=False)
-class TaskRoom:
+class TaskRun:
     """A task's runner and its scope.
 
     Attributes:
@@ -57,7 +57,7 @@ class TaskRoom:
 
     id: str
     claim: Claim
-    state: RoomState = RoomState.OPENING
+    state: RunState = RunState.OPENING
     give_back: bool = False
     heir: str | None = None
     task: RunningTask | None = None
@@ -74,7 +74,7 @@ class TaskRoom:
         """Tell the task to stop, and cancel its scope after `grace` seconds. For a room whose scope is open."""
         assert self.task is not None
         assert self._scope is not None
-        self.state = RoomState.CLOSING
+        self.state = RunState.CLOSING
         self.task._reason = reason
         if grace > 0:
             self._scope.deadline = trio.current_time() + grace
@@ -99,7 +99,7 @@ class TaskRoom:
             TypeError: the handler is not async.
         """
         self.task = task
-        self.state = RoomState.RUNNING
+        self.state = RunState.RUNNING
         outcome: Outcome | None = None
         error: Exception | None = None
         ended = False
@@ -126,7 +126,7 @@ class TaskRoom:
                     error = _the_error(rest)
         finally:
             task._nursery = None
-            self.state = RoomState.CLOSED
+            self.state = RunState.CLOSED
         if not_async:  # a mistake of the node, not the end of the task: the next one would go the same way
             raise TypeError(f"the handler {handler!r} is not async: calling it returns {not_async}, nothing to await")
         cancelled = self._scope.cancel_called or trio.current_effective_deadline() == -math.inf
@@ -144,4 +144,4 @@ class TaskRoom:
 
     def _finish(self, end: TaskState) -> None:
         self.end = end
-        self.state = RoomState.FINISHED
+        self.state = RunState.FINISHED

@@ -69,8 +69,7 @@ def task_record(status: TaskStatus) -> dict[str, Any]:
     }
     if status.props is not None:
         record["props"] = dict(status.props)
-    if status.record is not None:
-        record["until"] = status.record.until and status.record.until.isoformat()
+    if status.stored_state is not None:
         record["errors"] = [
             {
                 "timestamp": error.timestamp.isoformat(),

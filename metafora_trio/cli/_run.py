@@ -187,7 +187,7 @@ def _words(event: Event) -> str:
             return f"task {task} stopped" + (f" ({reason})" if reason else "")
         case events.TaskEnded(_, task, _, state, error):
             return f"task {task} {state}" + (f": {error}" if error else "")
-        case events.OrderDone(_, command):
+        case events.CommandDone(_, command):
             return f"obeyed: {command}"
         case _:
             return ""

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from metafora_trio import Client, CoordinatorUnavailable, StateName, Task, TaskStatus
+from metafora_trio import Client, CoordinatorUnavailable, StatusName, Task, TaskStatus
 from metafora_trio._model.node_info import node_name
 
 from ._app import App
@@ -19,9 +19,7 @@ from ._output import Progress, count, print_json, print_table, say, some, task_r
 
 _BATCH, _BATCH_BYTES = 64, 500_000
 """Tasks to submit at once, and bytes of properties: one transaction of ZooKeeper, so that all have arrived or none."""
-_ENDED = [name.value for name in StateName if name.terminal]
-_STATES = ["unclaimed", "running", "deleting", *(name.value for name in StateName)]
-"""All that `TaskStatus.state` can be of a task that is listed."""
+_LISTED = [name for name in StatusName if name is not StatusName.DELETED]
 
 
 # ---- submit
@@ -129,7 +127,9 @@ def _from_lines(lines: Iterator[str]) -> Iterator[Task]:
 @click.command()
 @click.option("--finished", is_flag=True, help="Also those that have ended.")
 @click.option(
-    "--state", type=click.Choice(_STATES), help="Only those in this state; one of an end means --finished, too."
+    "--state",
+    type=click.Choice([name.value for name in _LISTED]),
+    help="Only those in this state; one of an end means --finished, too.",
 )
 @click.option("--node", help="Only those of this node, by name or identity.")
 @click.pass_obj
@@ -144,7 +144,7 @@ def ls(app: App, finished: bool, state: str | None, node: str | None) -> int:
       metafora ls --finished -o json
     """
 
-    finished = finished or state in _ENDED
+    finished = finished or (state is not None and StatusName(state).ended)
 
     async def main(client: Client) -> list[TaskStatus]:
         return await client.tasks(finished=finished)
@@ -212,8 +212,6 @@ def describe(app: App, ids: Sequence[str]) -> int:
 def _description(status: TaskStatus) -> Iterator[str]:
     yield f"task    {status.id}"
     yield f"state   {status.state}"
-    if status.record is not None and status.record.until is not None:
-        yield f"until   {status.record.until.isoformat()}"
     for place, claim in enumerate(status.queue):
         yield f"{'asked by' if place else 'node   '} {claim.node}  token {claim.seq}"
     if status.props is not None:
@@ -254,7 +252,11 @@ def wait(app: App, ids: Sequence[str], timeout: float | None) -> int:
                 print_table(["TASK", "STATE", "ERROR"], [[s.id, s.state, _error_line(s)] for s in statuses])
 
     app.with_client(main)
-    return ExitCode.FAILED if any(it.state in ("failed", "killed") for it in ended.values()) else ExitCode.DONE
+    return (
+        ExitCode.FAILED
+        if any(it.state in (StatusName.FAILED, StatusName.KILLED) for it in ended.values())
+        else ExitCode.DONE
+    )
 
 
 @click.command()

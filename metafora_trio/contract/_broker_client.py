@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from metafora_trio._model.changes import Changes
 from metafora_trio._model.command import Command
-from metafora_trio._model.stored_task import TaskFacts
+from metafora_trio._model.stored_task import TaskSnapshot
 from metafora_trio._model.task import Task
 from metafora_trio._model.view import ClusterView
 
@@ -40,7 +40,7 @@ class BrokerClient(ABC):
         """
 
     @abstractmethod
-    async def look_up(self, task: str) -> TaskFacts:
+    async def look_up(self, task: str) -> TaskSnapshot:
         """What is stored of a task, read afresh (with all three parts empty if nothing is)."""
 
     @abstractmethod

@@ -21,11 +21,11 @@ from collections.abc import Sequence
 
 from metafora_trio._model.changes import Changes
 from metafora_trio._model.claim import Claim
-from metafora_trio._model.command import Order
+from metafora_trio._model.command import QueuedCommand
 from metafora_trio._model.lease import Lease
 from metafora_trio._model.node_info import NodeInfo
 from metafora_trio._model.state import TaskState
-from metafora_trio._model.stored_task import TaskRecord
+from metafora_trio._model.stored_task import StoredTask
 from metafora_trio._model.view import ClusterView
 
 __all__ = ["Session"]
@@ -77,7 +77,7 @@ class Session(ABC):
         """What has changed since the last call."""
 
     @abstractmethod
-    async def read(self, task: str) -> TaskRecord | None:
+    async def read(self, task: str) -> StoredTask | None:
         """The stored task, or None if there is none. A checkpoint, even when it was read ahead.
 
         After a disconnection it waits for the reconnect (bounded by the session).
@@ -140,9 +140,9 @@ class Session(ABC):
         """Tell the others something new of this node. Sets `node` at once."""
 
     @abstractmethod
-    def orders(self) -> Sequence[Order]:
+    def queued_commands(self) -> Sequence[QueuedCommand]:
         """The commands sent to this node, in order, that have not been discarded."""
 
     @abstractmethod
-    def discard(self, order: Order) -> None:
+    def discard(self, queued: QueuedCommand) -> None:
         """Remove a command that was carried out or is unknown."""

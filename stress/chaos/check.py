@@ -16,7 +16,7 @@ from metafora_trio.testing.history import EventName, HistoryEvent, Run, Verdict,
 
 from .cluster import TICK
 from .faults import KINDS, FaultKind, calm, drain_limit
-from .nemesis import Record
+from .nemesis import FaultRecord
 from .store import Row
 
 __all__ = ["Evidence", "Gap", "Judgement", "judge", "node_of", "percentile", "settle_limit", "settled_now", "standing"]
@@ -46,7 +46,7 @@ class Evidence:
     """
 
     events: Sequence[HistoryEvent]
-    faults: Sequence[Record]
+    faults: Sequence[FaultRecord]
     rows: Sequence[Row]
     session_timeout: float
     healed: int | None
@@ -66,7 +66,7 @@ class Gap:
 
     before: Run
     after: Run
-    cause: Record | None
+    cause: FaultRecord | None
 
     @property
     def seconds(self) -> float:
@@ -266,7 +266,7 @@ def _gaps(verdict: Verdict, evidence: Evidence) -> Iterator[Gap]:
                 yield Gap(before, after, _cause(before, evidence))
 
 
-def _cause(run: Run, evidence: Evidence) -> Record | None:
+def _cause(run: Run, evidence: Evidence) -> FaultRecord | None:
     """The fault that most likely ended a run: the last to begin of those not over, on its node before others, and last
     of all what only lets tasks move: those move from node to node without a stop to speak of."""
     left = calm(evidence.session_timeout) * _SECOND
@@ -278,12 +278,12 @@ def _cause(run: Run, evidence: Evidence) -> Record | None:
     )
 
 
-def _ended_by(run: Run, kill: Record | None) -> bool:
+def _ended_by(run: Run, kill: FaultRecord | None) -> bool:
     """Whether a run ended by the death of its process in this kill."""
     return kill is not None and node_of(run.process) == kill.target and kill.start <= run.stop <= kill.start + _SECOND
 
 
-def _isolated(kill: Record, evidence: Evidence) -> bool:
+def _isolated(kill: FaultRecord, evidence: Evidence) -> bool:
     """Whether a node was killed while everything else was well, and long had been."""
     if kill.kind is not FaultKind.KILL:
         return False
@@ -291,7 +291,7 @@ def _isolated(kill: Record, evidence: Evidence) -> bool:
     return _undisturbed(kill, kill.start + after, evidence)
 
 
-def _undisturbed(fault: Record, until: float, evidence: Evidence) -> bool:
+def _undisturbed(fault: FaultRecord, until: float, evidence: Evidence) -> bool:
     """Whether from long before a fault until then nothing else was wrong."""
     before = calm(evidence.session_timeout) * _SECOND
     return not any(

@@ -20,7 +20,7 @@ from .faults import KINDS, Fault, FaultKind, drain_limit
 from .packets import dropping
 from .traffic import Traffic
 
-__all__ = ["Nemesis", "Record", "read_records"]
+__all__ = ["FaultRecord", "Nemesis", "read_records"]
 
 _SERVING = 20.0
 """Seconds for a server to serve again; until a leader is found."""
@@ -28,7 +28,7 @@ _POLL = 0.05
 
 
 @dataclass(slots=True)
-class Record:
+class FaultRecord:
     """A fault as it happened. Times are CLOCK_MONOTONIC in nanoseconds.
 
     Attributes:
@@ -52,10 +52,10 @@ class Record:
     skipped: bool = False
 
 
-def read_records(path: Path) -> list[Record]:
+def read_records(path: Path) -> list[FaultRecord]:
     """The faults of a run by the time at which they began."""
     lines = path.read_text().splitlines() if path.exists() else []
-    records = [Record(**{**line, "kind": FaultKind(line["kind"])}) for line in map(json.loads, lines)]
+    records = [FaultRecord(**{**line, "kind": FaultKind(line["kind"])}) for line in map(json.loads, lines)]
     return sorted(records, key=lambda record: record.start)
 
 
@@ -88,7 +88,7 @@ class Nemesis:
             await self._inject(fault)
 
     async def _inject(self, fault: Fault) -> None:
-        record = Record(fault.kind, fault.target, time.monotonic_ns(), alone=fault.alone)
+        record = FaultRecord(fault.kind, fault.target, time.monotonic_ns(), alone=fault.alone)
         self._say(f"{fault.kind} {fault.target} for {fault.seconds:.1f} s".replace(" for 0.0 s", ""))
         try:
             await _ACTIONS[fault.kind](self, fault, record)
@@ -101,12 +101,12 @@ class Nemesis:
 
     # ---- nodes
 
-    async def _kill(self, fault: Fault, record: Record) -> None:
+    async def _kill(self, fault: Fault, record: FaultRecord) -> None:
         await self._cluster.nodes[fault.target].kill()
         await trio.sleep(fault.seconds)
         self._cluster.restart(fault.target)
 
-    async def _freeze(self, fault: Fault, record: Record) -> None:
+    async def _freeze(self, fault: Fault, record: FaultRecord) -> None:
         node = self._cluster.nodes[fault.target]
         node.freeze()
         try:
@@ -114,7 +114,7 @@ class Nemesis:
         finally:
             node.thaw()
 
-    async def _drain(self, fault: Fault, record: Record) -> None:
+    async def _drain(self, fault: Fault, record: FaultRecord) -> None:
         node = self._cluster.nodes[fault.target]
         end = trio.current_time() + fault.seconds
         if fault.amount < 0.5:
@@ -127,13 +127,13 @@ class Nemesis:
         await trio.sleep_until(end)
         self._cluster.restart(fault.target)
 
-    async def _join(self, fault: Fault, record: Record) -> None:
+    async def _join(self, fault: Fault, record: FaultRecord) -> None:
         node = self._cluster.start(fault.target)
         await trio.sleep(fault.seconds)
         node.drain()
         await self._wait_drained(node, record)
 
-    async def _hold(self, fault: Fault, record: Record) -> None:
+    async def _hold(self, fault: Fault, record: FaultRecord) -> None:
         record.note = await self._ask(lambda: self._traffic.client.freeze(fault.target))
         await trio.sleep(fault.seconds)
         try:
@@ -141,12 +141,12 @@ class Nemesis:
         except trio.TooSlowError:
             record.note = "not known to be released"  # it will be when all is healed, or that will be a surprise
 
-    async def _clock_jump(self, fault: Fault, record: Record) -> None:
+    async def _clock_jump(self, fault: Fault, record: FaultRecord) -> None:
         folder = self._cluster.nodes[fault.target].folder
         jump = round((fault.amount - 0.5) * 2 * 86_400)
         await self._shimmed(folder / "clock-jump", jump, "s", fault.seconds, record)
 
-    async def _roll_nodes(self, fault: Fault, record: Record) -> None:
+    async def _roll_nodes(self, fault: Fault, record: FaultRecord) -> None:
         names = [f"n{number}" for number in range(1, self._cluster.terms.nodes + 1)]
         for turn, name in enumerate(names, 1):
             end = record.start / 1e9 + fault.seconds * turn / len(names)
@@ -156,7 +156,7 @@ class Nemesis:
             self._cluster.restart(name)
             await trio.sleep(max(0.0, end - time.monotonic()))
 
-    async def _wait_drained(self, node: ChaosNode, record: Record) -> None:
+    async def _wait_drained(self, node: ChaosNode, record: FaultRecord) -> None:
         """Wait for the end of a node that was told to drain, and kill it in the end."""
         if await node.wait_ended(drain_limit(self._cluster.terms.session_timeout)):
             record.late = [*record.late, node.name]
@@ -171,20 +171,20 @@ class Nemesis:
 
     # ---- links
 
-    async def _cut(self, fault: Fault, record: Record) -> None:
+    async def _cut(self, fault: Fault, record: FaultRecord) -> None:
         await self._silence(fault, self._cluster.links(fault.target))
 
-    async def _cut_one(self, fault: Fault, record: Record) -> None:
+    async def _cut_one(self, fault: Fault, record: FaultRecord) -> None:
         links = self._cluster.links(fault.target)
         used = [link for link in links if link.connections()] or list(links)
         link = used[int(fault.amount * len(used))]
         record.note = f"s{links.index(link) + 1}"
         await self._silence(fault, [link])
 
-    async def _mute(self, fault: Fault, record: Record) -> None:
+    async def _mute(self, fault: Fault, record: FaultRecord) -> None:
         await self._silence(fault, self._cluster.links(fault.target), down=False)
 
-    async def _deaf(self, fault: Fault, record: Record) -> None:
+    async def _deaf(self, fault: Fault, record: FaultRecord) -> None:
         await self._silence(fault, self._cluster.links(fault.target), up=False)
 
     async def _silence(self, fault: Fault, links: Sequence[TcpProxy], *, up: bool = True, down: bool = True) -> None:
@@ -198,13 +198,13 @@ class Nemesis:
         await trio.sleep(fault.seconds)
         await self._heal(links, lost=fault.amount < 0.5)
 
-    async def _loss(self, fault: Fault, record: Record) -> None:
+    async def _loss(self, fault: Fault, record: FaultRecord) -> None:
         share = 0.02 + 0.38 * fault.amount
         record.note = f"{share:.0%} of the packets"
         async with dropping([link.port for link in self._cluster.links(fault.target)], share=share):
             await trio.sleep(fault.seconds)
 
-    async def _latency(self, fault: Fault, record: Record) -> None:
+    async def _latency(self, fault: Fault, record: FaultRecord) -> None:
         seconds = 0.02 + 0.28 * fault.amount
         record.note = f"{seconds * 1000:.0f} ms each way"
         links = self._cluster.links(fault.target)
@@ -214,10 +214,10 @@ class Nemesis:
         for link in links:
             link.delay(0.0)
 
-    async def _reset(self, fault: Fault, record: Record) -> None:
+    async def _reset(self, fault: Fault, record: FaultRecord) -> None:
         await self._heal(self._cluster.links(fault.target), lost=True)
 
-    async def _lose_replies(self, fault: Fault, record: Record) -> None:
+    async def _lose_replies(self, fault: Fault, record: FaultRecord) -> None:
         links = self._cluster.links(fault.target)
         for link in links:
             link.hold_replies()
@@ -234,13 +234,13 @@ class Nemesis:
 
     # ---- servers
 
-    async def _kill_server(self, fault: Fault, record: Record) -> None:
+    async def _kill_server(self, fault: Fault, record: FaultRecord) -> None:
         server = await self._find(fault, record)
         self._kill_one(server)
         await trio.sleep(fault.seconds)
         await self._start(server)
 
-    async def _pause_server(self, fault: Fault, record: Record) -> None:
+    async def _pause_server(self, fault: Fault, record: FaultRecord) -> None:
         server = await self._find(fault, record)
         # One that has ended by itself is a surprise already, and starts again when all is healed.
         with suppress(ProcessLookupError):
@@ -249,19 +249,19 @@ class Nemesis:
             server.resume()
             await self._wait_serving(server)
 
-    async def _isolate_server(self, fault: Fault, record: Record) -> None:
+    async def _isolate_server(self, fault: Fault, record: FaultRecord) -> None:
         server = await self._find(fault, record)
         self._cluster.ensemble.isolate(server)
         await trio.sleep(fault.seconds)
         self._cluster.ensemble.heal()
         await self._wait_serving(server)
 
-    async def _slow_disk(self, fault: Fault, record: Record) -> None:
+    async def _slow_disk(self, fault: Fault, record: FaultRecord) -> None:
         server = await self._find(fault, record)
         ms = round(50 + 450 * fault.amount)
         await self._shimmed(server.folder / "slow-fsync", ms, "ms an fsync", fault.seconds, record)
 
-    async def _roll_servers(self, fault: Fault, record: Record) -> None:
+    async def _roll_servers(self, fault: Fault, record: FaultRecord) -> None:
         servers = self._cluster.ensemble.servers
         for turn, server in enumerate(servers, 1):
             end = record.start / 1e9 + fault.seconds * turn / len(servers)
@@ -270,7 +270,7 @@ class Nemesis:
             await self._start(server)
             await trio.sleep(max(0.0, end - time.monotonic()))
 
-    async def _find(self, fault: Fault, record: Record) -> Server:
+    async def _find(self, fault: Fault, record: FaultRecord) -> Server:
         """The server that now has the role; any, if no leader shows itself for long."""
         ensemble = self._cluster.ensemble
         found: list[Server] = []
@@ -302,7 +302,7 @@ class Nemesis:
             while await trio.to_thread.run_sync(server.mode) in (None, "not serving"):  # noqa: ASYNC110 - it tells nobody
                 await trio.sleep(_POLL)
 
-    async def _shimmed(self, control: Path, value: int, unit: str, seconds: float, record: Record) -> None:
+    async def _shimmed(self, control: Path, value: int, unit: str, seconds: float, record: FaultRecord) -> None:
         if self._cluster.shim is None:
             record.skipped = True
             record.note = "skipped: there is no C compiler to build what does it"
@@ -314,20 +314,20 @@ class Nemesis:
 
     # ---- what users do
 
-    async def _submit(self, fault: Fault, record: Record) -> None:
+    async def _submit(self, fault: Fault, record: FaultRecord) -> None:
         record.note = await self._traffic.submit_burst(fault.amount)
 
-    async def _delete(self, fault: Fault, record: Record) -> None:
+    async def _delete(self, fault: Fault, record: FaultRecord) -> None:
         record.note = await self._traffic.delete_burst(fault.amount)
 
-    async def _stop(self, fault: Fault, record: Record) -> None:
+    async def _stop(self, fault: Fault, record: FaultRecord) -> None:
         record.note = await self._traffic.stop_burst(fault.amount)
 
-    async def _balance(self, fault: Fault, record: Record) -> None:
+    async def _balance(self, fault: Fault, record: FaultRecord) -> None:
         record.note = await self._traffic.balance_all()
 
 
-_ACTIONS: Mapping[FaultKind, Callable[[Nemesis, Fault, Record], Any]] = {
+_ACTIONS: Mapping[FaultKind, Callable[[Nemesis, Fault, FaultRecord], Any]] = {
     FaultKind.KILL: Nemesis._kill,
     FaultKind.FREEZE: Nemesis._freeze,
     FaultKind.HICCUP: Nemesis._freeze,

@@ -13,7 +13,7 @@ from metafora_trio.testing.history import Run
 
 from .check import Evidence, Gap, Judgement, node_of
 from .faults import KINDS
-from .nemesis import Record
+from .nemesis import FaultRecord
 
 __all__ = ["COLOURS", "label", "lanes", "node_names", "timeline"]
 
@@ -45,12 +45,12 @@ def node_names(judgement: Judgement) -> list[str]:
     return sorted(names, key=lambda name: int(name[1:]))
 
 
-def label(fault: Record) -> str:
+def label(fault: FaultRecord) -> str:
     """What a fault's bar says."""
     return f"{fault.kind} {fault.target}".strip()
 
 
-class _Picture:
+class _Drawing:
     """The measures of one picture."""
 
     def __init__(self, evidence: Evidence, judgement: Judgement, begin: int, end: int) -> None:
@@ -74,7 +74,7 @@ class _Picture:
         share = (min(max(t, self.begin), self.end) - self.begin) / (self.end - self.begin)
         return round(_LEFT + share * (_WIDTH - _LEFT - _RIGHT), 1)
 
-    def span(self, fault: Record) -> tuple[float, float]:
+    def span(self, fault: FaultRecord) -> tuple[float, float]:
         """From where to where a fault's bar goes, and its name if that is longer."""
         start, length = self.x(fault.start), len(label(fault)) * _LETTER + 6
         if start + length > _WIDTH:
@@ -96,80 +96,80 @@ def timeline(evidence: Evidence, judgement: Judgement, begin: int, end: int) -> 
     Args:
         begin, end: what it shows, in nanoseconds of CLOCK_MONOTONIC.
     """
-    picture = _Picture(evidence, judgement, begin, end)
+    drawing = _Drawing(evidence, judgement, begin, end)
     parts = [
-        f'<svg viewBox="0 0 {_WIDTH:g} {picture.height:g}" role="img" aria-label="tasks by node over time">',
-        *_fault_bands(picture),
-        *_axis(picture),
-        *_runs(picture),
-        *_gaps(picture),
-        *_overlaps(picture),
-        *_loads(picture),
+        f'<svg viewBox="0 0 {_WIDTH:g} {drawing.height:g}" role="img" aria-label="tasks by node over time">',
+        *_fault_bands(drawing),
+        *_axis(drawing),
+        *_runs(drawing),
+        *_gaps(drawing),
+        *_overlaps(drawing),
+        *_loads(drawing),
         "</svg>",
     ]
     return "\n".join(parts)
 
 
-def _fault_bands(picture: _Picture) -> Iterator[str]:
-    for fault, lane in zip(picture.faults, picture.lanes, strict=True):
+def _fault_bands(drawing: _Drawing) -> Iterator[str]:
+    for fault, lane in zip(drawing.faults, drawing.lanes, strict=True):
         kind = KINDS[fault.kind]
-        left, right = picture.x(fault.start), picture.x(fault.end)
+        left, right = drawing.x(fault.start), drawing.x(fault.end)
         y = lane * _LANE
         look = "alone" if fault.alone else "server" if "server" in kind.target else "user" if not kind.fault else "node"
         note = f" ({fault.note})" if fault.note else ""
-        title = f"{label(fault)}{note}: {kind.about}; {picture.at(fault.start)} to {picture.at(fault.end)}"
+        title = f"{label(fault)}{note}: {kind.about}; {drawing.at(fault.start)} to {drawing.at(fault.end)}"
         yield (
             f'<g class="fault {look}"><title>{escape(title)}</title>'
-            f'<path class="line" d="M{left:g} {y + 13}V{picture.bottom:g}"/>'
-            f'<rect class="band" x="{left:g}" y="{picture.top}" width="{max(right - left, 0.5):.1f}" '
-            f'height="{picture.bottom - picture.top:g}"/>'
+            f'<path class="line" d="M{left:g} {y + 13}V{drawing.bottom:g}"/>'
+            f'<rect class="band" x="{left:g}" y="{drawing.top}" width="{max(right - left, 0.5):.1f}" '
+            f'height="{drawing.bottom - drawing.top:g}"/>'
             f'<rect class="bar" x="{left:g}" y="{y + 1}" width="{max(right - left, 2):.1f}" height="13" rx="2"/>'
-            f'<text x="{picture.span(fault)[0] + 3:g}" y="{y + 11}">{escape(label(fault))}</text></g>'
+            f'<text x="{drawing.span(fault)[0] + 3:g}" y="{y + 11}">{escape(label(fault))}</text></g>'
         )
 
 
-def _axis(picture: _Picture) -> Iterator[str]:
-    seconds = (picture.end - picture.begin) / _SECOND
+def _axis(drawing: _Drawing) -> Iterator[str]:
+    seconds = (drawing.end - drawing.begin) / _SECOND
     step = next(step for step in (1, 2, 5, 10, 20, 60, 300, 1800) if seconds / step <= 16)
-    y = picture.top - 5
+    y = drawing.top - 5
     for at in range(0, int(seconds) + 1, step):
-        x = picture.x(picture.begin + at * _SECOND)
-        yield f'<path class="grid" d="M{x:g} {y + 2}V{picture.height:g}"/>'
+        x = drawing.x(drawing.begin + at * _SECOND)
+        yield f'<path class="grid" d="M{x:g} {y + 2}V{drawing.height:g}"/>'
         yield f'<text class="tick" x="{x:g}" y="{y}">{at} s</text>'
-    healed = picture.evidence.healed
+    healed = drawing.evidence.healed
     if healed is not None:
-        x = picture.x(healed)
+        x = drawing.x(healed)
         yield (
-            f'<g class="healed"><title>everything healed: {picture.at(healed)}</title>'
-            f'<path d="M{x:g} {y - 8}V{picture.height:g}"/>'
-            f'<text x="{x - 4:g}" y="{picture.bottom + 11:g}">healed</text></g>'
+            f'<g class="healed"><title>everything healed: {drawing.at(healed)}</title>'
+            f'<path d="M{x:g} {y - 8}V{drawing.height:g}"/>'
+            f'<text x="{x - 4:g}" y="{drawing.bottom + 11:g}">healed</text></g>'
         )
-    yield f'<text class="side" x="{_LEFT - 8:g}" y="{picture.top + 9}">{len(picture.tasks)} tasks,</text>'
-    yield f'<text class="side" x="{_LEFT - 8:g}" y="{picture.top + 21}">a row each</text>'
+    yield f'<text class="side" x="{_LEFT - 8:g}" y="{drawing.top + 9}">{len(drawing.tasks)} tasks,</text>'
+    yield f'<text class="side" x="{_LEFT - 8:g}" y="{drawing.top + 21}">a row each</text>'
 
 
-def _colour(picture: _Picture, name: str) -> str:
-    return COLOURS[picture.names.index(name) % len(COLOURS)]
+def _colour(drawing: _Drawing, name: str) -> str:
+    return COLOURS[drawing.names.index(name) % len(COLOURS)]
 
 
-def _runs(picture: _Picture) -> Iterator[str]:
-    strokes: dict[str, list[str]] = {name: [] for name in picture.names}
-    for task, runs in picture.judgement.verdict.runs_of.items():
+def _runs(drawing: _Drawing) -> Iterator[str]:
+    strokes: dict[str, list[str]] = {name: [] for name in drawing.names}
+    for task, runs in drawing.judgement.verdict.runs_of.items():
         for run in runs:
-            left, right = picture.x(run.start), picture.x(run.stop)
+            left, right = drawing.x(run.start), drawing.x(run.stop)
             # A run too short to be seen is still a dot.
-            strokes[node_of(run.process)].append(f"M{left:g} {picture.y(task):g}h{max(right - left, 0.3):.1f}")
+            strokes[node_of(run.process)].append(f"M{left:g} {drawing.y(task):g}h{max(right - left, 0.3):.1f}")
     for name, path in strokes.items():
         yield (
-            f'<path class="runs" stroke="{_colour(picture, name)}" stroke-width="{picture.height_of_row * 0.8:g}" '
+            f'<path class="runs" stroke="{_colour(drawing, name)}" stroke-width="{drawing.height_of_row * 0.8:g}" '
             f'd="{"".join(path)}"><title>{escape(name)}</title></path>'
         )
 
 
-def _gaps(picture: _Picture) -> Iterator[str]:
-    longest = sorted(picture.judgement.gaps, key=lambda gap: gap.seconds, reverse=True)[:_MARKED_GAPS]
+def _gaps(drawing: _Drawing) -> Iterator[str]:
+    longest = sorted(drawing.judgement.gaps, key=lambda gap: gap.seconds, reverse=True)[:_MARKED_GAPS]
     for gap in longest:
-        yield _mark(picture, "gap", gap.before, gap.before.stop, gap.after.start, _gap_title(gap))
+        yield _mark(drawing, "gap", gap.before, gap.before.stop, gap.after.start, _gap_title(gap))
 
 
 def _gap_title(gap: Gap) -> str:
@@ -177,26 +177,26 @@ def _gap_title(gap: Gap) -> str:
     return f"gap of {gap.seconds:.2f} s: {gap.before.task}, {gap.before.process} to {gap.after.process}, after {cause}"
 
 
-def _overlaps(picture: _Picture) -> Iterator[str]:
-    for overlap in picture.judgement.verdict.overlaps:
+def _overlaps(drawing: _Drawing) -> Iterator[str]:
+    for overlap in drawing.judgement.verdict.overlaps:
         one, other = overlap.first, overlap.second
         title = f"OVERLAP of {overlap.ns / 1e6:.1f} ms: {one.task} in {one.process} and in {other.process}"
-        yield _mark(picture, "overlap", one, other.start, min(one.stop, other.stop), title)
+        yield _mark(drawing, "overlap", one, other.start, min(one.stop, other.stop), title)
 
 
-def _mark(picture: _Picture, look: str, run: Run, start: int, stop: int, title: str) -> str:
-    left, right = picture.x(start), picture.x(stop)
+def _mark(drawing: _Drawing, look: str, run: Run, start: int, stop: int, title: str) -> str:
+    left, right = drawing.x(start), drawing.x(stop)
     return (
-        f'<rect class="{look}" x="{left:g}" y="{picture.y(run.task) - picture.height_of_row / 2:g}" '
-        f'width="{max(right - left, 1.5):.1f}" height="{picture.height_of_row}">'
-        f"<title>{escape(title)}, at {picture.at(start)}</title></rect>"
+        f'<rect class="{look}" x="{left:g}" y="{drawing.y(run.task) - drawing.height_of_row / 2:g}" '
+        f'width="{max(right - left, 1.5):.1f}" height="{drawing.height_of_row}">'
+        f"<title>{escape(title)}, at {drawing.at(start)}</title></rect>"
     )
 
 
-def _loads(picture: _Picture) -> Iterator[str]:
+def _loads(drawing: _Drawing) -> Iterator[str]:
     """How many tasks each node ran, over time: a small chart each."""
-    changes: dict[str, list[tuple[int, int]]] = {name: [] for name in picture.names}
-    for runs in picture.judgement.verdict.runs_of.values():
+    changes: dict[str, list[tuple[int, int]]] = {name: [] for name in drawing.names}
+    for runs in drawing.judgement.verdict.runs_of.values():
         for run in runs:
             changes[node_of(run.process)] += [(run.start, 1), (run.stop, -1)]
     most = 1
@@ -208,11 +208,11 @@ def _loads(picture: _Picture) -> Iterator[str]:
             steps[place] = (t, load)
             most = max(most, load)
     for number, (name, steps) in enumerate(changes.items()):
-        base = picture.bottom + 14 + (number + 1) * _LOADS - 4
+        base = drawing.bottom + 14 + (number + 1) * _LOADS - 4
         path = [f"M{_LEFT:g} {base:g}"]
         before = ""
         for t, load in steps:
-            x, y = picture.x(t), base - load / most * (_LOADS - 6)
+            x, y = drawing.x(t), base - load / most * (_LOADS - 6)
             point = f"H{x:g}V{y:.1f}"
             if point != before:
                 path.append(point)
@@ -220,6 +220,6 @@ def _loads(picture: _Picture) -> Iterator[str]:
         path.append(f"H{_WIDTH - _RIGHT:g}V{base:g}Z")
         yield (
             f'<text class="side" x="{_LEFT - 8:g}" y="{base - 4:g}">{escape(name)}</text>'
-            f'<path class="load" fill="{_colour(picture, name)}" d="{"".join(path)}">'
+            f'<path class="load" fill="{_colour(drawing, name)}" d="{"".join(path)}">'
             f"<title>tasks on {escape(name)}, at most {most} on any</title></path>"
         )

@@ -11,12 +11,12 @@ from metafora_trio._model import reconcile
 from metafora_trio._model.lease import LeaseTerms
 from metafora_trio._model.node_info import node_name
 from metafora_trio._model.plan import plan as right_plan
-from metafora_trio._model.reconcile import Action, Circumstances, Release, RoomState, Start, may_open
-from metafora_trio._model.stored_task import TaskRecord
+from metafora_trio._model.reconcile import Action, NodeSituation, Release, RunState, Start, may_open
+from metafora_trio._model.stored_task import StoredTask
 from metafora_trio._node import membership, planner
 from metafora_trio._node.membership import Membership
 from metafora_trio._node.planner import Planner
-from metafora_trio._node.task_run import TaskRoom
+from metafora_trio._node.task_run import TaskRun
 from metafora_trio_zookeeper._session.session import ZooKeeperSession
 
 from .mutant import Change, mutant
@@ -49,18 +49,18 @@ _LEASE = "The lease is the deadline of a cancel scope"
 @mutant(rule="A scope opens only under the head of the queue: one create succeeds for every racer.", source=_QUEUE)
 def claimed_is_owned() -> Iterator[Change]:
     """The reply to the own create decides, whatever stands before it in the view."""
-    right = reconcile._without_room
+    right = reconcile._without_run
 
-    def without_room(task: str, at: Circumstances, first: Claim) -> Iterator[Action]:
+    def without_run(task: str, at: NodeSituation, first: Claim) -> Iterator[Action]:
         if task in at.view.tasks and not at.draining and not at.view.deleted(task):
             yield Start(first)
         else:
             yield from right(task, at, first)
 
-    def may_open(task: str, claim: Claim, at: Circumstances) -> bool:
+    def may_open(task: str, claim: Claim, at: NodeSituation) -> bool:
         return task in at.view.tasks and not at.draining and not at.view.deleted(task)
 
-    yield reconcile, "_without_room", without_room
+    yield reconcile, "_without_run", without_run
     yield membership, "may_open", may_open
 
 
@@ -72,21 +72,21 @@ def claim_on_its_way_out_starts() -> Iterator[Change]:
 @mutant(rule="A scope opens only for a task that exists.", source=_QUEUE)
 def ended_task_opens() -> Iterator[Change]:
     """Who had bid for a task that has ended finds itself the head of its queue."""
-    right = reconcile._without_room
+    right = reconcile._without_run
 
-    def without_room(task: str, at: Circumstances, first: Claim) -> Iterator[Action]:
+    def without_run(task: str, at: NodeSituation, first: Claim) -> Iterator[Action]:
         if task in at.view.tasks or first != at.view.head(task) or at.is_leaving(first) or at.draining:
             yield from right(task, at, first)
         else:
             yield Start(first)
 
-    async def read(self: Membership, room: TaskRoom) -> TaskRecord | None:
-        record = await self.session.read(room.id)
-        if not self.session.current or self.view.head(room.id) != room.claim or self.is_leaving(room.claim):
+    async def read(self: Membership, run: TaskRun) -> StoredTask | None:
+        record = await self.session.read(run.id)
+        if not self.session.current or self.view.head(run.id) != run.claim or self.is_leaving(run.claim):
             return None
-        return record or TaskRecord({})
+        return record or StoredTask({})
 
-    yield reconcile, "_without_room", without_room
+    yield reconcile, "_without_run", without_run
     yield Membership, "_read", read
 
 
@@ -94,9 +94,9 @@ def ended_task_opens() -> Iterator[Change]:
 def lease_not_looked_at_on_opening() -> Iterator[Change]:
     """The end of the lease is something that happens: it stops what runs then, and nothing that opens after it."""
 
-    async def read(self: Membership, room: TaskRoom) -> TaskRecord | None:
-        record = await self.session.read(room.id)
-        return record if self.session.current and may_open(room.id, room.claim, self) else None
+    async def read(self: Membership, run: TaskRun) -> StoredTask | None:
+        record = await self.session.read(run.id)
+        return record if self.session.current and may_open(run.id, run.claim, self) else None
 
     async def watch_lease(self: Membership) -> None:
         lease = self.session.lease
@@ -105,9 +105,9 @@ def lease_not_looked_at_on_opening() -> Iterator[Change]:
             await trio.sleep_until(end)
             if lease.cancel_at > end:
                 continue
-            for room in list(self.rooms.values()):
-                if room.state is RoomState.RUNNING:
-                    self.stop(room, StopReason.SESSION_LOST)
+            for run in list(self.runs.values()):
+                if run.state is RunState.RUNNING:
+                    self.stop(run, StopReason.SESSION_LOST)
             while lease.cancel_at <= trio.current_time():  # noqa: ASYNC110 - a mutant may be slow
                 await trio.sleep(0.05)
 
@@ -137,9 +137,9 @@ def identity_is_the_name() -> Iterator[Change]:
 def released_before_closed() -> Iterator[Change]:
     right = Membership.stop
 
-    def stop(self: Membership, room: TaskRoom, reason: StopReason, heir: str | None = None) -> None:
-        right(self, room, reason, heir)
-        self.session.release(room.claim)
+    def stop(self: Membership, run: TaskRun, reason: StopReason, heir: str | None = None) -> None:
+        right(self, run, reason, heir)
+        self.session.release(run.claim)
 
     yield Membership, "stop", stop
 
@@ -148,7 +148,7 @@ def released_before_closed() -> Iterator[Change]:
 def loser_keeps_its_claim() -> Iterator[Change]:
     right = reconcile._surplus
 
-    def surplus(task: str, at: Circumstances) -> Iterator[Action]:
+    def surplus(task: str, at: NodeSituation) -> Iterator[Action]:
         for action in right(task, at):
             if not (isinstance(action, Release) and action.claim.kind is ClaimKind.CLAIM):
                 yield action
@@ -160,10 +160,10 @@ def loser_keeps_its_claim() -> Iterator[Change]:
 def bid_withdrawn_unconditionally() -> Iterator[Change]:
     right = Membership._carry_out
 
-    def carry_out(self: Membership, task: str, room: TaskRoom | None, action: Action) -> bool:
+    def carry_out(self: Membership, task: str, run: TaskRun | None, action: Action) -> bool:
         if isinstance(action, reconcile.Withdraw):
             action = Release(action.claim)
-        return right(self, task, room, action)
+        return right(self, task, run, action)
 
     yield Membership, "_carry_out", carry_out
 
@@ -178,10 +178,10 @@ def given_to_nobody() -> Iterator[Change]:
     """With the guards of both sides gone a task can be without an owner, though nobody asked for that."""
     right = Membership._carry_out
 
-    def carry_out(self: Membership, task: str, room: TaskRoom | None, action: Action) -> bool:
+    def carry_out(self: Membership, task: str, run: TaskRun | None, action: Action) -> bool:
         if isinstance(action, reconcile.Withdraw | reconcile.HandOver):
             action = Release(action.claim)
-        return right(self, task, room, action)
+        return right(self, task, run, action)
 
     yield Membership, "_carry_out", carry_out
 

@@ -13,8 +13,8 @@ from metafora_trio_zookeeper._connection import Delete, Done, ErrorCode, Reply, 
 from metafora_trio_zookeeper._replies import Burst
 from metafora_trio_zookeeper._session.batch import Unit
 from metafora_trio_zookeeper._session.heartbeat import Heartbeat
-from metafora_trio_zookeeper._session.in_flight import Marks
-from metafora_trio_zookeeper._session.live_view import Picture
+from metafora_trio_zookeeper._session.in_flight import InFlight
+from metafora_trio_zookeeper._session.live_view import LiveView
 from metafora_trio_zookeeper._session.session import ZooKeeperSession
 from metafora_trio_zookeeper._session.writes import Writes
 from metafora_trio_zookeeper.testing.simulated._network import Hello, Kind
@@ -116,9 +116,9 @@ def no_barrier_on_reconnect() -> Iterator[Change]:
 
 @mutant(rule="After a reconnect everything is looked at anew.", source=_ZOOKEEPER)
 def no_resync_after_reconnect() -> Iterator[Change]:
-    right = Picture._sync
+    right = LiveView._sync
 
-    async def sync(self: Picture, barrier: Callable[[Burst], None]) -> None:
+    async def sync(self: LiveView, barrier: Callable[[Burst], None]) -> None:
         if self.connection.number == 1:
             await right(self, barrier)
             return
@@ -135,40 +135,40 @@ def no_resync_after_reconnect() -> Iterator[Change]:
         self._changes.everything = True
         self._changed.set()
 
-    yield Picture, "_sync", sync
+    yield LiveView, "_sync", sync
 
 
 @mutant(rule="Watches die with their connection, and are set again on the next.", source=_ZOOKEEPER)
 def no_watches_after_reconnect() -> Iterator[Change]:
-    right = Picture._sync
+    right = LiveView._sync
 
-    async def sync(self: Picture, barrier: Callable[[Burst], None]) -> None:
+    async def sync(self: LiveView, barrier: Callable[[Burst], None]) -> None:
         if self.connection.number > 1:
             self._watched = []
         await right(self, barrier)
 
-    yield Picture, "_sync", sync
+    yield LiveView, "_sync", sync
 
 
 @mutant(rule="Own claims are read from the view, not remembered from replies.", source=_QUEUE)
 def ambiguous_claim_forgotten() -> Iterator[Change]:
     """A claim whose reply was lost is left where it is."""
-    right_appeared, right_restart = Marks.appeared, Marks.restart
-    seen: WeakKeyDictionary[Marks, set[Claim]] = WeakKeyDictionary()
+    right_appeared, right_restart = InFlight.appeared, InFlight.restart
+    seen: WeakKeyDictionary[InFlight, set[Claim]] = WeakKeyDictionary()
 
-    def appeared(self: Marks, claim: Claim) -> None:
+    def appeared(self: InFlight, claim: Claim) -> None:
         seen.setdefault(self, set()).add(claim)
         right_appeared(self, claim)
 
-    def restart(self: Marks, own: Iterable[Claim]) -> None:
+    def restart(self: InFlight, own: Iterable[Claim]) -> None:
         known, own = set(seen.get(self, ())), list(own)
         right_restart(self, own)
         for claim in own:
             if claim not in known:
                 self.leaving[claim] = Unit((), lambda unit, error: None)  # nobody looks at what leaves
 
-    yield Marks, "appeared", appeared
-    yield Marks, "restart", restart
+    yield InFlight, "appeared", appeared
+    yield InFlight, "restart", restart
 
 
 @mutant(rule="No claim is created while an own one for the task is pending, or in the view.", source=_QUEUE)
@@ -176,7 +176,7 @@ def claims_again_while_pending() -> Iterator[Change]:
     right = Writes.create_claim
 
     def create_claim(self: Writes, task: str, kind: ClaimKind) -> None:
-        self._marks.pending.pop(task, None)
+        self._in_flight.pending.pop(task, None)
         right(self, task, kind)
 
     yield Writes, "create_claim", create_claim
@@ -233,7 +233,7 @@ def leaving_marks_dropped() -> Iterator[Change]:
 
     def give_up(self: Writes, claim: Claim, ops: Sequence[WriteOp], settle: _Settle) -> None:
         right(self, claim, ops, settle)
-        del self._marks.leaving[claim]
+        del self._in_flight.leaving[claim]
 
     yield Writes, "_give_up", give_up
 

@@ -17,7 +17,7 @@ from metafora_trio import Command, CommandName, Consumer, MemoryCoordinator, Nod
 from metafora_trio._memory.store import Store
 from metafora_trio._model.view import ClaimRemoved, TaskRemoved, ViewEvent
 from metafora_trio.testing.simulation import Monitor, World
-from metafora_trio.testing.simulation._client import SimulatedClient, Wishes
+from metafora_trio.testing.simulation._client import Expectations, SimulatedClient
 from metafora_trio.testing.simulation._node import WatchedHandler
 
 __all__ = ["MemoryCluster"]
@@ -66,13 +66,13 @@ class MemoryCluster:
         self.session_timeout = session_timeout
         self.nodes: dict[str, MemoryNode] = {}
         self.faults: Counter[str] = Counter()
-        self.wishes = Wishes()
+        self.expectations = Expectations()
         self.monitor = Monitor(self.world, self._owner)
         self._rng = random.Random(seed)
         self._coordinator = MemoryCoordinator(latency=_LATENCY, session_timeout=session_timeout)
-        self._store = self._coordinator._store = _WatchedStore(self.monitor, self.wishes)
+        self._store = self._coordinator._store = _WatchedStore(self.monitor, self.expectations)
         self._lingering: dict[str, tuple[float, bool]] = {}
-        self._client = SimulatedClient(self._coordinator, self.wishes, self.monitor)
+        self._client = SimulatedClient(self._coordinator, self.expectations, self.monitor)
         self._nursery: trio.Nursery | None = None
         self._process = self._client.process = self.world.spawn("nodes", self._be)
         self.run_for(0.0)
@@ -159,7 +159,7 @@ class MemoryCluster:
         self._client.ask(lambda client: client.delete(task), task, there=False)
 
     def stop_task(self, task: str) -> None:
-        self.wishes.stopped[task] += 1
+        self.expectations.stopped[task] += 1
         self._client.ask(lambda client: client.stop_task(task))
 
     def send(self, node: str, command: str) -> None:
@@ -180,13 +180,13 @@ class MemoryCluster:
     def settle(self) -> None:
         self.heal()
         self._lingering.clear()
-        if not self.run_until(lambda: not (self._client.outstanding or self._store._orders), within=10.0):
-            asked = f"{self._client.outstanding} requests, {len(self._store._orders)} commands"
+        if not self.run_until(lambda: not (self._client.outstanding or self._store._queued_commands), within=10.0):
+            asked = f"{self._client.outstanding} requests, {len(self._store._queued_commands)} commands"
             self.monitor.violation(f"not answered 10 s after the last disturbance: {asked}")
             self.monitor.check()
         for node in self.nodes.values():
-            self._process.call(node.consumer.set_frozen, False)
-        bound = 2 * self.session_timeout + 5 + self.wishes.left_alone
+            self._process.call(node.consumer.unfreeze)
+        bound = 2 * self.session_timeout + 5 + self.expectations.left_alone
         if all(node.leaving for node in self.nodes.values() if node.running):
             if not self.run_until(lambda: not any(node.running for node in self.nodes.values()), within=bound):
                 staying = [node.name for node in self.nodes.values() if node.running]
@@ -222,8 +222,8 @@ class MemoryCluster:
             yield f"the members are {set(truth.nodes)}, and the nodes that run are {members}"
         yield from (f"{node.name} has not left" for node in live if node.leaving)
         yield from (f"{info.identity} is frozen" for info in truth.nodes.values() if info.frozen)
-        yield from (f"the command {order} is left over" for order in self._store._orders)
-        for task, there in self.wishes.there.items():
+        yield from (f"the command {queued} is left over" for queued in self._store._queued_commands)
+        for task, there in self.expectations.there.items():
             if there != (task in self._store.states):
                 yield f"{task} is {'forgotten' if there else 'still there'}"
 
@@ -249,11 +249,11 @@ class MemoryCluster:
 class _WatchedStore(Store):
     """A store that tells a monitor of each transaction, at its instant."""
 
-    def __init__(self, monitor: Monitor, wishes: Wishes) -> None:
+    def __init__(self, monitor: Monitor, expectations: Expectations) -> None:
         super().__init__()
         self.changes = 0
         self._monitor = monitor
-        self._wishes = wishes
+        self._expectations = expectations
 
     def _commit(self, *events: ViewEvent) -> None:
         gone = [event.claim for event in events if isinstance(event, ClaimRemoved)]
@@ -266,5 +266,5 @@ class _WatchedStore(Store):
                 for run in filter(self._monitor.counts, self._monitor.runs[event.task]):
                     self._monitor.violation(f"{event.task} ended while {run} still runs")
                 ended = any((event.task, claim.seq) in self._monitor.ended for claim in gone)
-                if not ended and event.task not in self._wishes.deleted:
+                if not ended and event.task not in self._expectations.deleted:
                     self._monitor.violation(f"{event.task} ended, and neither did its handler nor did anyone delete it")

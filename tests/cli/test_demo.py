@@ -90,7 +90,7 @@ def test_a_node_that_does_not_leave_is_told(shell: Shell, monkeypatch: pytest.Mo
 
 def test_an_uneven_share_is_told_and_no_failure(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     """It breaks no promise: each task has run on one node all the time."""
-    monkeypatch.setattr("metafora_trio.cli._demo.command._is_even", lambda picture, nodes: False)
+    monkeypatch.setattr("metafora_trio.cli._demo.command._is_even", lambda placement, nodes: False)
     assert shell("demo", given=False) == 0
     assert shell.out.count("not yet shared evenly after 10 s\n") == 4
     assert shell.err == ""

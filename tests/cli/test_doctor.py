@@ -53,7 +53,7 @@ def test_nobody_runs_the_tasks(shell: Shell) -> None:
 def test_nobody_takes_the_tasks(shell: Shell) -> None:
     """A frozen node takes nothing, removes nothing, and is pointed out."""
     frozen = Consumer(shell.cluster.memory, handler, name="ant")
-    frozen.set_frozen(True)
+    frozen.freeze()
     shell.cluster.consumers = [lambda: frozen]
     assert shell("submit", *(f"t{n}" for n in range(7)), "gone") == 0
     assert shell("rm", "gone") == 0

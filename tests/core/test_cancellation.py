@@ -15,7 +15,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from metafora_trio import Consumer, Outcome, RunningTask, StateName, TaskRecord
+from metafora_trio import Consumer, Outcome, RunningTask, StatusName, StoredTask
 from metafora_trio._memory.coordinator import MemorySession
 from tests.support.nodes import Cluster, Node, open_cluster
 
@@ -86,7 +86,7 @@ async def live(cluster: Cluster, work: Work, when: int, disturb: Disturb) -> int
     staying = {"back", "long", "parent"}
     await cluster.wait_until(lambda: set(cluster.running) == staying and set(cluster.owners()) == staying)
     assert cluster.owners() == {task: ["b"] for task in staying}
-    assert (await cluster.client.get("quick")).state == StateName.COMPLETED
+    assert (await cluster.client.get("quick")).state == StatusName.COMPLETED
     assert {task.id for task in await cluster.client.tasks(finished=True)} == {*staying, "quick"}
     return instrument.steps
 
@@ -150,7 +150,7 @@ def test_cancelled_in_the_step_that_opens_the_scope(monkeypatch: pytest.MonkeyPa
         async with open_cluster() as cluster:
             original = MemorySession.read
 
-            async def read(self: MemorySession, task: str) -> TaskRecord | None:
+            async def read(self: MemorySession, task: str) -> StoredTask | None:
                 record = await original(self, task)
                 node.scope.cancel()
                 return record

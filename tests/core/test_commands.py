@@ -6,7 +6,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from metafora_trio import ClaimKind, Command, CommandName, Consumer, NodeNotFound, Order, TaskNotFound
+from metafora_trio import ClaimKind, Command, CommandName, Consumer, NodeNotFound, QueuedCommand, TaskNotFound
 from metafora_trio._memory.coordinator import MemorySession
 from tests.support.nodes import open_cluster, run_for_ever
 
@@ -82,7 +82,7 @@ async def test_frozen_before_it_joins(autojump_clock: MockClock) -> None:
     """A node may be frozen before it runs, so that it never takes anything."""
     async with open_cluster() as cluster:
         consumer = Consumer(cluster.coordinator, run_for_ever, name="a")
-        consumer.set_frozen(True)
+        consumer.freeze()
         await cluster.start_consumer(consumer)
         await cluster.submit("t")
         await trio.sleep(10)
@@ -95,11 +95,11 @@ async def test_frozen_or_unfrozen_while_it_joins(frozen: bool, autojump_clock: M
     """What was asked for before the node had a session, after it had said how it is, still holds."""
     async with open_cluster(latency=0.5) as cluster:
         consumer = Consumer(cluster.coordinator, run_for_ever, name="a")
-        consumer.set_frozen(not frozen)
+        (consumer.unfreeze if frozen else consumer.freeze)()
         cluster.begin(consumer)
         await trio.sleep(0.25)
         assert consumer.statistics().node is None
-        consumer.set_frozen(frozen)
+        (consumer.freeze if frozen else consumer.unfreeze)()
         await trio.sleep(10)
         assert (await cluster.client.nodes())[0].node.frozen is frozen
 
@@ -141,7 +141,7 @@ async def test_balance(autojump_clock: MockClock) -> None:
         assert a.tasks == set()
         await cluster.client.balance("a")
         await cluster.wait_until(lambda: a.tasks == {"t"}, within=0.1)
-        assert a.told()[1:] == ["OrderDone balance", "TaskClaimed t", "TaskStarted t"]
+        assert a.told()[1:] == ["CommandDone balance", "TaskClaimed t", "TaskStarted t"]
 
 
 async def test_stop_task(autojump_clock: MockClock) -> None:
@@ -155,7 +155,7 @@ async def test_stop_task(autojump_clock: MockClock) -> None:
         await cluster.wait_until(lambda: cluster.starts["t"] == 2)
         assert a.told() == [
             "TaskStopping t released",
-            "OrderDone t stop_task",
+            "CommandDone t stop_task",
             "TaskStopped t released",
             "TaskGivenUp t",
             "TaskClaimed t",
@@ -171,8 +171,8 @@ async def test_stop_task_that_is_not_here(autojump_clock: MockClock) -> None:
         await cluster.client.send("a", Command(CommandName.STOP_TASK))
         await trio.sleep(1)
         assert a.told()[1:] == [
-            "OrderRejected stop_task task 't' does not run here",
-            "OrderRejected stop_task task None does not run here",
+            "CommandRejected stop_task task 't' does not run here",
+            "CommandRejected stop_task task None does not run here",
         ]
         with pytest.raises(TaskNotFound):
             await cluster.client.stop_task("t")
@@ -197,36 +197,36 @@ async def test_unknown_and_unreadable(autojump_clock: MockClock) -> None:
         a = await cluster.start("a")
         await cluster.client.send("a", Command("dance"))
         store = cluster.coordinator._store
-        unreadable = Order("a~9", a.identity, None)
-        store._orders[unreadable.id] = unreadable
+        unreadable = QueuedCommand("a~9", a.identity, None)
+        store._queued_commands[unreadable.id] = unreadable
         store._members[a.identity].inbox.put(unreadable)
         await trio.sleep(1)
-        assert a.told()[1:] == ["OrderRejected dance it is unknown", "OrderRejected ? it cannot be read"]
-        assert store._orders == {}
+        assert a.told()[1:] == ["CommandRejected dance it is unknown", "CommandRejected ? it cannot be read"]
+        assert store._queued_commands == {}
 
 
 async def test_carried_out_once(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An order that the broker takes its time to discard is not carried out again."""
-    monkeypatch.setattr(MemorySession, "discard", lambda self, order: None)
+    """A command that the broker takes its time to discard is not carried out again."""
+    monkeypatch.setattr(MemorySession, "discard", lambda self, queued: None)
     async with open_cluster() as cluster:
         a = await cluster.start("a")
         await cluster.client.freeze("a")
         await cluster.client.unfreeze("a")
         await cluster.submit("t")
         await cluster.wait_running("t")
-        assert a.told()[1:3] == ["OrderDone freeze", "OrderDone unfreeze"]
-        assert "OrderDone" not in " ".join(a.told())
+        assert a.told()[1:3] == ["CommandDone freeze", "CommandDone unfreeze"]
+        assert "CommandDone" not in " ".join(a.told())
 
 
-async def test_orders_go_with_their_node(autojump_clock: MockClock) -> None:
-    """An order that a node has not seen when its session ends is not left behind for anybody."""
+async def test_commands_go_with_their_node(autojump_clock: MockClock) -> None:
+    """A command that a node has not seen when its session ends is not left behind for anybody."""
     async with open_cluster() as cluster:
         a = await cluster.start("a")
         cluster.coordinator.partition(a.identity)
         await cluster.client.freeze("a")
         cluster.coordinator.expire(a.identity)
         await trio.sleep(10)
-        assert cluster.coordinator._store._orders == {}
+        assert cluster.coordinator._store._queued_commands == {}
         assert not a.consumer.frozen
 
 
@@ -248,18 +248,18 @@ async def test_removal_swallowed_by_a_disconnection_is_asked_for_again(
     """The order is carried out once, and is gone in the end."""
     async with open_cluster() as cluster:
         node = await cluster.start("a")
-        asked: list[Order] = []
+        asked: list[QueuedCommand] = []
         discard = MemorySession.discard
 
-        def swallow_the_first(session: MemorySession, order: Order) -> None:
-            asked.append(order)
+        def swallow_the_first(session: MemorySession, queued: QueuedCommand) -> None:
+            asked.append(queued)
             if len(asked) > 1:
-                discard(session, order)
+                discard(session, queued)
 
         monkeypatch.setattr(MemorySession, "discard", swallow_the_first)
         await cluster.client.send("a", Command("dance"))
         await trio.sleep(1)
         await cluster.submit("t")
         await cluster.wait_running("t")
-        assert cluster.coordinator._store._orders == {}
-        assert node.told().count("OrderRejected dance it is unknown") == 1
+        assert cluster.coordinator._store._queued_commands == {}
+        assert node.told().count("CommandRejected dance it is unknown") == 1

@@ -118,7 +118,7 @@ async def test_lost_session(autojump_clock: MockClock) -> None:
             "SessionOpened",
             "TaskClaimed t",
             "TaskStarted t",
-            "TaskStopped t session lost",
+            "TaskStopped t session_lost",
             f"SessionEnded the session of node {first} has ended",
             "SessionOpened",
             "TaskClaimed t",

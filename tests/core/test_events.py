@@ -34,8 +34,8 @@ LEVELS: list[tuple[Event, int]] = [
     (events.TaskStopFailed("a.1", "t", 7, ValueError("no")), logging.ERROR),
     (events.TaskOverran("a.1", "t", 7, 0.5), logging.ERROR),
     (events.BalancerFailed("a.1", "steal", ValueError("no")), logging.ERROR),
-    (events.OrderDone("a.1", "freeze"), logging.INFO),
-    (events.OrderRejected("a.1", "dance", "it is unknown"), logging.WARNING),
+    (events.CommandDone("a.1", "freeze"), logging.INFO),
+    (events.CommandRejected("a.1", "dance", "it is unknown"), logging.WARNING),
 ]
 
 

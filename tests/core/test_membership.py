@@ -6,7 +6,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from metafora_trio import RunningTask, StateName, StopReason, TaskRecord
+from metafora_trio import RunningTask, StatusName, StopReason, StoredTask
 from metafora_trio._memory.coordinator import MemorySession
 from metafora_trio._model.view import TaskRemoved
 from metafora_trio.events import LeaseAtRisk, SessionEnded, SessionOpened, TaskOverran, TaskStarted, TaskStopped
@@ -27,8 +27,8 @@ async def test_events_of_a_handover(autojump_clock: MockClock) -> None:
         await cluster.wait_until(lambda: len(b.tasks) == 1)
         (moved,) = b.tasks
         assert a.told() == [
-            f"TaskStopping {moved} handed over b",
-            f"TaskStopped {moved} handed over",
+            f"TaskStopping {moved} handed_over b",
+            f"TaskStopped {moved} handed_over",
             f"TaskGivenUp {moved} b",
         ]
         events = b.take_events()
@@ -79,7 +79,7 @@ async def test_task_that_ends_while_cut_off(autojump_clock: MockClock) -> None:
         assert cluster.running == {}
         assert (await cluster.client.get("t")).state == "running"
         cluster.coordinator.heal(a.identity)
-        assert (await cluster.client.wait(["t"]))["t"].state == StateName.COMPLETED
+        assert (await cluster.client.wait(["t"]))["t"].state == StatusName.COMPLETED
         assert cluster.starts["t"] == 1
 
 
@@ -139,7 +139,7 @@ async def test_lease_ends_while_a_task_is_opened(autojump_clock: MockClock, monk
     original = MemorySession.read
     frozen = [T]
 
-    async def read(self: MemorySession, task: str) -> TaskRecord | None:
+    async def read(self: MemorySession, task: str) -> StoredTask | None:
         record = await original(self, task)
         if frozen:
             autojump_clock.jump(frozen.pop())
@@ -220,7 +220,7 @@ async def test_ends_are_reported_by_a_node_that_stops(autojump_clock: MockClock)
         await a.ended.wait()
         assert trio.current_time() - began == pytest.approx(1.0, abs=0.1)  # there and back
         states = await cluster.client.wait(["t0", "t1"], timeout=1)
-        assert {status.state for status in states.values()} == {StateName.COMPLETED}
+        assert {status.state for status in states.values()} == {StatusName.COMPLETED}
 
 
 async def test_flush_is_bounded(autojump_clock: MockClock) -> None:
@@ -265,7 +265,7 @@ async def test_end_that_races_with_the_end_of_the_node(autojump_clock: MockClock
         await cluster.wait_running("t")
         a.scope.cancel()
         await a.ended.wait()
-        assert (await cluster.client.get("t")).state == StateName.COMPLETED
+        assert (await cluster.client.get("t")).state == StatusName.COMPLETED
         assert cluster.starts["t"] == 1
 
 
@@ -294,7 +294,7 @@ async def test_task_removed_by_hand(autojump_clock: MockClock) -> None:
         await cluster.wait_running("t")
         store = cluster.coordinator._store
         a.take_events()
-        del store.records["t"]
+        del store.tasks["t"]
         store.states.pop("t")
         store._commit(TaskRemoved("t"))
         await cluster.submit("t")

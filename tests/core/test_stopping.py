@@ -12,7 +12,7 @@ from trio.testing import MockClock
 from metafora_trio import (
     Outcome,
     RunningTask,
-    StateName,
+    StatusName,
     StopReason,
     TaskExists,
     TaskNotFound,
@@ -121,7 +121,7 @@ async def test_grace(autojump_clock: MockClock) -> None:
 
         assert await stop_after(cluster, handler, grace=5.0) == pytest.approx(2, abs=0.1)
         assert cluster.log == ["a starts t", "released", "a stops t"]
-        assert (await cluster.client.wait(["t"]))["t"].state == StateName.COMPLETED
+        assert (await cluster.client.wait(["t"]))["t"].state == StatusName.COMPLETED
 
 
 async def test_grace_runs_out(autojump_clock: MockClock) -> None:
@@ -159,7 +159,7 @@ async def test_no_grace_once_the_claim_is_lost(autojump_clock: MockClock) -> Non
         node.take_events()
         cluster.remove_claim("t")
         await cluster.wait_until(lambda: not cluster.running, within=0.1)
-        assert node.told()[:2] == ["TaskStopping t claim lost", "TaskStopped t claim lost"]
+        assert node.told()[:2] == ["TaskStopping t claim_lost", "TaskStopped t claim_lost"]
 
 
 async def test_lost_claim_is_told_once(autojump_clock: MockClock) -> None:
@@ -181,7 +181,7 @@ async def test_lost_claim_is_told_once(autojump_clock: MockClock) -> None:
         await trio.sleep(1)
         await cluster.client.delete("t")
         await cluster.client.wait(["t"])
-        assert node.told() == ["TaskStopping t claim lost", "TaskStopped t claim lost", "TaskEnded t killed"]
+        assert node.told() == ["TaskStopping t claim_lost", "TaskStopped t claim_lost", "TaskEnded t killed"]
 
 
 async def test_claim_removed_by_hand(autojump_clock: MockClock) -> None:
@@ -194,8 +194,8 @@ async def test_claim_removed_by_hand(autojump_clock: MockClock) -> None:
         cluster.remove_claim("t")
         await cluster.wait_until(lambda: cluster.starts["t"] == 2)
         assert node.told()[:4] == [
-            "TaskStopping t claim lost",
-            "TaskStopped t claim lost",
+            "TaskStopping t claim_lost",
+            "TaskStopped t claim_lost",
             "TaskClaimed t",
             "TaskStarted t",
         ]

@@ -17,10 +17,10 @@ from metafora_trio import (
     MemoryCoordinator,
     Outcome,
     RunningTask,
-    StateName,
+    StatusName,
+    StoredTask,
     Task,
     TaskNotFound,
-    TaskRecord,
     open_client,
 )
 from metafora_trio._memory.coordinator import MemorySession
@@ -45,7 +45,7 @@ async def test_completed(handler: Callable[[RunningTask], Awaitable[Any]], autoj
     async with open_cluster() as cluster:
         node = await cluster.start("a", handler)
         await cluster.submit("t")
-        assert (await cluster.client.wait(["t"]))["t"].state == StateName.COMPLETED
+        assert (await cluster.client.wait(["t"]))["t"].state == StatusName.COMPLETED
         await cluster.wait_until(lambda: not node.consumer.statistics().tasks_open)
         assert node.told() == [
             "SessionOpened",
@@ -160,7 +160,7 @@ async def test_failed(handler: Callable[[RunningTask], Awaitable[Any]], autojump
         node = await cluster.start("a", mostly_well)
         await cluster.submit("bad", "good")
         status = (await cluster.client.wait(["bad"]))["bad"]
-        assert status.state == StateName.FAILED
+        assert status.state == StatusName.FAILED
         (error,) = status.errors
         assert error.type == kind
         assert error.error in (line, f"{kind}: {line}")
@@ -185,7 +185,7 @@ async def test_task_that_cannot_be_read(autojump_clock: MockClock, monkeypatch: 
     """A stored task that is none fails, without a run, and is not tried for ever."""
     original = MemorySession.read
 
-    async def read(self: MemorySession, task: str) -> TaskRecord | None:
+    async def read(self: MemorySession, task: str) -> StoredTask | None:
         if task == "broken":
             await trio.lowlevel.checkpoint()
             raise InvalidTask("stored properties are not JSON")
@@ -196,7 +196,7 @@ async def test_task_that_cannot_be_read(autojump_clock: MockClock, monkeypatch: 
         node = await cluster.start("a")
         await cluster.submit("broken")
         status = (await cluster.client.wait(["broken"]))["broken"]
-        assert (status.state, status.errors[0].type) == (StateName.FAILED, "InvalidTask")
+        assert (status.state, status.errors[0].type) == (StatusName.FAILED, "InvalidTask")
         assert node.told()[1:] == ["TaskClaimed broken", "TaskEnded broken failed"]
 
 
@@ -228,7 +228,7 @@ async def test_what_a_handler_is_given(autojump_clock: MockClock) -> None:
         second = await cluster.start("b", handler)
         await cluster.wait_until(lambda: second.tasks == {"t"})
         assert seen[1].token > task.token
-        assert repr(task).endswith("stopping (session lost)>")
+        assert repr(task).endswith("stopping (session_lost)>")
         with pytest.raises(RuntimeError, match="scope is closed"):
             _ = task.nursery
 

@@ -31,7 +31,7 @@ def remove_unconditionally(self: Store, claim: mt.Claim, *, if_there: mt.Claim |
 
 
 def finish_without_claim(self: Store, claim: mt.Claim, version: int, state: mt.TaskState | None) -> None:
-    self.records.pop(claim.task, None)
+    self.tasks.pop(claim.task, None)
     self.states[claim.task] = state or mt.TaskState()
     self._commit(TaskRemoved(claim.task), ClaimRemoved(claim))
 
@@ -45,12 +45,12 @@ def finish_claim_first(self: Store, claim: mt.Claim, version: int, state: mt.Tas
 
 
 def finish_any_version(self: Store, claim: mt.Claim, version: int, state: mt.TaskState | None) -> None:
-    if self._has(claim) and claim.task in self.records:
+    if self._has(claim) and claim.task in self.tasks:
         finish_without_claim(self, claim, version, state)
 
 
 def finish_keeping_the_state(self: Store, claim: mt.Claim, version: int, state: mt.TaskState | None) -> None:
-    if self._has(claim) and (record := self.records.get(claim.task)) and record.version == version:
+    if self._has(claim) and (stored := self.tasks.get(claim.task)) and stored.version == version:
         finish_without_claim(self, claim, version, state)
 
 
@@ -64,7 +64,7 @@ def submit_always_again(self: Store, tasks: Sequence[mt.Task], *, again: bool) -
 
 
 def delete_by_prefix(self: Store, task: str) -> None:
-    for id in [id for id in self.records if id.startswith(task)] or [task]:
+    for id in [id for id in self.tasks if id.startswith(task)] or [task]:
         right_delete(self, id)
 
 
@@ -74,12 +74,12 @@ def keep_the_session(self: Store, identity: str) -> None:
 
 def send_to_everybody(self: Store, identity: str, command: mt.Command) -> None:
     for member in self._members:
-        right_leave_order(self, member, command)
+        right_queue_command(self, member, command)
 
 
 def send_and_say_nothing(self: MemorySession, item: Item) -> None:
-    if isinstance(item, mt.Order):
-        self._orders[item.id] = item
+    if isinstance(item, mt.QueuedCommand):
+        self._queued_commands[item.id] = item
     else:
         right_session_apply(self, item)
 
@@ -125,7 +125,7 @@ def lagging(self: MemoryClient) -> None:
     """The client's own writes come into its view when they come."""
 
 
-right_submit, right_delete, right_leave_order = Store.submit, Store.delete, Store.leave_order
+right_submit, right_delete, right_queue_command = Store.submit, Store.delete, Store.queue_command
 right_session_apply, right_ask = MemorySession._apply, MemorySession._ask
 right_wait_changed = Feed.wait_changed
 
@@ -143,8 +143,8 @@ WRONG: dict[str, Patch] = {
     "test_join_and_leave_are_seen": patch(Store, "end_session", keep_the_session),
     "test_leaving_gives_up_every_claim": patch(Store, "end_session", keep_the_session),
     "test_an_expired_session_is_lost": patch(Store, "end_session", keep_the_session),
-    "test_an_order_reaches_its_addressee_alone": patch(Store, "leave_order", send_to_everybody),
-    "test_an_order_wakes_its_addressee": patch(MemorySession, "_apply", send_and_say_nothing),
+    "test_a_command_reaches_its_addressee_alone": patch(Store, "queue_command", send_to_everybody),
+    "test_a_command_wakes_its_addressee": patch(MemorySession, "_apply", send_and_say_nothing),
     "test_a_failed_request_is_reported_as_a_change": patch(MemorySession, "_apply", fail_silently),
     "test_the_view_shows_a_claim_before_its_mark_goes": patch(MemorySession, "_ask", answer_before_the_event),
     "test_a_request_changes_nothing_at_once": patch(MemorySession, "_ask", claim_at_once),

@@ -112,7 +112,7 @@ async def test_partition(autojump_clock: trio.testing.MockClock) -> None:
         healed: list[str] = []
 
         async def read() -> None:
-            assert await a.read("t1") == mt.TaskRecord({})
+            assert await a.read("t1") == mt.StoredTask({})
             healed.append("read")
 
         async with trio.open_nursery() as nursery:
@@ -248,25 +248,25 @@ async def test_quiet_only_when_no_event_waits(autojump_clock: trio.testing.MockC
         assert a.quiet
 
 
-async def test_orders_are_discarded_once(autojump_clock: trio.testing.MockClock) -> None:
+async def test_commands_are_discarded_once(autojump_clock: trio.testing.MockClock) -> None:
     coordinator = mt.MemoryCoordinator()
     async with coordinator.open_client() as client, coordinator.open_session(mt.NodeInfo("a")) as a:
         await client.send(a.node.identity, mt.Command("freeze"))
-        await eventually(a, lambda it: it.orders())
-        (order,) = a.orders()
-        a.discard(order)
-        a.discard(order)
-        assert (a.outstanding, a.orders()) == (1, ())
+        await eventually(a, lambda it: it.queued_commands())
+        (queued,) = a.queued_commands()
+        a.discard(queued)
+        a.discard(queued)
+        assert (a.outstanding, a.queued_commands()) == (1, ())
         await eventually(a, lambda it: it.outstanding == 0)
-        assert coordinator._store._orders == {}
+        assert coordinator._store._queued_commands == {}
 
 
-async def test_orders_go_with_their_node(autojump_clock: trio.testing.MockClock) -> None:
+async def test_commands_go_with_their_node(autojump_clock: trio.testing.MockClock) -> None:
     coordinator = mt.MemoryCoordinator()
     async with coordinator.open_client() as client:
         async with coordinator.open_session(mt.NodeInfo("a")) as a:
             await client.send(a.node.identity, mt.Command("freeze"))
-        assert coordinator._store._orders == {}
+        assert coordinator._store._queued_commands == {}
 
 
 async def test_outage(autojump_clock: trio.testing.MockClock) -> None:

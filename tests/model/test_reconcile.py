@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from metafora_trio import Claim, ClaimKind, ClusterView, NodeInfo, StopReason
 from metafora_trio._model import reconcile as do
-from metafora_trio._model.reconcile import RoomState, may_open, reconcile
+from metafora_trio._model.reconcile import RunState, may_open, reconcile
 from metafora_trio._model.view import (
     ClaimAdded,
     ClaimRemoved,
@@ -34,15 +34,15 @@ TASK, GONE, TOMBSTONE = TaskAdded("t"), TaskRemoved("t"), TaskDeleted("t")
 
 
 @dataclass
-class Room:
-    state: RoomState
+class Run:
+    state: RunState
     claim: Claim = MINE
     give_back: bool = False
 
 
 @dataclass
 class At:
-    """The circumstances, as a test sets them."""
+    """The situation, as a test sets them."""
 
     events: list[ViewEvent]
     draining: bool = False
@@ -68,19 +68,18 @@ class At:
         return self.wanted
 
 
-def at(*events: ViewEvent | Claim, **circumstances: object) -> At:
-    return At([ClaimAdded(e) if isinstance(e, Claim) else e for e in events], **circumstances)  # type: ignore[arg-type]
+def at(*events: ViewEvent | Claim, **situation: object) -> At:
+    return At([ClaimAdded(e) if isinstance(e, Claim) else e for e in events], **situation)  # type: ignore[arg-type]
 
 
 RUNNING, CLOSING, CLOSED, FINISHED, OPENING = (
-    Room(state)
-    for state in (RoomState.RUNNING, RoomState.CLOSING, RoomState.CLOSED, RoomState.FINISHED, RoomState.OPENING)
+    Run(state) for state in (RunState.RUNNING, RunState.CLOSING, RunState.CLOSED, RunState.FINISHED, RunState.OPENING)
 )
-GIVEN_BACK = Room(RoomState.CLOSED, give_back=True)
+GIVEN_BACK = Run(RunState.CLOSED, give_back=True)
 RESUBMITTED = (TASK, MINE, GONE, TASK)  # deleted by hand and submitted again, under what runs
 OTHER_LEAVES = NodeAdded(NodeInfo("other.2", draining=True))
 
-WITHOUT_ROOM = {
+WITHOUT_RUN = {
     "nothing here": (at(TASK), []),
     "not ours": (at(TASK, OTHER), []),
     "ours": (at(TASK, MINE), [do.Start(MINE)]),
@@ -107,7 +106,7 @@ WITHOUT_ROOM = {
         [do.Release(MINE), do.Release(MY_BID)],
     ),
 }
-WITH_ROOM = {
+WITH_RUN = {
     "opening": (OPENING, at(TASK, MINE), []),
     "opening, lost": (OPENING, at(TASK, Claim(0, "t", "other.2", C), MINE), [do.Release(MINE)]),
     "running": (RUNNING, at(TASK, MINE), []),
@@ -156,22 +155,22 @@ WITH_ROOM = {
 }
 
 
-@pytest.mark.parametrize("case", WITHOUT_ROOM)
-def test_without_a_room(case: str) -> None:
+@pytest.mark.parametrize("case", WITHOUT_RUN)
+def test_without_a_run(case: str) -> None:
     """Nothing runs here: start what is ours, and give up what cannot become so."""
-    circumstances, expected = WITHOUT_ROOM[case]
-    assert list(reconcile("t", circumstances, None)) == expected
+    situation, expected = WITHOUT_RUN[case]
+    assert list(reconcile("t", situation, None)) == expected
 
 
-@pytest.mark.parametrize("case", WITH_ROOM)
-def test_with_a_room(case: str) -> None:
+@pytest.mark.parametrize("case", WITH_RUN)
+def test_with_a_run(case: str) -> None:
     """Something runs here: stop it, report its end, or give it up, in this order."""
-    room, circumstances, expected = WITH_ROOM[case]
-    assert list(reconcile("t", circumstances, room)) == expected
+    run, situation, expected = WITH_RUN[case]
+    assert list(reconcile("t", situation, run)) == expected
 
 
 @pytest.mark.parametrize(
-    "circumstances, expected",
+    "situation, expected",
     [
         (at(TASK, MINE), True),
         (at(TASK, MINE, BID), True),
@@ -182,16 +181,16 @@ def test_with_a_room(case: str) -> None:
         (at(TASK, MINE, draining=True), False),
     ],
 )
-def test_may_open(circumstances: At, expected: bool) -> None:
+def test_may_open(situation: At, expected: bool) -> None:
     """A scope opens only for the owner of a task that is there, on a node that stays."""
-    assert may_open("t", MINE, circumstances) is expected
+    assert may_open("t", MINE, situation) is expected
 
 
 def test_claims_of_old_are_not_the_room_s() -> None:
     """Once the claim that outlived its task has gone, a new claim of ours is the new task's."""
     new = Claim(9, "t", "me.1", C)
-    circumstances = at(*RESUBMITTED, ClaimRemoved(MINE), new)
-    assert list(reconcile("t", circumstances, None)) == [do.Start(new)]
+    situation = at(*RESUBMITTED, ClaimRemoved(MINE), new)
+    assert list(reconcile("t", situation, None)) == [do.Start(new)]
 
 
 # ---- all rules together
@@ -245,16 +244,14 @@ def test_many_schedules() -> None:
 Rule = Callable[..., Iterator[do.Action]]
 
 
-def without(
-    rule: str, change: Callable[[do.Action, do.Room], do.Action | None]
-) -> Callable[[pytest.MonkeyPatch], None]:
+def without(rule: str, change: Callable[[do.Action, do.Run], do.Action | None]) -> Callable[[pytest.MonkeyPatch], None]:
     """Break one rule of `_reconcile`: `change` makes another action of those it yields."""
 
     def patch(monkeypatch: pytest.MonkeyPatch) -> None:
         original: Rule = getattr(do, rule)
 
-        def changed(task: str, circumstances: do.Circumstances, room: do.Room) -> Iterator[do.Action]:
-            actions = (change(action, room) for action in original(task, circumstances, room))
+        def changed(task: str, situation: do.NodeSituation, run: do.Run) -> Iterator[do.Action]:
+            actions = (change(action, run) for action in original(task, situation, run))
             return (action for action in actions if action is not None)
 
         monkeypatch.setattr(do, rule, changed)
@@ -262,14 +259,14 @@ def without(
     return patch
 
 
-def any_claim_is_a_bid(task: str, at: do.Circumstances) -> Claim | None:
+def any_claim_is_a_bid(task: str, at: do.NodeSituation) -> Claim | None:
     return next((c for c in at.view.queue(task) if c.node != at.me and c.node in at.view.nodes), None)
 
 
 def losers_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     original = do._surplus
 
-    def changed(task: str, at: do.Circumstances) -> Iterator[do.Action]:
+    def changed(task: str, at: do.NodeSituation) -> Iterator[do.Action]:
         stays = (C, at.view.own_claims(task, at.me)[0])
         for action in original(task, at):
             if not isinstance(action, do.Release) or (action.claim.kind, action.claim) != stays:
@@ -287,11 +284,11 @@ MUTANTS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
     "losing attempts are kept": ("contested for ever", losers_stay),
     "released before the scope has closed": (
         "S5",
-        without("_running", lambda action, room: do.Release(room.claim)),
+        without("_running", lambda action, run: do.Release(run.claim)),
     ),
     "handed over unconditionally": (
         "S5",
-        without("_closed", lambda action, room: do.Release(room.claim) if isinstance(action, do.HandOver) else action),
+        without("_closed", lambda action, run: do.Release(run.claim) if isinstance(action, do.HandOver) else action),
     ),
     "started although leaving": (
         "S4",
@@ -300,19 +297,19 @@ MUTANTS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
     "not looked at again after the reading": ("leaves", lambda patch: patch.setattr(claims_model, "may_open", always)),
     "tombstone ignored at the end": (
         "nothing settles",
-        without("_finished", lambda action, room: do.Finish(room.claim, deleted=False)),
+        without("_finished", lambda action, run: do.Finish(run.claim, deleted=False)),
     ),
     "tombstone ignored while running": (
         "deleted",
-        without("_running", lambda a, room: None if a == do.Stop(StopReason.DELETED) else a),
+        without("_running", lambda a, run: None if a == do.Stop(StopReason.DELETED) else a),
     ),
     "tombstone ignored when claimed": (
         "nothing settles",
-        without("_without_room", lambda a, first: do.Start(a.claim) if isinstance(a, do.Finish) else a),
+        without("_without_run", lambda a, first: do.Start(a.claim) if isinstance(a, do.Finish) else a),
     ),
     "no leaving with nobody left": (
         "only leave",
-        without("_running", lambda action, room: None if action == do.Stop(StopReason.DRAINED) else action),
+        without("_running", lambda action, run: None if action == do.Stop(StopReason.DRAINED) else action),
     ),
     "bids outlive their reason": ("contested for ever", lambda patch: patch.setattr(ModelNode, "tick", always)),
 }
@@ -330,10 +327,10 @@ def test_exploration_has_teeth(mutant: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_rules_are_asked_for_one_action_at_a_time() -> None:
     """What an action changes counts for the next: a claim just given up is not given up twice."""
-    circumstances = at(MINE, MY_BID)
+    situation = at(MINE, MY_BID)
     given_up = []
-    for action in itertools.islice(reconcile("t", circumstances, CLOSED), 5):
+    for action in itertools.islice(reconcile("t", situation, CLOSED), 5):
         assert isinstance(action, do.Release)
         given_up.append(action.claim)
-        circumstances.leaving = tuple(given_up)
+        situation.leaving = tuple(given_up)
     assert given_up == [MINE, MY_BID]

@@ -193,14 +193,14 @@ def test_a_token_that_shrinks_is_told(cluster: SimulatedCluster) -> None:
 
 def test_stop_task_twice_lets_a_task_wait_longer(cluster: SimulatedCluster) -> None:
     """Each time that it comes back a node leaves it alone for twice as long, up to a minute."""
-    wishes = cluster._truth.wishes
-    assert wishes.left_alone == 0.0
+    expectations = cluster._truth.expectations
+    assert expectations.left_alone == 0.0
     for _ in range(3):
         cluster.stop_task("t1")
         cluster.run_for(1.0)
-    assert wishes.left_alone == 4.0
-    wishes.stopped["t2"] = 50
-    assert wishes.left_alone == 60.0
+    assert expectations.left_alone == 4.0
+    expectations.stopped["t2"] = 50
+    assert expectations.left_alone == 60.0
 
 
 def test_the_handler_is_the_users() -> None:

@@ -13,7 +13,7 @@ pytest.importorskip("kazoo", reason="chaos runs need the extra `zookeeper`")
 
 from stress.chaos.check import Evidence, Judgement, judge, percentile, settled_now
 from stress.chaos.faults import FaultKind
-from stress.chaos.nemesis import Record
+from stress.chaos.nemesis import FaultRecord
 from stress.chaos.store import Row
 
 S = 1_000_000_000
@@ -36,8 +36,8 @@ def submit(*tasks: str) -> list[HistoryEvent]:
     return [event(0, EventName.SUBMIT, task=task) for task in tasks]
 
 
-def fault(kind: FaultKind, target: str, begin: float, end: float, *, alone: bool = False) -> Record:
-    return Record(kind, target, round(begin * S), round(end * S), alone)
+def fault(kind: FaultKind, target: str, begin: float, end: float, *, alone: bool = False) -> FaultRecord:
+    return FaultRecord(kind, target, round(begin * S), round(end * S), alone)
 
 
 CUT = fault(FaultKind.CUT, "n2", 20, 27)
@@ -58,7 +58,7 @@ GOOD = [
 def evidence(
     events: Sequence[HistoryEvent] = GOOD,
     *,
-    faults: Sequence[Record] = (KILL,),
+    faults: Sequence[FaultRecord] = (KILL,),
     rows: Sequence[Row] | None = None,
     healed: float | None = 27,
     complete: bool = True,
@@ -221,7 +221,7 @@ def test_a_gap_too_long_after_a_kill_with_nothing_else_around() -> None:
         (fault(FaultKind.SUBMIT, "", 21, 21), 1),
     ],
 )
-def test_a_gap_is_bounded_only_where_nothing_else_was_wrong(other: Record, isolated: int) -> None:
+def test_a_gap_is_bounded_only_where_nothing_else_was_wrong(other: FaultRecord, isolated: int) -> None:
     assert len(judge(evidence(faults=[other, KILL])).isolated) == isolated
 
 
@@ -303,7 +303,7 @@ def test_a_run_that_has_not_written_to_the_store() -> None:
 
 
 @pytest.mark.parametrize("other,calm", [([], True), ([fault(FaultKind.CUT, "n1", 34, 35)], False)])
-def test_a_node_that_is_drained_and_does_not_leave(other: list[Record], calm: bool) -> None:
+def test_a_node_that_is_drained_and_does_not_leave(other: list[FaultRecord], calm: bool) -> None:
     late = "n2 had not left 8 s after it was told to (roll nodes), with nothing else wrong"
     roll = dataclasses.replace(fault(FaultKind.ROLL_NODES, "", 36, 44), late=["n2"])
     judgement = judge(evidence(faults=[KILL, *other, roll]))

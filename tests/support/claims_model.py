@@ -23,7 +23,7 @@ from functools import partial
 
 from metafora_trio import Claim, ClaimKind, ClusterView, NodeInfo, StopReason
 from metafora_trio._model import reconcile as do
-from metafora_trio._model.reconcile import RoomState, may_open, reconcile
+from metafora_trio._model.reconcile import RunState, may_open, reconcile
 from metafora_trio._model.view import (
     ClaimAdded,
     ClaimRemoved,
@@ -36,13 +36,13 @@ from metafora_trio._model.view import (
 )
 
 Step = tuple[str, Callable[[], None]]
-OPEN = (RoomState.RUNNING, RoomState.CLOSING)
+OPEN = (RunState.RUNNING, RunState.CLOSING)
 
 
 @dataclass
-class ModelRoom:
+class ModelRun:
     claim: Claim
-    state: RoomState = RoomState.OPENING
+    state: RunState = RunState.OPENING
     give_back: bool = False
     generation: int = -1
 
@@ -105,7 +105,7 @@ class Server:
 
 @dataclass
 class ModelNode:
-    """What a membership does, without Trio: implements `Circumstances` and carries out the actions."""
+    """What a membership does, without Trio: implements `NodeSituation` and carries out the actions."""
 
     server: Server
     me: str
@@ -114,7 +114,7 @@ class ModelNode:
     outbox: deque[tuple[Callable[[], None], Reply]] = field(default_factory=deque)
     pending: set[str] = field(default_factory=set)
     leaving: set[Claim] = field(default_factory=set)
-    rooms: dict[str, ModelRoom] = field(default_factory=dict)
+    runs: dict[str, ModelRun] = field(default_factory=dict)
     ahead: dict[str, tuple[int, bool]] = field(default_factory=dict)
     """What was read of tasks together with the claim, before it was known whose they are."""
     draining: bool = False
@@ -132,7 +132,7 @@ class ModelNode:
         return claim in self.leaving
 
     def consents(self, task: str, heir: str) -> bool:
-        return sum(room.state is RoomState.RUNNING for room in self.rooms.values()) - 1 >= self.view.load(heir)
+        return sum(run.state is RunState.RUNNING for run in self.runs.values()) - 1 >= self.view.load(heir)
 
     def wants(self, task: str) -> bool:
         owner = self.view.nodes.get(self.view.owner(task) or "")
@@ -175,15 +175,15 @@ class ModelNode:
                     yield f"claim {self.me} {task}", partial(self.queue_up, task, ClaimKind.CLAIM)
                 elif self.may_bid(task):
                     yield f"bid {self.me} {task}", partial(self.queue_up, task, ClaimKind.BID)
-        for task, room in self.rooms.items():
-            if room.state is RoomState.OPENING and task in self.ahead:
+        for task, run in self.runs.items():
+            if run.state is RunState.OPENING and task in self.ahead:
                 yield f"open {self.me} {task}", partial(self.open_ahead, task)
-            elif room.state is RoomState.RUNNING:
-                yield f"return {self.me} {task}", partial(self.close, task, RoomState.FINISHED)
+            elif run.state is RunState.RUNNING:
+                yield f"return {self.me} {task}", partial(self.close, task, RunState.FINISHED)
                 yield f"give back {self.me} {task}", partial(self.give_back, task)
-            elif room.state is RoomState.CLOSING:
-                yield f"close {self.me} {task}", partial(self.close, task, RoomState.CLOSED)
-                yield f"end {self.me} {task}", partial(self.close, task, RoomState.FINISHED)
+            elif run.state is RunState.CLOSING:
+                yield f"close {self.me} {task}", partial(self.close, task, RunState.CLOSED)
+                yield f"end {self.me} {task}", partial(self.close, task, RunState.FINISHED)
 
     def may_claim(self, task: str) -> bool:
         return task in self.view.unclaimed and self.may_take(task)
@@ -196,7 +196,7 @@ class ModelNode:
         return self.may_take(task) and (owner.draining or self.view.load(owner.identity) - 1 >= load)
 
     def may_take(self, task: str) -> bool:
-        busy = self.draining or task in self.pending or task in self.rooms or self.view.own_claims(task, self.me)
+        busy = self.draining or task in self.pending or task in self.runs or self.view.own_claims(task, self.me)
         return not busy
 
     # ---- the steps
@@ -220,10 +220,10 @@ class ModelNode:
                     self.pending.discard(item.task)
                 if item.read is not None:
                     claim, generation, deleted = item.read
-                    room = self.rooms.get(item.task)
+                    run = self.runs.get(item.task)
                     if claim is None:
                         self.ahead[item.task] = (generation, deleted)
-                    elif room is not None and room.claim == claim and room.state is RoomState.OPENING:
+                    elif run is not None and run.claim == claim and run.state is RunState.OPENING:
                         self.open(item.task, generation, deleted)
                 self.look_at(item.task)
             case NodeAdded() | NodeRemoved():
@@ -236,17 +236,17 @@ class ModelNode:
                 self.look_at(claim.task)
             case TaskAdded(task) | TaskDeleted(task) | TaskRemoved(task):
                 self.view.apply(item)
-                if self.ahead.pop(task, None) and task in self.rooms and self.rooms[task].state is RoomState.OPENING:
-                    del self.rooms[task]  # what was read is out of date
+                if self.ahead.pop(task, None) and task in self.runs and self.runs[task].state is RunState.OPENING:
+                    del self.runs[task]  # what was read is out of date
                 self.look_at(task)
 
     def open_ahead(self, task: str) -> None:
         self.open(task, *self.ahead.pop(task))
 
     def open(self, task: str, generation: int, deleted: bool) -> None:
-        room, claim = self.rooms[task], self.rooms[task].claim
+        run, claim = self.runs[task], self.runs[task].claim
         if generation < 0 or deleted or not self.current or not may_open(task, claim, self):
-            del self.rooms[task]
+            del self.runs[task]
             self.look_at(task)
             return
         assert not self.draining, f"{task} starts on {self.me}, which leaves"
@@ -254,23 +254,23 @@ class ModelNode:
         assert (task, generation) not in self.server.done, f"S2: {task} starts again"
         others = [node.me for node in self.server.nodes.values() if node is not self and node.has_open(task)]
         assert not others, f"S1: {task} starts on {self.me} while it runs on {others}"
-        room.state, room.generation = RoomState.RUNNING, generation
+        run.state, run.generation = RunState.RUNNING, generation
 
     def has_open(self, task: str) -> bool:
-        return task in self.rooms and self.rooms[task].state in OPEN
+        return task in self.runs and self.runs[task].state in OPEN
 
-    def close(self, task: str, state: RoomState) -> None:
-        self.rooms[task].state = state
+    def close(self, task: str, state: RunState) -> None:
+        self.runs[task].state = state
         if self.current:
             self.look_at(task)
             self.look_at_contested()
 
     def give_back(self, task: str) -> None:
-        self.rooms[task].give_back = True
-        self.rooms[task].state = RoomState.CLOSING
+        self.runs[task].give_back = True
+        self.runs[task].state = RunState.CLOSING
 
     def look_at_everything(self) -> None:
-        for task in {**dict.fromkeys(self.view.claims_of(self.me)), **dict.fromkeys(self.rooms)}:
+        for task in {**dict.fromkeys(self.view.claims_of(self.me)), **dict.fromkeys(self.runs)}:
             self.look_at(task)
 
     def look_at_contested(self) -> None:
@@ -285,43 +285,43 @@ class ModelNode:
         again = self.current
         while again:
             again = False
-            room = self.rooms.get(task)
-            for action in reconcile(task, self, room):
-                again = self.carry_out(task, room, action) or again
+            run = self.runs.get(task)
+            for action in reconcile(task, self, run):
+                again = self.carry_out(task, run, action) or again
 
-    def carry_out(self, task: str, room: ModelRoom | None, action: do.Action) -> bool:
+    def carry_out(self, task: str, run: ModelRun | None, action: do.Action) -> bool:
         server = self.server
         match action:
             case do.Start(claim):
-                self.rooms[task] = ModelRoom(claim)
+                self.runs[task] = ModelRun(claim)
                 if task not in self.ahead:
                     self.read(task, claim)
             case do.Stop(reason, heir):
-                assert room is not None
-                if room.state is RoomState.RUNNING:
+                assert run is not None
+                if run.state is RunState.RUNNING:
                     if reason is StopReason.HANDED_OVER:
                         kinds = [c.kind for c in self.view.queue(task) if c.node == heir]
                         assert kinds[0] is ClaimKind.BID, f"S5: {task} is stopped for {heir}, which has not asked"
                     self.stops += 1
-                room.state = RoomState.CLOSING
+                run.state = RunState.CLOSING
             case do.Release(claim):
                 owns = self.view.head(task) == claim and self.view.orphaned.get(task) != claim
                 if owns and task in self.view.tasks and not self.draining:
-                    assert room is not None, f"S5: {claim} is given up for nobody"
-                    assert room.give_back, f"S5: {claim} is given up for nobody"
+                    assert run is not None, f"S5: {claim} is given up for nobody"
+                    assert run.give_back, f"S5: {claim} is given up for nobody"
                 self.ask(lambda: server.remove(claim), Reply(task, claim))
             case do.Withdraw(claim, head):
                 self.ask(lambda: server.remove(claim, if_there=head), Reply(task, claim))
             case do.HandOver(claim, heir_claim):
                 self.ask(lambda: server.remove(claim, if_there=heir_claim), Reply(task, claim))
             case do.Finish(claim, deleted):
-                generation = room.generation if room is not None else -1
+                generation = run.generation if run is not None else -1
                 self.ask(lambda: server.finish(claim, generation, deleted), Reply(task, claim))
             case do.Discard():
-                assert room is not None
-                room.state = RoomState.CLOSED
+                assert run is not None
+                run.state = RunState.CLOSED
                 return True
             case do.Forget():
-                del self.rooms[task]
+                del self.runs[task]
                 return True
         return False

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from metafora_trio import ClusterView, NodeInfo
-from metafora_trio._model.reconcile import RoomState
+from metafora_trio._model.reconcile import RunState
 from metafora_trio._model.view import ClaimAdded, NodeAdded, TaskAdded, TaskDeleted
 
 from .claims_model import ModelNode, Server, Step
@@ -113,7 +113,7 @@ class World:
     def crash(self, node: ModelNode) -> None:
         """The process is gone; its session still stands, and what it had sent may yet arrive."""
         node.alive = False
-        node.rooms.clear()
+        node.runs.clear()
 
     def expire(self, node: ModelNode, order: int) -> None:
         for effect, _ in node.outbox:
@@ -128,7 +128,7 @@ class World:
             effect()
         node.outbox.clear()
         node.current = False
-        node.rooms = {task: room for task, room in node.rooms.items() if room.state is not RoomState.OPENING}
+        node.runs = {task: run for task, run in node.runs.items() if run.state is not RunState.OPENING}
 
     def reconnect(self, node: ModelNode) -> None:
         """Behind the barrier: nothing is in flight any more, and the lists are up to date."""
@@ -191,9 +191,9 @@ class World:
             assert owner is not None, f"{task} is lost"
             assert len(queue) == 1, f"{task} is contested for ever: {queue}"
             assert not owner.draining, f"{task} is held for ever by a node that leaves"
-            assert owner.rooms[task].state is RoomState.RUNNING, f"{task} does not run"
+            assert owner.runs[task].state is RunState.RUNNING, f"{task} does not run"
         for node in self.nodes:
             owned = set(truth.owned_by(node.me))
-            assert set(node.rooms) == owned, f"{node.me} has rooms {set(node.rooms)} and owns {owned}"
+            assert set(node.runs) == owned, f"{node.me} has rooms {set(node.runs)} and owns {owned}"
         loads = [len(truth.owned_by(node.me)) for node in able]
         assert not able or max(loads) - min(loads) <= 1, f"uneven: {loads}"

@@ -144,7 +144,7 @@ async def watch(consumer: Consumer) -> None:
                     assert_type(heir, str | None)
                 case events.BalancerFailed(error=error):
                     assert_type(error, BaseException)
-    consumer.set_frozen(True)
+    consumer.freeze()
     consumer.start_draining()
     await consumer.drain()
 

@@ -187,8 +187,8 @@ async def test_again_overwrites_the_state_as_it_was_read() -> None:
         state = world.layout.state_path("t")
         world.interfere(SetData(state, b'{"state":"runnable"}'), SetData(state, COMPLETED))
         await client.submit([Task("t"), Task("new")], again=True)
-        facts = await client.look_up("t")
-        assert (facts.state, facts.record is not None) == (TaskState(), True)
+        snapshot = await client.look_up("t")
+        assert (snapshot.state, snapshot.task is not None) == (TaskState(), True)
 
 
 async def test_a_state_that_was_left_behind_is_no_end() -> None:
@@ -198,7 +198,7 @@ async def test_a_state_that_was_left_behind_is_no_end() -> None:
         await client.submit([Task("t")], again=False)
         world.commit([Delete(world.layout.task_path("t"))])
         await client.submit([Task("t")], again=False)
-        assert (await client.look_up("t")).record is not None
+        assert (await client.look_up("t")).task is not None
 
 
 async def test_a_delete_whose_reply_was_lost() -> None:
@@ -293,7 +293,7 @@ async def test_reads_are_repeated_over_a_reconnect() -> None:
     async with world.coordinator.open_client() as client:
         await client.submit([Task("t")], again=False)
         world.connections[-1].cut()
-        assert (await client.look_up("t")).record is not None
+        assert (await client.look_up("t")).task is not None
         world.connections[-1].cut()
         assert list(await client.finished()) == []
 
@@ -347,8 +347,8 @@ async def test_commands() -> None:
         world.commit([Create(f"/m/nodes/{identity}")])
         world.drop_next_request()
         await client.send(identity, Command("freeze"))
-        orders = [node.data for path, node in world.tree.items() if path.startswith("/m/orders/")]
-        assert orders == [Command("freeze").encode()]
+        queued_commands = [node.data for path, node in world.tree.items() if path.startswith("/m/node_commands/")]
+        assert queued_commands == [Command("freeze").encode()]
 
 
 async def test_a_command_of_which_nobody_knows_whether_it_arrived() -> None:

@@ -189,7 +189,7 @@ def test_doctor(shell: Shell, zookeeper: Any, namespace: str) -> None:
     server, session, layout, clock, seqs, counts = doctor(0)["ok"]
     assert server.startswith("ZooKeeper 3.")
     assert session.endswith("timeout 4 s")
-    assert layout == f'namespace /{namespace}: {{"layout": 1, "buckets": 64}}'
+    assert layout == f'namespace /{namespace}: {{"layout": 2, "buckets": 64}}'
     assert clock.startswith("a write takes ")
     assert seqs == "highest sequence number 0 of 2,147,483,647"
     assert counts.startswith("1 node, 1 task: 1 running")
@@ -197,23 +197,23 @@ def test_doctor(shell: Shell, zookeeper: Any, namespace: str) -> None:
         "claims",
         "commands",
         "nodes",
-        "orders",
+        "node_commands",
         "states",
         "tasks",
     ]
-    zookeeper.create(f"/{namespace}/orders/gone.aaaaaaaaaa~", b"{}", sequence=True)
+    zookeeper.create(f"/{namespace}/node_commands/gone.aaaaaaaaaa~", b"{}", sequence=True)
     zookeeper.create(f"/{namespace}/tasks/00/not-in-its-bucket", b"{}")
     bucket = next(b for b in range(64) if zookeeper.get_children(f"/{namespace}/claims/{b:02}"))
     zookeeper.create(f"/{namespace}/claims/{bucket:02}/a~gone.aaaaaaaaaa~b~1200000000", b"")
     found = doctor(1)
     assert found["problem"] == ["highest sequence number 1,200,000,000 of 2,147,483,647"]
     assert found["warning"][-1] == f"not Metafora's, and ignored: /{namespace}/tasks/00/not-in-its-bucket"
-    zookeeper.set(f"/{namespace}", b'{"layout": 2, "buckets": 64}')
+    zookeeper.set(f"/{namespace}", b'{"layout": 3, "buckets": 64}')
     (problem,) = doctor(5)["problem"]
-    assert "has layout 2" in problem
+    assert "has layout 3" in problem
     code, _, err = shell("ls")
     assert code == 4
-    assert "has layout 2" in err
+    assert "has layout 3" in err
 
 
 def test_doctor_without_a_server(shell: Shell) -> None:

@@ -99,7 +99,7 @@ def test_outlives_the_thread_that_started_it() -> None:
 def test_ends_with_its_process() -> None:
     """Killed as it may be: no server is left behind."""
     script = (
-        "from metafora_trio_zookeeper.testing import Ensemble; ensemble = Ensemble(1); ensemble.start(); "
+        "from metafora_trio_zookeeper.testing.real import Ensemble; ensemble = Ensemble(1); ensemble.start(); "
         "print(ensemble.servers[0].process.pid, ensemble.servers[0].folder.parent, flush=True); input()"
     )
     pipe = subprocess.PIPE
@@ -131,7 +131,7 @@ def test_port_taken_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
         thief.listen()
         taken = thief.getsockname()[1]
         choices = [[1, 1, taken], free_ports(3)]
-        monkeypatch.setattr("metafora_trio_zookeeper.testing._ensemble.free_ports", lambda count: choices.pop(0))
+        monkeypatch.setattr("metafora_trio_zookeeper.testing.real._ensemble.free_ports", lambda count: choices.pop(0))
         with Ensemble(1) as ensemble:
             assert ensemble.servers[0].client_port != taken
     assert choices == []

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metafora_trio import Claim, ClaimKind, InvalidTask, LayoutMismatch, TaskRecord
+from metafora_trio import Claim, ClaimKind, InvalidTask, LayoutMismatch, StoredTask
 from metafora_trio_zookeeper import ZooKeeperCoordinator, from_url
 from metafora_trio_zookeeper._connection import ReadResult
 from metafora_trio_zookeeper._layout import TOMBSTONE, Layout, decode_record
@@ -78,31 +78,34 @@ def test_the_bucket_never_changes() -> None:
 
 
 @given(identities, st.integers(0, 2**31 - 1))
-def test_nodes_and_orders(identity: str, seq: int) -> None:
+def test_nodes_and_commands(identity: str, seq: int) -> None:
     assert LAYOUT.parse_node(LAYOUT.node_path(identity).rpartition("/")[2]) == identity
-    name = f"{LAYOUT.order_prefix(identity)}{seq:010}".rpartition("/")[2]
-    assert LAYOUT.order_path(name) == f"/metafora/orders/{name}"
-    assert LAYOUT.parse_order(name) == (identity, seq)
+    name = f"{LAYOUT.node_command_prefix(identity)}{seq:010}".rpartition("/")[2]
+    assert LAYOUT.node_command_path(name) == f"/metafora/node_commands/{name}"
+    assert LAYOUT.parse_node_command(name) == (identity, seq)
 
 
 @pytest.mark.parametrize("name", ["n", "n.short", f"n.{MARK}~1", f"{MARK}", f".{MARK}"])
 def test_what_is_no_node(name: str) -> None:
-    assert (LAYOUT.parse_node(name), LAYOUT.parse_order(f"{name}~1")) == (None, None)
+    assert (LAYOUT.parse_node(name), LAYOUT.parse_node_command(f"{name}~1")) == (None, None)
 
 
 def test_the_directories() -> None:
     directories = Layout("/a/b", 2).directories()
     assert len(directories) == 6 + 4 * 2
-    assert directories[:6] == [f"/a/b/{name}" for name in ("nodes", "tasks", "claims", "states", "commands", "orders")]
+    assert directories[:6] == [
+        f"/a/b/{name}" for name in ("nodes", "tasks", "claims", "states", "commands", "node_commands")
+    ]
     assert "/a/b/commands/01" in directories
 
 
 def test_the_record() -> None:
-    assert json.loads(LAYOUT.record) == {"layout": 1, "buckets": 64}
+    assert json.loads(LAYOUT.record) == {"layout": 2, "buckets": 64}
     LAYOUT.check_record(LAYOUT.record)
     for record, message in [
-        (b'{"layout":2,"buckets":64}', "layout 2; .* up to 1"),
-        (b'{"layout":1,"buckets":32}', "buckets=32, not with buckets=64"),
+        (b'{"layout":3,"buckets":64}', "layout 3, made by a newer version .* uses layout 2"),
+        (b'{"layout":1,"buckets":64}', "layout 1, made by an older version .* uses layout 2"),
+        (b'{"layout":2,"buckets":32}', "buckets=32, not with buckets=64"),
         (b"{}", "not Metafora's"),
         (b"\xff", "not Metafora's"),
         (b"[]", "not Metafora's"),
@@ -130,8 +133,8 @@ def test_records() -> None:
         return ReadResult(data, version, 0, 0)
 
     assert decode_record("t", None) is None
-    assert decode_record("t", stored(b'{"a":1}')) == TaskRecord({"a": 1}, 0)
-    assert decode_record("t", stored(TOMBSTONE, 1)) == TaskRecord({}, 1)
+    assert decode_record("t", stored(b'{"a":1}')) == StoredTask({"a": 1}, 0)
+    assert decode_record("t", stored(TOMBSTONE, 1)) == StoredTask({}, 1)
     with pytest.raises(InvalidTask, match="task 't'"):
         decode_record("t", stored(b"[]"))
 

@@ -1,4 +1,4 @@
-"""The requests of a session and the orders to it, over a simulated ZooKeeper, on virtual time."""
+"""The requests of a session and the commands to it, over a simulated ZooKeeper, on virtual time."""
 
 from __future__ import annotations
 
@@ -222,7 +222,7 @@ class TestRequests:
             world.commit(
                 [Create(f"/m/claims/{wrong}/{names[0]}"), *(Create(f"/m/claims/{right}/{n}") for n in names[1:])]
             )
-            world.commit([Create("/m/nodes/nobody"), Create("/m/orders/none"), Create(f"/m/tasks/{wrong}/t")])
+            world.commit([Create("/m/nodes/nobody"), Create("/m/node_commands/none"), Create(f"/m/tasks/{wrong}/t")])
             await trio.sleep(0.1)
             assert list(session.view.claims()) == []
             assert list(session.view.nodes) == [session.node.identity]
@@ -231,19 +231,21 @@ class TestRequests:
         assert all(caplog.text.count(repr(name)) == 2 for name in (names[0], names[1], "nobody", "none"))
 
 
-class TestOrders:
+class TestCommands:
     async def test_they_come_in_order_and_go(self) -> None:
         world = World()
         async with world.session() as (session, _), world.coordinator.open_client() as client:
             for name in (CommandName.FREEZE, CommandName.BALANCE):
                 await client.send(session.node.identity, Command(name))
-            await eventually(session, lambda it: len(it.orders()) == 2)
-            first, second = session.orders()
+            await eventually(session, lambda it: len(it.queued_commands()) == 2)
+            first, second = session.queued_commands()
             assert (first.command, second.command) == (Command("freeze"), Command("balance"))
             session.discard(first)
-            assert session.orders() == [second]
+            assert session.queued_commands() == [second]
             await eventually(session, lambda it: not it.outstanding)
-            assert [path for path in world.tree if path.startswith("/m/orders/")] == [f"/m/orders/{second.id}"]
+            assert [path for path in world.tree if path.startswith("/m/node_commands/")] == [
+                f"/m/node_commands/{second.id}"
+            ]
 
     async def test_they_are_there_after_a_reconnect(self) -> None:
         world = World()
@@ -252,27 +254,27 @@ class TestOrders:
             connection.cut()
             await client.send(session.node.identity, Command(CommandName.FREEZE))
             world.refusing = False
-            await eventually(session, lambda it: it.orders())
+            await eventually(session, lambda it: it.queued_commands())
 
     async def test_one_that_cannot_be_read_is_there_without_a_command(self) -> None:
         world = World()
         async with world.session() as (session, _):
-            world.commit([Create(f"/m/orders/{session.node.identity}~", b"?", sequential=True)])
-            await eventually(session, lambda it: it.orders())
-            assert session.orders()[0].command is None
+            world.commit([Create(f"/m/node_commands/{session.node.identity}~", b"?", sequential=True)])
+            await eventually(session, lambda it: it.queued_commands())
+            assert session.queued_commands()[0].command is None
 
     async def test_those_of_nodes_that_are_gone_are_removed_by_one_node(self) -> None:
         world = World()
         gone = f"gone.{'x' * 10}"
-        world_before = f"/m/orders/{gone}~"
+        world_before = f"/m/node_commands/{gone}~"
         # The second to join is the first by name: it is the other who gets round to it first.
         async with world.session("b") as (b_session, b), world.session("a"):
             world.commit([Create(world_before, b"{}", sequential=True)])
-            world.commit([Create(f"/m/orders/{b_session.node.identity}~", b"{}", sequential=True)])
+            world.commit([Create(f"/m/node_commands/{b_session.node.identity}~", b"{}", sequential=True)])
             await trio.sleep(0.5)
-            assert len([path for path in world.tree if path.startswith("/m/orders/")]) == 2
+            assert len([path for path in world.tree if path.startswith("/m/node_commands/")]) == 2
             await trio.sleep(2)
-            assert [path for path in world.tree if path.startswith("/m/orders/")] == [
-                f"/m/orders/{b_session.node.identity}~0000000001"
+            assert [path for path in world.tree if path.startswith("/m/node_commands/")] == [
+                f"/m/node_commands/{b_session.node.identity}~0000000001"
             ]
             assert "transact" not in b.sent[b.sent.index("heartbeat") :]

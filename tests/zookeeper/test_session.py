@@ -70,8 +70,8 @@ class TestJoining:
                         await trio.sleep(1)
 
                 nursery.start_soon(join)
-        assert json.loads(world.tree["/m"].data) == {"layout": 1, "buckets": 2}
-        assert {"/m/tasks/00", "/m/tasks/01", "/m/commands/01", "/m/orders"} <= world.tree.keys()
+        assert json.loads(world.tree["/m"].data) == {"layout": 2, "buckets": 2}
+        assert {"/m/tasks/00", "/m/tasks/01", "/m/commands/01", "/m/node_commands"} <= world.tree.keys()
 
     async def test_another_number_of_buckets_is_refused(self) -> None:
         world = World(buckets=4)
@@ -85,8 +85,8 @@ class TestJoining:
 
     async def test_a_newer_layout_is_refused(self) -> None:
         world = World()
-        world.commit([Create("/m", b'{"layout":2,"buckets":4}')])
-        with pytest.raises(LayoutMismatch, match=r"layout 2; .* up to 1"):
+        world.commit([Create("/m", b'{"layout":3,"buckets":4}')])
+        with pytest.raises(LayoutMismatch, match=r"layout 3, made by a newer version"):
             async with world.coordinator.open_client():
                 pass
 

@@ -126,9 +126,9 @@ def _root(layout: Layout, root: ReadResult | None) -> Finding:
 
 async def _contents(connection: Connection, layout: Layout) -> list[Finding]:
     directories = [path for path in layout.directories() if path.count("/") > layout.root.count("/") + 1]
-    paths = [layout.nodes, layout.orders, *directories]
+    paths = [layout.nodes, layout.node_commands, *directories]
     listed = dict(zip(paths, await children_of(connection, paths), strict=True))
-    return [*_orders(layout, listed), *_names(layout, listed)]
+    return [*_node_commands(layout, listed), *_names(layout, listed)]
 
 
 async def _clock(connection: Connection, layout: Layout) -> Finding:
@@ -153,14 +153,14 @@ async def _clock(connection: Connection, layout: Layout) -> Finding:
     return Finding(Level.OK, text)
 
 
-def _orders(layout: Layout, listed: dict[str, list[str]]) -> Iterator[Finding]:
+def _node_commands(layout: Layout, listed: dict[str, list[str]]) -> Iterator[Finding]:
     nodes = set(listed[layout.nodes])
-    orders = [layout.parse_order(name) for name in listed[layout.orders]]
-    of_the_dead = sum(order is not None and order[0] not in nodes for order in orders)
+    node_commands = [layout.parse_node_command(name) for name in listed[layout.node_commands]]
+    of_the_dead = sum(queued is not None and queued[0] not in nodes for queued in node_commands)
     if of_the_dead:
         hint = "harmless: the next node that joins deletes them"
-        yield Finding(Level.WARNING, f"{of_the_dead} orders of nodes that are gone", hint)
-    seqs = [order[1] for order in orders if order is not None]
+        yield Finding(Level.WARNING, f"{of_the_dead} commands of nodes that are gone", hint)
+    seqs = [queued[1] for queued in node_commands if queued is not None]
     for bucket in layout.buckets:
         claims = (layout.parse_claim(bucket, name) for name in listed[f"{layout.claims}/{bucket}"])
         seqs += [claim.seq for claim in claims if claim is not None]
@@ -176,7 +176,11 @@ def _orders(layout: Layout, listed: dict[str, list[str]]) -> Iterator[Finding]:
 def _names(layout: Layout, listed: dict[str, list[str]]) -> Iterator[Finding]:
     """What stands in the directories and is nobody's: nodes ignore it."""
     strange = [f"{layout.nodes}/{name}" for name in listed[layout.nodes] if layout.parse_node(name) is None]
-    strange += [f"{layout.orders}/{name}" for name in listed[layout.orders] if layout.parse_order(name) is None]
+    strange += [
+        f"{layout.node_commands}/{name}"
+        for name in listed[layout.node_commands]
+        if layout.parse_node_command(name) is None
+    ]
     for bucket in layout.buckets:
         for directory in (layout.tasks, layout.states):
             path = f"{directory}/{bucket}"

@@ -15,7 +15,7 @@ import trio
 from metafora_trio_zookeeper._connection import Connection, Reply, RequestError
 from metafora_trio_zookeeper._layout import Layout
 
-from .live_view import Picture
+from .live_view import LiveView
 
 __all__ = ["run_audit"]
 
@@ -25,31 +25,31 @@ _PERIOD = 5.0
 _log = logging.getLogger("metafora_trio.zookeeper")
 
 
-async def run_audit(connection: Connection, layout: Layout, picture: Picture, rng: random.Random) -> None:
+async def run_audit(connection: Connection, layout: Layout, live: LiveView, rng: random.Random) -> None:
     """Compare one directory after the other, until cancelled; on a difference look at everything anew."""
     directories = [(section, bucket) for section in (layout.tasks, layout.claims) for bucket in layout.buckets]
     while True:
         rng.shuffle(directories)
         for section, bucket in directories:
             await trio.sleep(_PERIOD)
-            if picture.current:
+            if live.current:
                 path = f"{section}/{bucket}"
-                connection.children(path, partial(_compare, connection, layout, picture, section, bucket))
+                connection.children(path, partial(_compare, connection, layout, live, section, bucket))
 
 
 def _compare(
-    connection: Connection, layout: Layout, picture: Picture, section: str, bucket: str, reply: Reply | RequestError
+    connection: Connection, layout: Layout, live: LiveView, section: str, bucket: str, reply: Reply | RequestError
 ) -> None:
     """A directory was listed. As the reply came behind all events before it, the view must be the same exactly."""
-    if not isinstance(reply, Reply) or not picture.current:
+    if not isinstance(reply, Reply) or not live.current:
         return
-    view = picture.view
+    view = live.view
     if section == layout.tasks:
         listed = {task for name in reply.value if (task := layout.parse_task(bucket, name))}
-        same = len(listed) == picture.task_counts[bucket] and listed <= view.tasks.keys()
+        same = len(listed) == live.task_counts[bucket] and listed <= view.tasks.keys()
     else:
         claims = [claim for name in reply.value if (claim := layout.parse_claim(bucket, name))]
-        same = len(claims) == picture.claim_counts[bucket] and all(claim in view.queue(claim.task) for claim in claims)
+        same = len(claims) == live.claim_counts[bucket] and all(claim in view.queue(claim.task) for claim in claims)
     if not same:
         _log.error("what is in %s/%s is not what the view shows; looking at everything anew", section, bucket)
         connection.drop()

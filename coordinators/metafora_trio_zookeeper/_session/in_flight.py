@@ -9,13 +9,13 @@ from metafora_trio_zookeeper._layout import MAX_SESSION_BYTES
 
 from .batch import Unit
 
-__all__ = ["Marks"]
+__all__ = ["InFlight"]
 
 _TYPICAL_ID = 36
 """Characters of a task id, as long as no claim shows what is usual here: those of a UUID."""
 
 
-class Marks:
+class InFlight:
     """The marks of one session.
 
     A mark names the unit it waits for: the late end of an earlier unit cannot take away the mark of a later one.

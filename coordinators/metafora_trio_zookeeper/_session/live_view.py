@@ -48,11 +48,11 @@ from metafora_trio_zookeeper._connection import (
 from metafora_trio_zookeeper._layout import MAX_OPS, Layout, known
 from metafora_trio_zookeeper._replies import Burst, Slot, is_broken
 
-from .in_flight import Marks
-from .queued_commands import Orders
-from .read_ahead import Records
+from .in_flight import InFlight
+from .queued_commands import QueuedCommands
+from .read_ahead import ReadAhead
 
-__all__ = ["Picture"]
+__all__ = ["LiveView"]
 
 _CHUNK = 500
 """Events to apply between two checkpoints: about 3 ms."""
@@ -62,14 +62,14 @@ _MOST_JITTER = 2.0
 _log = logging.getLogger("metafora_trio.zookeeper")
 
 
-class Picture:
+class LiveView:
     """See the module.
 
     Args:
         connection: whose states and events its owner passes to `on_state` and `on_event`. A client, which is nobody,
             may put another in its place when its session has expired.
         layout: the namespace.
-        marks: of the session that owns it; those of nobody for a client, which then hears of no orders.
+        marks: of the session that owns it; those of nobody for a client, which then hears of no commands.
         rng: for the jitter.
 
     Attributes:
@@ -81,15 +81,15 @@ class Picture:
         deliveries: counts events and replies, as a sign of life of the connection.
     """
 
-    def __init__(self, connection: Connection, layout: Layout, marks: Marks, rng: random.Random) -> None:
+    def __init__(self, connection: Connection, layout: Layout, in_flight: InFlight, rng: random.Random) -> None:
         self.view = ClusterView()
         self.current = False
-        self.records = Records()
+        self.records = ReadAhead()
         self.deliveries = 0
         self.connection = connection
         self._layout = layout
-        self._marks = marks
-        self.orders = Orders(layout, marks.identity, self._read_one, self.touch_nodes)
+        self._in_flight = in_flight
+        self.queued_commands = QueuedCommands(layout, in_flight.identity, self._read_one, self.touch_nodes)
         self._rng = rng
         self.task_counts: Counter[str] = Counter()
         self.claim_counts: Counter[str] = Counter()
@@ -102,8 +102,8 @@ class Picture:
         self._synced = trio.Event()
         self._prefix = len(layout.root) + 1
         self._watched = [layout.nodes, layout.tasks, layout.claims]
-        if marks.identity:
-            self._watched.append(layout.orders)
+        if in_flight.identity:
+            self._watched.append(layout.node_commands)
 
     # ---- changes
 
@@ -202,19 +202,19 @@ class Picture:
             await trio.sleep(self._rng.uniform(0, min(_MOST_JITTER, connection.session_timeout / 10)))
             self._still(epoch)
         nodes = self._list(burst, layout.nodes)
-        orders = self._list(burst, layout.orders) if self._marks.identity else None
+        queued_commands = self._list(burst, layout.node_commands) if self._in_flight.identity else None
         claims = [(bucket, self._list(burst, f"{layout.claims}/{bucket}")) for bucket in layout.buckets]
         tasks = [(bucket, self._list(burst, f"{layout.tasks}/{bucket}")) for bucket in layout.buckets]
         # Tombstones are not in lists; for what may be running here they must not be missed.
-        held = list(self.view.claims_of(self._marks.identity))
+        held = list(self.view.claims_of(self._in_flight.identity))
         records = self._read(burst, map(layout.task_path, held))
         await burst.wait()
 
         identities = [name for name in _names(nodes) if known(layout.parse_node(name), layout.nodes, name)]
-        own_orders = self.orders.sort(_names(orders) if orders else [])
+        own_commands = self.queued_commands.sort(_names(queued_commands) if queued_commands else [])
         burst = Burst(self._heard)
         node_records = self._read(burst, map(layout.node_path, identities))
-        order_records = self._read(burst, map(layout.order_path, own_orders))
+        command_records = self._read(burst, map(layout.node_command_path, own_commands))
         await burst.wait()
 
         # Out of the callbacks and a bucket at a time: 100,000 names are most of a second.
@@ -239,7 +239,7 @@ class Picture:
         for identity, record in zip(identities, _results(node_records), strict=True):
             if record is not None:
                 view.apply(NodeAdded(_decode_node(identity, record)))
-        self.orders.restart(own_orders, _results(order_records))
+        self.queued_commands.restart(own_commands, _results(command_records))
 
         events, done = self._events, 0
         while done < len(events):
@@ -301,8 +301,8 @@ class Picture:
             self._apply_task(view, event, name)
         elif section == "nodes":
             self._apply_node(view, event, name)
-        elif section == "orders" and name:
-            self.orders.apply(event, name)
+        elif section == "node_commands" and name:
+            self.queued_commands.apply(event, name)
 
     def _apply_claim(self, view: ClusterView, event: EventType, path: str) -> None:
         bucket, _, name = path.partition("/")
@@ -312,16 +312,16 @@ class Picture:
         if claim is None:
             return
         # Marks belong to the view that decides; of the one that is built aside they know at the swap.
-        own = claim.node == self._marks.identity and view is self.view
+        own = claim.node == self._in_flight.identity and view is self.view
         before = len(view.queue(claim.task))
         if event == EventType.CREATED:
             view.apply(ClaimAdded(claim))
             if own:
-                self._marks.appeared(claim)
+                self._in_flight.appeared(claim)
         elif event == EventType.DELETED:
             view.apply(ClaimRemoved(claim))
             if own:
-                self._marks.gone(claim)
+                self._in_flight.gone(claim)
                 self.records.forget(claim.task)
         # By the difference, since an event before the list may tell of what was listed.
         self.claim_counts[bucket] += len(view.queue(claim.task)) - before

@@ -6,10 +6,10 @@ import trio
 
 from metafora_trio_zookeeper._connection import ReadResult
 
-__all__ = ["Records"]
+__all__ = ["ReadAhead"]
 
 
-class Records:
+class ReadAhead:
     """What was read of tasks, until an event makes it old.
 
     Replies and events come in the order of the wire: what is here is the truth as of the last event delivered.

@@ -16,11 +16,11 @@ import trio
 from metafora_trio._errors import CoordinatorUnavailable, SessionLost
 from metafora_trio._model.changes import Changes
 from metafora_trio._model.claim import Claim, ClaimKind
-from metafora_trio._model.command import Order
+from metafora_trio._model.command import QueuedCommand
 from metafora_trio._model.lease import MIN_SESSION_TIMEOUT, Lease, LeaseTerms
 from metafora_trio._model.node_info import NodeInfo
 from metafora_trio._model.state import TaskState
-from metafora_trio._model.stored_task import TaskRecord
+from metafora_trio._model.stored_task import StoredTask
 from metafora_trio._model.view import ClusterView
 from metafora_trio.contract._session import Session
 from metafora_trio_zookeeper._connection import (
@@ -38,8 +38,8 @@ from metafora_trio_zookeeper._replies import Burst, is_broken
 
 from .audit import run_audit
 from .heartbeat import Heartbeat
-from .in_flight import Marks
-from .live_view import Picture
+from .in_flight import InFlight
+from .live_view import LiveView
 from .writes import Writes
 
 __all__ = ["ZooKeeperSession"]
@@ -47,7 +47,7 @@ __all__ = ["ZooKeeperSession"]
 _FLUSH_TIMEOUT = 2.0
 """Seconds for what has been given up to reach the servers, when the session is left."""
 _STRAY_FRACTION = 4
-"""An order whose addressee was never seen for a fraction of the session timeout is one nobody will read."""
+"""A command whose addressee was never seen for a fraction of the session timeout is one nobody will read."""
 
 _log = logging.getLogger("metafora_trio.zookeeper")
 
@@ -91,16 +91,16 @@ class ZooKeeperSession(Session):
         self._layout = layout
         self._path = layout.node_path(self._me)
         self._asked_timeout = asked_timeout
-        self._marks = Marks(self._me, lambda task: layout.claim_size(task, self._me))
-        self._picture = Picture(connection, layout, self._marks, rng)
-        self._writes = Writes(connection, layout, self._picture, self._marks, node, self._refused)
+        self._in_flight = InFlight(self._me, lambda task: layout.claim_size(task, self._me))
+        self._live = LiveView(connection, layout, self._in_flight, rng)
+        self._writes = Writes(connection, layout, self._live, self._in_flight, node, self._refused)
         self._heartbeat = Heartbeat(
             connection,
             self._path,
             self.lease,
             renewed=self._on_renewed,
             over=self._on_over,
-            deliveries=lambda: self._picture.deliveries,
+            deliveries=lambda: self._live.deliveries,
             suspended=suspended,
         )
         self._joined = trio.Event()
@@ -111,7 +111,7 @@ class ZooKeeperSession(Session):
 
     @property
     def current(self) -> bool:
-        return self._picture.current and self._failure is None and not self._closing
+        return self._live.current and self._failure is None and not self._closing
 
     @property
     def quiet(self) -> bool:
@@ -126,41 +126,41 @@ class ZooKeeperSession(Session):
         return self._heartbeat.terms.session_timeout
 
     async def wait_changed(self) -> None:
-        await self._picture.wait_changed()
+        await self._live.wait_changed()
 
     def take_changes(self) -> Changes:
-        return self._picture.take_changes()
+        return self._live.take_changes()
 
-    async def read(self, task: str) -> TaskRecord | None:
-        picture = self._picture
+    async def read(self, task: str) -> StoredTask | None:
+        live = self._live
         while True:
-            if found := await picture.records.take(task):
+            if found := await live.records.take(task):
                 # Its reader may be about to open a scope, and Trio's clock does not tell of a suspended machine.
                 self._heartbeat.check_suspended()
                 return decode_record(task, found[0])
             # Not before the barrier: a server that lags behind would show the past. A session that is over waits for
             # the cancellation, which is on its way.
-            await picture.wait_current()
-            picture.records.expect(task)
+            await live.wait_current()
+            live.records.expect(task)
             self._connection.read([self._layout.task_path(task)], partial(self._on_read, task))
 
     def _on_read(self, task: str, reply: Reply | RequestError) -> None:
         if isinstance(reply, Reply):
-            self._picture.on_record(task, reply.value[0])
+            self._live.on_record(task, reply.value[0])
             return
         if not is_broken(reply):
             self._refused(f"reading task {task!r}", reply)
-        self._picture.records.cancel(task)
+        self._live.records.cancel(task)
 
     def is_pending(self, task: str) -> bool:
-        return task in self._marks.pending
+        return task in self._in_flight.pending
 
     @property
     def pending(self) -> int:
-        return len(self._marks.pending)
+        return len(self._in_flight.pending)
 
     def is_leaving(self, claim: Claim) -> bool:
-        return claim in self._marks.leaving
+        return claim in self._in_flight.leaving
 
     @property
     def outstanding(self) -> int:
@@ -168,7 +168,7 @@ class ZooKeeperSession(Session):
 
     @property
     def free_claims(self) -> int:
-        return self._marks.free
+        return self._in_flight.free
 
     # ---- requests
 
@@ -201,12 +201,12 @@ class ZooKeeperSession(Session):
         if self._failure is None and not self._closing:
             self._writes.announce(node)
 
-    def orders(self) -> Sequence[Order]:
-        return self._writes.orders()
+    def queued_commands(self) -> Sequence[QueuedCommand]:
+        return self._writes.queued_commands()
 
-    def discard(self, order: Order) -> None:
+    def discard(self, queued: QueuedCommand) -> None:
         if self.current:
-            self._writes.remove_order(order.id)
+            self._writes.remove_command(queued.id)
 
     # ---- its life; the coordinator's part
 
@@ -217,7 +217,7 @@ class ZooKeeperSession(Session):
             nursery.start_soon(self._heartbeat.run)
             nursery.start_soon(self._follow)
             nursery.start_soon(self._remove_strays)
-            nursery.start_soon(run_audit, self._connection, self._layout, self._picture, self._rng)
+            nursery.start_soon(run_audit, self._connection, self._layout, self._live, self._rng)
 
     async def wait_joined(self) -> None:
         """Wait until the session is current for the first time.
@@ -233,9 +233,9 @@ class ZooKeeperSession(Session):
         """Wait until what has been given up is gone, as far as the lease and a short time allow."""
         deadline = min(trio.current_time() + _FLUSH_TIMEOUT, self.lease.cancel_at)
         with trio.CancelScope(shield=True, deadline=deadline):
-            while self.current and (self._marks.leaving or self._marks.released):
-                await self._picture.wait_changed()
-                self._picture.take_changes()
+            while self.current and (self._in_flight.leaving or self._in_flight.released):
+                await self._live.wait_changed()
+                self._live.take_changes()
 
     def close(self) -> None:
         """From now on nothing is asked for any more."""
@@ -278,10 +278,10 @@ class ZooKeeperSession(Session):
 
     def on_event(self, event: EventType, path: str) -> None:
         self._heartbeat.check_suspended()
-        self._picture.on_event(event, path)
+        self._live.on_event(event, path)
 
     def on_state(self, state: ConnectionState) -> None:
-        self._picture.on_state(state)
+        self._live.on_state(state)
         self._writes.suspend()
         if state is ConnectionState.CONNECTED:
             self.server = self._connection.server
@@ -306,11 +306,11 @@ class ZooKeeperSession(Session):
 
     async def _follow(self) -> None:
         while True:
-            await self._picture.wait_connected()
+            await self._live.wait_connected()
             try:
                 if not self._joined.is_set():
                     await ensure_namespace(self._connection, self._layout)
-                synced = await self._picture.sync(self._barrier)
+                synced = await self._live.sync(self._barrier)
             except RequestError as error:
                 if not is_broken(error):
                     self._refused(f"looking at {self._layout.root}", error)
@@ -318,10 +318,10 @@ class ZooKeeperSession(Session):
                 self.end(str(error), error)
             else:
                 if synced:
-                    self.view = self._picture.view
+                    self.view = self._live.view
                     self._writes.resume()
                     if not self._joined.is_set():
-                        self._picture.take_changes()  # the view as joined is where changes begin
+                        self._live.take_changes()  # the view as joined is where changes begin
                         self._joined.set()
 
     def _barrier(self, burst: Burst) -> None:
@@ -341,7 +341,7 @@ class ZooKeeperSession(Session):
         self._heartbeat.send(burst.slot())
 
     async def _remove_strays(self) -> None:
-        """Remove orders whose addressee is gone. One node does it, the first by name, or all would."""
+        """Remove commands whose addressee is gone. One node does it, the first by name, or all would."""
         await self._joined.wait()
         while True:
             patience = self.session_timeout / _STRAY_FRACTION
@@ -350,7 +350,7 @@ class ZooKeeperSession(Session):
             if not self.current or not nodes or min(nodes) != self._me:
                 continue
             seen_before = trio.current_time() - patience
-            for name, seen in list(self._picture.orders.strays.items()):
-                order = self._layout.parse_order(name)
-                if order is not None and order[0] not in nodes and seen <= seen_before:
-                    self._writes.remove_order(name)
+            for name, seen in list(self._live.queued_commands.strays.items()):
+                queued = self._layout.parse_node_command(name)
+                if queued is not None and queued[0] not in nodes and seen <= seen_before:
+                    self._writes.remove_command(name)

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from metafora_trio._model.claim import Claim, ClaimKind
-from metafora_trio._model.command import Order
+from metafora_trio._model.command import QueuedCommand
 from metafora_trio._model.node_info import NodeInfo
 from metafora_trio._model.state import TaskState
 from metafora_trio_zookeeper._connection import (
@@ -28,8 +28,8 @@ from metafora_trio_zookeeper._connection import (
 from metafora_trio_zookeeper._layout import MAX_REQUEST_BYTES, Layout
 
 from .batch import Batch, Unit, unit_size
-from .in_flight import Marks
-from .live_view import Picture
+from .in_flight import InFlight
+from .live_view import LiveView
 
 __all__ = ["Writes"]
 
@@ -55,15 +55,15 @@ class Writes:
         self,
         connection: Connection,
         layout: Layout,
-        picture: Picture,
-        marks: Marks,
+        live: LiveView,
+        in_flight: InFlight,
         node: NodeInfo,
         refused: Callable[[str, RequestError], None],
     ) -> None:
         self._connection = connection
         self._layout = layout
-        self._picture = picture
-        self._marks = marks
+        self._live = live
+        self._in_flight = in_flight
         self._me = node.identity
         self._refused = refused
         self._announced = node
@@ -77,8 +77,8 @@ class Writes:
     @property
     def outstanding(self) -> int:
         """How many requests are queued or unanswered."""
-        marks = self._marks
-        return len(marks.pending) + len(marks.leaving) + len(self._discarding) + (self._announcing is not None)
+        in_flight = self._in_flight
+        return len(in_flight.pending) + len(in_flight.leaving) + len(self._discarding) + (self._announcing is not None)
 
     def suspend(self) -> None:
         """The connection broke. The marks stay, since nobody knows what became of what was sent."""
@@ -87,28 +87,28 @@ class Writes:
     def resume(self) -> None:
         """All has been looked at anew: nothing is in flight, the view is the answer. Called in the step of the swap,
         so that what must go is marked before anybody looks."""
-        marks, view = self._marks, self._picture.view
-        marks.restart(claim for queue in view.claims_of(self._me).values() for claim in queue)
+        in_flight, view = self._in_flight, self._live.view
+        in_flight.restart(claim for queue in view.claims_of(self._me).values() for claim in queue)
         self._batch.open()
-        for claim in list(marks.released):
+        for claim in list(in_flight.released):
             self._release(claim)
         unsure, self._announcing = self._announcing is not None, None
         if unsure or self._wanted != self._announced:
             self._announce()
-        orders = self._picture.orders
+        queued_commands = self._live.queued_commands
         discarding, self._discarding = self._discarding, {}
         for name in discarding:
-            if name in orders.own or name in orders.strays:
-                self.remove_order(name)
+            if name in queued_commands.own or name in queued_commands.strays:
+                self.remove_command(name)
 
     # ---- claims
 
     def create_claim(self, task: str, kind: ClaimKind) -> None:
         """Queue up for a task, and read it ahead."""
-        picture, marks = self._picture, self._marks
-        if not picture.current or task in marks.pending or picture.view.own_claims(task, self._me):
+        live, in_flight = self._live, self._in_flight
+        if not live.current or task in in_flight.pending or live.view.own_claims(task, self._me):
             return
-        full = marks.free <= len(marks.pending)
+        full = in_flight.free <= len(in_flight.pending)
         if full and not self._full:
             _log.warning("node %s holds as many claims as one session may, and takes no more", self._me)
         self._full = full
@@ -116,12 +116,12 @@ class Writes:
             return
         create = Create(self._layout.claim_prefix(task, self._me, kind), ephemeral=True, sequential=True)
         unit = Unit((create,), self._on_claimed, task=task, read=self._layout.task_path(task))
-        marks.pending[task] = unit
-        picture.records.expect(task)
+        in_flight.pending[task] = unit
+        live.records.expect(task)
         self._batch.add(unit)
 
     def _on_claimed(self, unit: Unit, error: RequestError | None) -> None:
-        if self._marks.pending.get(unit.task) is unit:
+        if self._in_flight.pending.get(unit.task) is unit:
             if error is None:
                 self._break(f"no event of the own claim for task {unit.task!r}")
             else:
@@ -129,17 +129,17 @@ class Writes:
 
     def _on_read(self, unit: Unit, record: ReadResult | RequestError | None) -> None:
         if isinstance(record, RequestError):
-            self._picture.records.cancel(unit.task)  # who needs it reads it alone, and hears why it cannot be read
+            self._live.records.cancel(unit.task)  # who needs it reads it alone, and hears why it cannot be read
         else:
-            self._picture.on_record(unit.task, record)
+            self._live.on_record(unit.task, record)
 
     def release(self, claim: Claim) -> None:
         """Give up a claim unconditionally: now, or after the reconnect."""
-        picture, marks = self._picture, self._marks
-        if claim not in picture.view.own_claims(claim.task, self._me) or claim in marks.released:
+        live, in_flight = self._live, self._in_flight
+        if claim not in live.view.own_claims(claim.task, self._me) or claim in in_flight.released:
             return
-        marks.released[claim] = None
-        if picture.current:
+        in_flight.released[claim] = None
+        if live.current:
             self._release(claim)
 
     def _release(self, claim: Claim) -> None:
@@ -151,13 +151,13 @@ class Writes:
 
     def give_up_if(self, claim: Claim, other: Claim) -> None:
         """Give up a claim if another one is there."""
-        if self._picture.current and claim not in self._marks.leaving:
+        if self._live.current and claim not in self._in_flight.leaving:
             path = self._layout.claim_path
             self._give_up(claim, (Check(path(other)), Delete(path(claim))), self._on_given_up)
 
     def finish(self, claim: Claim, state: TaskState | None) -> None:
         """Remove the task and the claim and set the state."""
-        if self._picture.current and claim not in self._marks.leaving:
+        if self._live.current and claim not in self._in_flight.leaving:
             self._finish(claim, None if state is None else state.encode(), recorded=True)
 
     def _finish(self, claim: Claim, state: bytes | None, *, recorded: bool) -> None:
@@ -177,7 +177,7 @@ class Writes:
             ops.append(Delete(path))
         # The tombstone as the view knows it; a higher version says no more: it is the same task as long as our claim
         # stands. The task goes before the claim, or the next in the queue would for a moment own it.
-        version = -1 if self._picture.view.deleted(task) else 0
+        version = -1 if self._live.view.deleted(task) else 0
         ops += [Delete(layout.task_path(task), version), Delete(layout.claim_path(claim))]
 
         def settle(unit: Unit, error: RequestError | None) -> None:
@@ -196,18 +196,18 @@ class Writes:
         unit = Unit(tuple(ops), settle, task=claim.task, claim=claim)
         if (size := unit_size(unit)) > MAX_REQUEST_BYTES:
             raise ValueError(f"the state of task {claim.task!r} takes {size:,} bytes, more than {MAX_REQUEST_BYTES:,}")
-        self._marks.leaving[claim] = unit
+        self._in_flight.leaving[claim] = unit
         self._batch.add(unit)
 
     def _on_given_up(self, unit: Unit, error: RequestError | None) -> None:
         assert unit.claim is not None
-        if self._marks.leaving.get(unit.claim) is not unit:
+        if self._in_flight.leaving.get(unit.claim) is not unit:
             return
         if error is None:
             self._break(f"no event of the end of the own claim for task {unit.task!r}")
         elif error.code in (ErrorCode.NO_NODE, ErrorCode.BAD_VERSION):
-            del self._marks.leaving[unit.claim]
-            self._picture.touch(unit.task)
+            del self._in_flight.leaving[unit.claim]
+            self._live.touch(unit.task)
         else:
             self._refused(f"giving up task {unit.task!r}", error)
 
@@ -220,7 +220,7 @@ class Writes:
     def announce(self, node: NodeInfo) -> None:
         """Tell the others something new of this node."""
         self._wanted = node
-        if self._picture.current and self._announcing is None:
+        if self._live.current and self._announcing is None:
             self._announce()
 
     def _announce(self) -> None:
@@ -238,24 +238,26 @@ class Writes:
             self._announced = node
             if self._wanted != node:
                 self._announce()
-            self._picture.touch_nodes()
+            self._live.touch_nodes()
 
-    def orders(self) -> Sequence[Order]:
-        """The orders to this node that are not being discarded, in order."""
-        orders = (order for name, order in self._picture.orders.own.items() if name not in self._discarding)
-        return sorted(orders, key=lambda order: int(order.id.rpartition("~")[2]))
+    def queued_commands(self) -> Sequence[QueuedCommand]:
+        """The commands to this node that are not being discarded, in order."""
+        queued_commands = (
+            queued for name, queued in self._live.queued_commands.own.items() if name not in self._discarding
+        )
+        return sorted(queued_commands, key=lambda queued: int(queued.id.rpartition("~")[2]))
 
-    def remove_order(self, name: str) -> None:
-        """Remove an order; tried again after a reconnect."""
+    def remove_command(self, name: str) -> None:
+        """Remove a command; tried again after a reconnect."""
         if name not in self._discarding:
-            unit = Unit((Delete(self._layout.order_path(name)),), self._on_order_removed, task=name)
+            unit = Unit((Delete(self._layout.node_command_path(name)),), self._on_command_removed, task=name)
             self._discarding[name] = unit
             self._batch.add(unit)
 
-    def _on_order_removed(self, unit: Unit, error: RequestError | None) -> None:
+    def _on_command_removed(self, unit: Unit, error: RequestError | None) -> None:
         if error is not None and error.code is not ErrorCode.NO_NODE:
-            self._refused("removing an order", error)
+            self._refused("removing a command", error)
             return
         self._discarding.pop(unit.task, None)
-        self._picture.orders.forget(unit.task)
-        self._picture.touch_nodes()
+        self._live.queued_commands.forget(unit.task)
+        self._live.touch_nodes()

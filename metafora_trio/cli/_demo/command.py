@@ -23,7 +23,7 @@ from metafora_trio.cli._output import print_table, say
 from metafora_trio.testing.history import EventName, Verdict, check_history
 
 from .clusters import DemoCluster, open_memory_cluster, open_process_cluster
-from .screen import Picture, Screen, running
+from .screen import Placement, Screen, running
 
 _NODES = ("ant", "bee", "cat", "dog")
 _TASKS = tuple(f"task-{number:02}" for number in range(1, 13))
@@ -115,7 +115,7 @@ class _Demo:
         self._seconds = seconds
         self._in_processes = in_processes
         self._began = cluster.now()
-        self._shown: Picture = {}
+        self._shown: Placement = {}
         self._fates: dict[str, str] = {}
         self._stuck: list[str] = []
 
@@ -209,13 +209,13 @@ class _Demo:
             shared = ", shared evenly," if len(nodes) > 1 else ""
             self._screen.done(f"all {len(_TASKS)} run{shared} after {self._elapsed - began:.1f} s")
 
-    def _look(self) -> Picture:
+    def _look(self) -> Placement:
         """What runs where; shown if it is new."""
-        picture = running(_TASKS, self._cluster.events())
-        if picture != self._shown:
-            self._screen.row(self._elapsed, picture)
-            self._shown = picture
-        return picture
+        placement = running(_TASKS, self._cluster.events())
+        if placement != self._shown:
+            self._screen.row(self._elapsed, placement)
+            self._shown = placement
+        return placement
 
     async def _pause_until(self, fraction: float) -> None:
         """Let the reader read."""
@@ -269,8 +269,8 @@ class _Demo:
                         return
 
 
-def _is_even(picture: Picture, nodes: Sequence[str]) -> bool:
-    loads = Counter(picture.values())
+def _is_even(placement: Placement, nodes: Sequence[str]) -> bool:
+    loads = Counter(placement.values())
     return loads.keys() == set(nodes) and max(loads.values()) - min(loads.values()) <= 1
 
 

@@ -9,16 +9,16 @@ import click
 
 from metafora_trio.testing.history import EventName, HistoryEvent
 
-__all__ = ["Picture", "Screen", "running"]
+__all__ = ["Placement", "Screen", "running"]
 
-Picture = Mapping[str, str | None]
+Placement = Mapping[str, str | None]
 """By task, the name of the node that runs it, or None."""
 
 _COLORS = ("cyan", "magenta", "yellow", "green", "blue", "red")
 _NOBODY = "·"
 
 
-def running(tasks: Iterable[str], events: Iterable[HistoryEvent]) -> Picture:
+def running(tasks: Iterable[str], events: Iterable[HistoryEvent]) -> Placement:
     """What ran where when the last of these events happened, as the handlers wrote it down."""
     owners: dict[str, list[str]] = {task: [] for task in tasks}
     for event in events:
@@ -46,7 +46,7 @@ class Screen:
         self._tasks = tasks
         self._width = max(map(len, nodes))
         self._err = err
-        self._last: Picture = {}
+        self._last: Placement = {}
 
     def print(self, text: str = "") -> None:
         click.echo(text, err=self._err)
@@ -67,11 +67,11 @@ class Screen:
         columns = " ".join(task.removeprefix("task-").rjust(self._width) for task in self._tasks)
         self.print(f"\n   {'task':>5} {columns}")
 
-    def row(self, seconds: float, picture: Picture) -> None:
+    def row(self, seconds: float, placement: Placement) -> None:
         """How things are now; those that are new are in bold."""
-        cells = [self._cell(picture[task], new=self._last.get(task) != picture[task]) for task in self._tasks]
-        self._last = picture
-        loads = Counter(picture.values())
+        cells = [self._cell(placement[task], new=self._last.get(task) != placement[task]) for task in self._tasks]
+        self._last = placement
+        loads = Counter(placement.values())
         waiting = loads.pop(None, 0)
         words = [f"{name} {loads[name]}" for name in sorted(filter(None, loads))]
         if waiting:

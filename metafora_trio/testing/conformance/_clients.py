@@ -13,9 +13,9 @@ from metafora_trio import (
     Task,
     TaskError,
     TaskExists,
-    TaskFacts,
     TaskFinished,
     TaskNotFound,
+    TaskSnapshot,
     TaskState,
 )
 
@@ -33,19 +33,19 @@ class ClientConformance:
         async with members(subject, "a") as (a,), subject.coordinator.open_client() as client:
             await client.submit([Task("t", props), Task(odd)], again=False)
             await eventually(a, lambda it: set(it.view.tasks) == {"t", odd})
-            record = await a.read("t")
-            assert record is not None
-            assert (record.props, record.version, record.deleted) == (props, 0, False)
-            facts = await client.look_up("t")
-            assert (facts.record, facts.state, list(facts.queue)) == (record, TaskState(), [])
+            stored = await a.read("t")
+            assert stored is not None
+            assert (stored.props, stored.version, stored.deleted) == (props, 0, False)
+            snapshot = await client.look_up("t")
+            assert (snapshot.task, snapshot.state, list(snapshot.queue)) == (stored, TaskState(), [])
             claim = await get_claim(a, odd)
             assert list((await client.look_up(odd)).queue) == [claim]
 
     async def test_nothing_is_read_where_nothing_is(self, subject: Subject) -> None:
         async with members(subject, "a") as (a,), subject.coordinator.open_client() as client:
             assert await a.read("t") is None
-            facts = await client.look_up("t")
-            assert (facts.record, facts.state, list(facts.queue)) == (None, None, [])
+            snapshot = await client.look_up("t")
+            assert (snapshot.task, snapshot.state, list(snapshot.queue)) == (None, None, [])
             assert list(await client.finished()) == []
 
     async def test_a_task_is_submitted_once(self, subject: Subject) -> None:
@@ -54,7 +54,7 @@ class ClientConformance:
             for again in (False, True):
                 with raises(TaskExists, "old"):
                     await client.submit([Task("new"), Task("old")], again=again)
-            assert (await client.look_up("new")).record is None  # all are checked before any is written
+            assert (await client.look_up("new")).task is None  # all are checked before any is written
 
     async def test_a_task_that_is_still_ending_cannot_be_submitted(self, subject: Subject) -> None:
         async with subject.coordinator.open_client() as client:
@@ -71,11 +71,11 @@ class ClientConformance:
             await eventually(a, lambda it: "t" not in it.view.tasks)
             with raises(TaskFinished, "'t'"):
                 await client.submit([Task("t"), Task("new")], again=False)
-            assert (await client.look_up("new")).record is None
+            assert (await client.look_up("new")).task is None
             await client.submit([Task("t", {"round": 2})], again=True)
-            facts = await client.look_up("t")
-            assert facts.record is not None
-            assert (facts.record.props, facts.state) == ({"round": 2}, TaskState())
+            snapshot = await client.look_up("t")
+            assert snapshot.task is not None
+            assert (snapshot.task.props, snapshot.state) == ({"round": 2}, TaskState())
 
     async def test_the_end_can_be_read_until_it_is_deleted(self, subject: Subject) -> None:
         when = datetime.datetime(2024, 5, 1, 12, 30, tzinfo=datetime.UTC)
@@ -86,7 +86,7 @@ class ClientConformance:
             await eventually(a, lambda it: "t" not in it.view.tasks)
             assert (await client.look_up("t")).state == failed
             await client.delete("t")
-            assert await client.look_up("t") == TaskFacts(None, None)
+            assert await client.look_up("t") == TaskSnapshot(None, None)
             assert list(await client.finished()) == []
 
     async def test_what_is_not_there_cannot_be_deleted(self, subject: Subject) -> None:
@@ -139,31 +139,31 @@ class ClientConformance:
 
     # ---- commands to nodes
 
-    async def test_an_order_reaches_its_addressee_alone(self, subject: Subject) -> None:
+    async def test_a_command_reaches_its_addressee_alone(self, subject: Subject) -> None:
         async with members(subject, "a", "a") as (first, second), subject.coordinator.open_client() as client:
             commands = [Command("freeze"), Command("stop_task", "t"), Command("unheard_of")]
             for command in commands:
                 await client.send(first.node.identity, command)
-            await eventually(first, lambda it: len(it.orders()) == 3)
-            assert [order.command for order in first.orders()] == commands
-            assert {order.node for order in first.orders()} == {first.node.identity}
-            assert list(second.orders()) == []
-            first.discard(first.orders()[0])
-            await eventually(first, lambda it: [order.command for order in it.orders()] == commands[1:])
+            await eventually(first, lambda it: len(it.queued_commands()) == 3)
+            assert [queued.command for queued in first.queued_commands()] == commands
+            assert {queued.node for queued in first.queued_commands()} == {first.node.identity}
+            assert list(second.queued_commands()) == []
+            first.discard(first.queued_commands()[0])
+            await eventually(first, lambda it: [queued.command for queued in it.queued_commands()] == commands[1:])
 
-    async def test_an_order_wakes_its_addressee(self, subject: Subject) -> None:
+    async def test_a_command_wakes_its_addressee(self, subject: Subject) -> None:
         async with members(subject, "a") as (a,), subject.coordinator.open_client() as client:
             await eventually(a, lambda it: it.outstanding == 0)
             a.take_changes()
             await client.send(a.node.identity, Command("balance"))
-            await told(a, lambda: a.orders())
+            await told(a, lambda: a.queued_commands())
 
-    async def test_an_order_for_a_session_that_has_gone_is_refused(self, subject: Subject) -> None:
+    async def test_a_command_for_a_session_that_has_gone_is_refused(self, subject: Subject) -> None:
         async with members(subject, "a") as (a,):
             gone = a.node.identity
         async with subject.coordinator.open_client() as client, members(subject, "a") as (a,):
             with raises(NodeNotFound):
                 await client.send(gone, Command("drain"))
             await client.send(a.node.identity, Command("freeze"))
-            await eventually(a, lambda it: it.orders())
-            assert [order.command for order in a.orders()] == [Command("freeze")]
+            await eventually(a, lambda it: it.queued_commands())
+            assert [queued.command for queued in a.queued_commands()] == [Command("freeze")]

@@ -25,8 +25,8 @@ class EndConformance:
             for session in (a, b):
                 await eventually(session, lambda it: "t" not in it.view.tasks and not it.view.head("t"))
             await eventually(a, lambda it: not it.is_leaving(claim))
-            facts = await client.look_up("t")
-            assert (facts.record, facts.state, list(facts.queue)) == (None, COMPLETED, [])
+            snapshot = await client.look_up("t")
+            assert (snapshot.task, snapshot.state, list(snapshot.queue)) == (None, COMPLETED, [])
             assert list(await client.finished()) == ["t"]
 
     async def test_a_finished_task_is_never_shown_to_who_waits_for_it(self, subject: Subject) -> None:
@@ -55,9 +55,9 @@ class EndConformance:
             other = await get_claim(b, "t", seen_by=[a])
             a.finish(claim, COMPLETED)
             await eventually(a, lambda it: it.outstanding == 0)
-            facts = await client.look_up("t")
-            assert facts.record is not None
-            assert (facts.state, list(facts.queue)) == (TaskState(), [other])
+            snapshot = await client.look_up("t")
+            assert snapshot.task is not None
+            assert (snapshot.state, list(snapshot.queue)) == (TaskState(), [other])
 
     async def test_a_delete_is_a_tombstone(self, subject: Subject) -> None:
         async with members(subject, "a", "b") as (a, b), subject.coordinator.open_client() as client:
@@ -67,13 +67,13 @@ class EndConformance:
             for session in (a, b):
                 await eventually(session, lambda it: it.view.deleted("t"))
                 assert session.view.head("t") == claim
-                record = await session.read("t")
-                assert record is not None
-                assert (record.version, record.deleted) == (1, True)
+                stored = await session.read("t")
+                assert stored is not None
+                assert (stored.version, stored.deleted) == (1, True)
             a.finish(claim, None)
             await eventually(b, lambda it: "t" not in it.view.tasks and not it.view.head("t"))
-            facts = await client.look_up("t")
-            assert (facts.record, facts.state, list(facts.queue)) == (None, None, [])
+            snapshot = await client.look_up("t")
+            assert (snapshot.task, snapshot.state, list(snapshot.queue)) == (None, None, [])
 
     async def test_of_finish_and_delete_none_undoes_the_other(self, subject: Subject) -> None:
         """Whoever comes first, at whatever distance: the task has ended and is gone, or its tombstone stands in it
@@ -97,13 +97,13 @@ class EndConformance:
             await eventually(a, lambda it: it.outstanding == 0)
             ending = set()
             for task in tasks:
-                facts = await client.look_up(task)
-                if facts.record is None:  # where the delete came last, it has removed the state
-                    assert facts.state == (COMPLETED if known[task] else None)
-                    assert list(facts.queue) == []
+                snapshot = await client.look_up(task)
+                if snapshot.task is None:  # where the delete came last, it has removed the state
+                    assert snapshot.state == (COMPLETED if known[task] else None)
+                    assert list(snapshot.queue) == []
                 else:
-                    assert (facts.record.deleted, facts.state) == (True, TaskState())
-                    assert list(facts.queue) == [claims[task]]
+                    assert (snapshot.task.deleted, snapshot.state) == (True, TaskState())
+                    assert list(snapshot.queue) == [claims[task]]
                     ending.add(task)
             await eventually(a, lambda it: it.view.tasks == dict.fromkeys(ending, True))
 

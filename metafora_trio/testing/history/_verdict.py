@@ -124,34 +124,34 @@ def check_history(events: Iterable[HistoryEvent], *, after_thaw: int = AFTER_THA
         events: in any order, but those of one instant in the order in which they happened.
         after_thaw: nanoseconds granted after a thaw.
     """
-    tale = _Tale()
+    reader = _HistoryReader()
     in_order = sorted(events, key=lambda event: event.t)
     for event in takewhile(lambda event: event.ev is not EventName.END, in_order):
-        tale.add(event)
+        reader.add(event)
     # What is open goes on beyond the last event: a second run that starts as the very last one overlaps too.
     last = next((event.t for event in in_order if event.ev is EventName.END), in_order[-1].t + 1 if in_order else 0)
-    runs = tale.finish(last, after_thaw)
+    runs = reader.finish(last, after_thaw)
     count = sum(map(len, runs.values()))
     verdict = Verdict(
         count,
-        started_after_done=tale.after_done,
-        never_thawed=tale.never_thawed,
-        strays=tale.strays,
+        started_after_done=reader.after_done,
+        never_thawed=reader.never_thawed,
+        strays=reader.strays,
         runs_of=runs,
-        frozen=tale.frozen,
+        frozen=reader.frozen,
     )
     for task, of_task in runs.items():
         _check_overlaps(of_task, verdict)
         _check_order(of_task, verdict)
-        _check_done(of_task, tale.done.get(task, ()), verdict)
-    for task, over in tale.over.items():
+        _check_done(of_task, reader.done.get(task, ()), verdict)
+    for task, over in reader.over.items():
         if not over and not any(run.open for run in runs.get(task, ())):
             verdict.lost.append(task)
     verdict.gaps.sort()
     return verdict
 
 
-class _Tale:
+class _HistoryReader:
     """Reads events in order, and puts together the runs and the times at which a process was frozen."""
 
     def __init__(self) -> None:

@@ -14,12 +14,12 @@ from metafora_trio.testing.history._history import EventName
 from ._monitor import Monitor
 from ._world import Process
 
-__all__ = ["SimulatedClient", "Wishes"]
+__all__ = ["Expectations", "SimulatedClient"]
 
 Ask = Callable[[Client], Awaitable[None]]
 
 
-class Wishes:
+class Expectations:
     """What clients have asked for, and what must be so therefore.
 
     Attributes:
@@ -80,16 +80,16 @@ class SimulatedClient:
 
     process: Process
 
-    def __init__(self, coordinator: Coordinator, wishes: Wishes, monitor: Monitor) -> None:
+    def __init__(self, coordinator: Coordinator, expectations: Expectations, monitor: Monitor) -> None:
         self.outstanding: int = 0
         self._coordinator = coordinator
-        self._wishes = wishes
+        self._expectations = expectations
         self._monitor = monitor
         self._send, self._receive = trio.open_memory_channel[Ask](math.inf)
 
     def ask(self, ask: Ask, task: str | None = None, *, there: bool = True) -> None:
         """Have it do something, as soon as it is connected: make a task be there, or not, or something else."""
-        number = None if task is None else self._wishes.asked(task, there=there)
+        number = None if task is None else self._expectations.asked(task, there=there)
         self.outstanding += 1
 
         async def do(client: Client) -> None:
@@ -102,7 +102,7 @@ class SimulatedClient:
             finally:
                 self.outstanding -= 1
                 if task is not None:
-                    self._wishes.answered(task, number, there=there if done else None)
+                    self._expectations.answered(task, number, there=there if done else None)
             if task is not None:
                 self._monitor.client_saw(EventName.SUBMIT if there else EventName.DELETE, task)
 

@@ -85,7 +85,7 @@ class SimulatedCluster:
         self._open = ExitStack()
         self._open.enter_context(mock.patch.object(membership, "watch_lease", _no_watchdog))
         self._open.callback(self.world.close)
-        self._client = SimulatedClient(self._coordinator(), self._truth.wishes, self.monitor)
+        self._client = SimulatedClient(self._coordinator(), self._truth.expectations, self.monitor)
         self._client.process = self.world.spawn("client", self._client.run)
         self._rest = Rest(self.nodes, self._client, self._truth, self.monitor)
         for _ in range(nodes):
@@ -174,7 +174,7 @@ class SimulatedCluster:
 
     def drain(self, node: str) -> None:
         """Have a node leave politely."""
-        self._truth.wishes.leaving.add(node)
+        self._truth.expectations.leaving.add(node)
         self.nodes[node].drain()
 
     def crash(self, node: str) -> None:
@@ -270,13 +270,13 @@ class SimulatedCluster:
 
     def stop_task(self, task: str) -> None:
         """Have the client ask the owner of a task to give it back."""
-        self._truth.wishes.stopped[task] += 1
+        self._truth.expectations.stopped[task] += 1
         self._client.ask(lambda client: client.stop_task(task))
 
     def send(self, node: str, command: str) -> None:
         """Have the client send a command to a node: freeze, unfreeze, balance or drain."""
         if command == CommandName.DRAIN:
-            self._truth.wishes.leaving.add(node)
+            self._truth.expectations.leaving.add(node)
         self._client.ask(lambda client: client.send(node, Command(command)))
 
     def finish(self, task: str, *, fail: bool = False) -> None:
@@ -318,8 +318,8 @@ class SimulatedCluster:
             lambda: not any(rest.unanswered()), patience, lambda: f"not answered in time: {[*rest.unanswered()]}"
         )
         for node in self.nodes.values():
-            node.process.call(node.consumer.set_frozen, False)
-        bound = 2 * self.session_timeout + self.zookeeper.tick + 5 + self._truth.wishes.left_alone
+            node.process.call(node.consumer.unfreeze)
+        bound = 2 * self.session_timeout + self.zookeeper.tick + 5 + self._truth.expectations.left_alone
         if all(node.leaving for node in self.nodes.values() if node.running):
             # Nobody is left to hand over to: they let go. Then there is somebody again.
             self._must(lambda: not rest.running(), bound, lambda: f"alone, and not left in time: {rest.running()}")
@@ -366,7 +366,7 @@ class SimulatedCluster:
             if isinstance(process.outcome, outcome.Error):
                 raise process.outcome.error
         for node in self.nodes.values():
-            if node.process.ended and node.name not in self._truth.wishes.leaving:
+            if node.process.ended and node.name not in self._truth.expectations.leaving:
                 self.monitor.violation(f"{node.name} has left, and nobody told it to")
 
     # ---- what the processes do

@@ -48,7 +48,9 @@ class Rest:
         sessions = tuple(self._truth.sessions_of(node.name))
         if not node.running:
             return False
-        return node.identity not in (None, *sessions) or any(it.startswith(sessions) for it in self._truth.orders())
+        return node.identity not in (None, *sessions) or any(
+            it.startswith(sessions) for it in self._truth.node_commands()
+        )
 
     def reached(self) -> bool:
         """Whether nothing is missing; also False where nothing has changed since the last time: looking takes long."""

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
 from metafora_trio import Claim, ClaimKind, StateName, TaskState
-from metafora_trio.testing.simulation._client import Wishes
+from metafora_trio.testing.simulation._client import Expectations
 from metafora_trio.testing.simulation._monitor import Monitor
 from metafora_trio_zookeeper._connection import EventType
 from metafora_trio_zookeeper._layout import Layout
@@ -39,7 +39,7 @@ class Truth:
 
     def __init__(self, zookeeper: SimulatedZooKeeper, layout: Layout) -> None:
         self.changes: int = 0
-        self.wishes = Wishes()
+        self.expectations = Expectations()
         self._zookeeper = zookeeper
         self._layout = layout
         self._read = 0
@@ -64,9 +64,9 @@ class Truth:
         found = self._zookeeper.tree.get(self._layout.state_path(task))
         return None if found is None else TaskState.decode(found.data).state
 
-    def orders(self) -> set[str]:
+    def node_commands(self) -> set[str]:
         """The commands to nodes that are not carried out yet."""
-        return set(self._children(self._layout.orders))
+        return set(self._children(self._layout.node_commands))
 
     def sessions_of(self, name: str) -> dict[str, int]:
         """The sessions of all nodes of a name: identities and ZooKeeper's session ids."""
@@ -140,7 +140,7 @@ class Truth:
                 monitor.violation(f"{task} ended while {run} still runs")
         state = entry.changes.get(self._layout.state_path(task))
         if state is None:
-            if task not in self.wishes.deleted:
+            if task not in self.expectations.deleted:
                 monitor.violation(f"{task} was removed, and nobody had deleted it")
         elif not TaskState.decode(state.data).state.terminal:
             monitor.violation(f"{task} ended in the state {TaskState.decode(state.data).state}")
@@ -155,8 +155,8 @@ class Truth:
             return
         if claim.kind is not ClaimKind.BID and (task, claim.seq) not in monitor.started:
             return
-        told = (task, claim.seq) in monitor.ended or self.wishes.stopped[task] or monitor.is_void(claim.node)
-        if not told and claim.node.rpartition(".")[0] not in self.wishes.leaving:
+        told = (task, claim.seq) in monitor.ended or self.expectations.stopped[task] or monitor.is_void(claim.node)
+        if not told and claim.node.rpartition(".")[0] not in self.expectations.leaving:
             monitor.violation(f"{claim.node} leaves {task} to nobody, and nobody had told it to")
 
     # ---- what is to be so at rest
@@ -175,7 +175,7 @@ class Truth:
         if loads and max(loads.values()) - min(loads.values()) > 1:
             yield f"the load is uneven: {loads}"
         yield from self._left_over(tasks, sorted(members))
-        for task, there in self.wishes.there.items():
+        for task, there in self.expectations.there.items():
             if not there and task in {*tasks, *self._names("states")}:
                 yield f"{task} was deleted, and is still there"
             elif there and task not in tasks and self.state(task) is None:
@@ -209,7 +209,7 @@ class Truth:
                     yield f"the claim {name} is left over"
                 elif claim.kind is ClaimKind.BID and len(self._claims(claim.task)) > 1:
                     yield f"the bid {name} is left over"
-        for name in [*sorted(self.orders()), *self._names("commands")]:
+        for name in [*sorted(self.node_commands()), *self._names("commands")]:
             yield f"the command {name} is left over"
         if (present := sorted(self._children(layout.nodes))) != members:
             yield f"the members are {present}, and the nodes that run are {members}"
