@@ -8,22 +8,19 @@ from contextlib import contextmanager
 
 import trio
 
-from metafora_trio._errors import (
+from metafora_trio import (
+    Command,
     CoordinatorUnavailable,
     InvalidTask,
     MetaforaError,
     NodeNotFound,
+    Task,
     TaskExists,
     TaskFinished,
     TaskNotFound,
+    TaskState,
 )
-from metafora_trio._model.changes import Changes
-from metafora_trio._model.command import Command
-from metafora_trio._model.state import TaskState
-from metafora_trio._model.stored_task import TaskSnapshot
-from metafora_trio._model.task import Task, check_task_id
-from metafora_trio._model.view import ClusterView
-from metafora_trio.contract._broker_client import BrokerClient
+from metafora_trio.contract import BrokerClient, Changes, ClusterView, TaskSnapshot, check_task_id
 from metafora_trio_zookeeper._session.in_flight import InFlight
 from metafora_trio_zookeeper._session.live_view import LiveView
 

@@ -14,13 +14,8 @@ from typing import Any
 
 import trio
 
-from metafora_trio._errors import CoordinatorUnavailable, SessionLost
-from metafora_trio._model.lease import MIN_SESSION_TIMEOUT
-from metafora_trio._model.node_info import NodeInfo
-from metafora_trio._model.task import check_node_name
-from metafora_trio._service_nursery import open_service_nursery
-from metafora_trio.contract._coordinator import Coordinator
-from metafora_trio.contract._upkeep import Diagnosis
+from metafora_trio import Coordinator, CoordinatorUnavailable, NodeInfo, SessionLost
+from metafora_trio.contract import MIN_SESSION_TIMEOUT, Diagnosis, check_node_name, open_service_nursery
 from metafora_trio_zookeeper._admin.diagnose import diagnose
 from metafora_trio_zookeeper._session.heartbeat import suspended_seconds
 from metafora_trio_zookeeper._session.session import ZooKeeperSession
@@ -178,7 +173,7 @@ class ZooKeeperCoordinator(Coordinator):
             await client.prepare()
             yield client
 
-    # ---- for those who look after a cluster (`metafora_trio._upkeep`)
+    # ---- for those who look after a cluster (`Diagnosable` and `Removable`)
 
     async def diagnose(self) -> Diagnosis:
         """See `Diagnosable`: servers, session, clock and what is stored."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from metafora_trio._errors import BrokerTooOld, CoordinatorUnavailable
+from metafora_trio import BrokerTooOld, CoordinatorUnavailable
 
 from ._connection import ErrorCode, RequestError
 from ._server_status import server_version

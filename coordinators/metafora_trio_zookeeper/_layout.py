@@ -20,11 +20,8 @@ import re
 from typing import TypeVar
 from zlib import crc32
 
-from metafora_trio._errors import InvalidTask, LayoutMismatch
-from metafora_trio._model.claim import Claim, ClaimKind
-from metafora_trio._model.state import TaskState
-from metafora_trio._model.stored_task import StoredTask
-from metafora_trio._model.task import decode_props
+from metafora_trio import Claim, InvalidTask, LayoutMismatch, TaskState
+from metafora_trio.contract import ClaimKind, StoredTask, decode_props
 
 from ._connection import ReadResult
 

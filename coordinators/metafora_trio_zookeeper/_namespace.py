@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import trio
 
-from metafora_trio._errors import CoordinatorUnavailable
+from metafora_trio import CoordinatorUnavailable
 
 from ._connection import Connection, Create, Delete, ErrorCode, RequestError, SetData, WriteOp
 from ._errors import translate

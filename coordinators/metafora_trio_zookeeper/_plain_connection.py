@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from metafora_trio._errors import CoordinatorUnavailable
+from metafora_trio import CoordinatorUnavailable
 
 from ._connection import Connection, ConnectionState, EventType
 from ._replies import Burst

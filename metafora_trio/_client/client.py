@@ -17,17 +17,9 @@ from metafora_trio._errors import NodeNotFound, TaskExists, TaskNotFound
 from metafora_trio._model.command import Command, CommandName
 from metafora_trio._model.task import Task, check_task_id
 from metafora_trio._service_nursery import open_service_nursery
-from metafora_trio.contract._broker_client import BrokerClient
-from metafora_trio.contract._coordinator import Coordinator
+from metafora_trio.contract import BrokerClient, Coordinator
 
-from .status import (
-    NodeStatus,
-    StatusName,
-    TaskStatus,
-    found_status,
-    listed_status,
-    node_statuses,
-)
+from .status import NodeStatus, StatusName, TaskStatus, found_status, listed_status, node_statuses
 from .watch import Listener, Watch
 
 __all__ = ["Client", "open_client"]

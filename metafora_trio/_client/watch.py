@@ -7,7 +7,7 @@ import trio
 from metafora_trio._model.changes import Changes
 from metafora_trio._model.node_info import NodeInfo
 from metafora_trio._model.view import ClusterView
-from metafora_trio.contract._broker_client import BrokerClient
+from metafora_trio.contract import BrokerClient
 
 from .status import NodesChanged, TaskChanged, TaskStatus, listed_status, node_statuses
 

@@ -26,18 +26,25 @@ from typing import Any
 import trio
 
 from metafora_trio._errors import CoordinatorUnavailable, NodeNotFound, SessionLost
-from metafora_trio._model.claim import Claim, ClaimKind
-from metafora_trio._model.command import Command, QueuedCommand
-from metafora_trio._model.lease import Lease, LeaseTerms
-from metafora_trio._model.node_info import NodeInfo
-from metafora_trio._model.state import TaskState
-from metafora_trio._model.stored_task import StoredTask, TaskSnapshot
-from metafora_trio._model.task import Task, check_node_name
-from metafora_trio._model.view import ClusterView
-from metafora_trio._service_nursery import open_service_nursery
-from metafora_trio.contract._broker_client import BrokerClient
-from metafora_trio.contract._coordinator import Coordinator
-from metafora_trio.contract._session import Session
+from metafora_trio.contract import (
+    BrokerClient,
+    Claim,
+    ClaimKind,
+    ClusterView,
+    Command,
+    Coordinator,
+    Lease,
+    LeaseTerms,
+    NodeInfo,
+    QueuedCommand,
+    Session,
+    StoredTask,
+    Task,
+    TaskSnapshot,
+    TaskState,
+    check_node_name,
+    open_service_nursery,
+)
 
 from .store import Feed, Item, Request, Store, Wire
 

@@ -11,22 +11,25 @@ from typing import Generic, TypeVar
 import trio
 
 from metafora_trio._errors import NodeNotFound, TaskExists, TaskFinished, TaskNotFound
-from metafora_trio._model.changes import Changes
-from metafora_trio._model.claim import Claim, ClaimKind
-from metafora_trio._model.command import Command, QueuedCommand
-from metafora_trio._model.node_info import NodeInfo
-from metafora_trio._model.state import TaskState
-from metafora_trio._model.stored_task import StoredTask, TaskSnapshot
-from metafora_trio._model.task import Task
-from metafora_trio._model.view import (
+from metafora_trio.contract import (
+    Changes,
+    Claim,
     ClaimAdded,
+    ClaimKind,
     ClaimRemoved,
     ClusterView,
+    Command,
     NodeAdded,
+    NodeInfo,
     NodeRemoved,
+    QueuedCommand,
+    StoredTask,
+    Task,
     TaskAdded,
     TaskDeleted,
     TaskRemoved,
+    TaskSnapshot,
+    TaskState,
     ViewEvent,
 )
 

@@ -22,7 +22,7 @@ from metafora_trio._running_task import Handler, RunningTask
 from metafora_trio._service_nursery import open_service_nursery
 from metafora_trio.balancers._base import Balancer
 from metafora_trio.balancers._fair import FairBalancer
-from metafora_trio.contract._coordinator import Coordinator
+from metafora_trio.contract import Coordinator
 from metafora_trio.events import Event, SessionEnded, SessionOpened
 
 from .event_stream import EventStream

@@ -24,7 +24,7 @@ from metafora_trio._model.state import StateName, StopReason
 from metafora_trio._model.stored_task import StoredTask
 from metafora_trio._model.view import ClusterView
 from metafora_trio._running_task import RunningTask
-from metafora_trio.contract._session import Session
+from metafora_trio.contract import Session
 from metafora_trio.events import (
     LeaseAtRisk,
     TaskClaimed,

@@ -9,7 +9,7 @@ import click
 import trio
 
 from metafora_trio import Client, NodeStatus, StatusName, TaskStatus, open_client
-from metafora_trio.contract._upkeep import Diagnosable, Finding, Level
+from metafora_trio.contract import Diagnosable, Finding, Level
 
 from ._app import App
 from ._exits import ExitCode

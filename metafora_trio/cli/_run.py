@@ -14,8 +14,10 @@ from typing import Literal, cast
 import click
 import trio
 
-from metafora_trio import Consumer, Event, FairBalancer, GreedyBalancer, Handler, events
-from metafora_trio._service_nursery import open_service_nursery
+from metafora_trio import Consumer, Handler, events
+from metafora_trio.balancers import FairBalancer, GreedyBalancer
+from metafora_trio.contract import open_service_nursery
+from metafora_trio.events import Event
 
 from ._app import App
 from ._exits import ExitCode, Failure

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from metafora_trio import Client, CoordinatorUnavailable, StatusName, Task, TaskStatus
-from metafora_trio._model.node_info import node_name
+from metafora_trio.contract import node_name
 
 from ._app import App
 from ._each import for_each

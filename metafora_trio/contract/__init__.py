@@ -19,6 +19,7 @@ from metafora_trio._model.node_info import node_name as node_name
 from metafora_trio._model.state import TaskState as TaskState
 from metafora_trio._model.stored_task import StoredTask as StoredTask
 from metafora_trio._model.stored_task import TaskSnapshot as TaskSnapshot
+from metafora_trio._model.task import Task as Task
 from metafora_trio._model.task import check_node_name as check_node_name
 from metafora_trio._model.task import check_task_id as check_task_id
 from metafora_trio._model.task import decode_props as decode_props

@@ -19,7 +19,7 @@ from typing import Any
 import trio
 
 from metafora_trio import Task, open_client
-from metafora_trio._service_nursery import open_service_nursery
+from metafora_trio.contract import open_service_nursery
 from metafora_trio.testing.history import EventName
 from metafora_trio_zookeeper import ZooKeeperCoordinator
 from metafora_trio_zookeeper.testing.real import open_ensemble

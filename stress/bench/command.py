@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import trio
 
-from metafora_trio._service_nursery import open_service_nursery
+from metafora_trio.contract import open_service_nursery
 from stress.arguments import at_least
 
 from .cluster import Cluster, open_cluster

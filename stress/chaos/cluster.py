@@ -18,7 +18,7 @@ from pathlib import Path
 
 import trio
 
-from metafora_trio._service_nursery import open_service_nursery
+from metafora_trio.contract import open_service_nursery
 from metafora_trio.testing.history import EventName, History
 from metafora_trio_zookeeper.testing.real import Ensemble, ProxyLoop, TcpProxy, open_ensemble
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import trio
 
-from metafora_trio._service_nursery import open_service_nursery
+from metafora_trio.contract import open_service_nursery
 from stress.arguments import at_least
 
 from .check import Judgement, judge, percentile

@@ -11,7 +11,7 @@ from pathlib import Path
 import trio
 
 from metafora_trio import Task, open_client
-from metafora_trio._service_nursery import open_service_nursery
+from metafora_trio.contract import open_service_nursery
 from metafora_trio.testing.history import EventName, History, HistoryEvent
 from metafora_trio_zookeeper import ZooKeeperCoordinator
 

@@ -21,7 +21,7 @@ from typing import Any, Self
 
 import trio
 
-from metafora_trio.testing.simulation._world import Process, World
+from metafora_trio.testing.simulation import Process, World
 from metafora_trio_zookeeper._connection import Connection, ConnectionState, Create, Reply, RequestError
 from metafora_trio_zookeeper._kazoo import requests as requests
 from metafora_trio_zookeeper._kazoo.connection import KazooConnection

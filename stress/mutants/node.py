@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import trio
 
-from metafora_trio import Claim, ClaimKind, ClusterView, StopReason
+from metafora_trio import Claim, StopReason
 from metafora_trio._model import reconcile
 from metafora_trio._model.lease import LeaseTerms
 from metafora_trio._model.node_info import node_name
@@ -17,6 +17,7 @@ from metafora_trio._node import membership, planner
 from metafora_trio._node.membership import Membership
 from metafora_trio._node.planner import Planner
 from metafora_trio._node.task_run import TaskRun
+from metafora_trio.contract import ClaimKind, ClusterView
 from metafora_trio_zookeeper._session.session import ZooKeeperSession
 
 from .mutant import Change, mutant

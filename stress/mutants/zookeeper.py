@@ -7,7 +7,8 @@ from weakref import WeakKeyDictionary
 
 import trio
 
-from metafora_trio import Claim, ClaimKind
+from metafora_trio import Claim
+from metafora_trio.contract import ClaimKind
 from metafora_trio_zookeeper._client import ZooKeeperClient
 from metafora_trio_zookeeper._connection import Delete, Done, ErrorCode, Reply, RequestError, WriteOp
 from metafora_trio_zookeeper._replies import Burst

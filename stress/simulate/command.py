@@ -20,7 +20,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import get_args
 
-from metafora_trio.testing.simulation._faults import FAULTS
+from metafora_trio.testing.simulation import FAULTS
 from stress.arguments import at_least
 from stress.pool import open_pool
 

@@ -14,11 +14,9 @@ import outcome
 import trio
 
 from metafora_trio import Command, CommandName, Consumer, MemoryCoordinator, NodeNotFound, Task
-from metafora_trio._memory.store import Store
-from metafora_trio._model.view import ClaimRemoved, TaskRemoved, ViewEvent
-from metafora_trio.testing.simulation import Monitor, World
-from metafora_trio.testing.simulation._client import Expectations, SimulatedClient
-from metafora_trio.testing.simulation._node import WatchedHandler
+from metafora_trio._memory.store import Store  # noqa: TID251 - until the clusters are one
+from metafora_trio.contract import ClaimRemoved, TaskRemoved, ViewEvent
+from metafora_trio.testing.simulation import Expectations, Monitor, SimulatedClient, WatchedHandler, World
 
 __all__ = ["MemoryCluster"]
 

@@ -9,6 +9,7 @@ import trio
 import trio.testing
 
 import metafora_trio as mt
+from metafora_trio import contract
 from metafora_trio.testing.conformance import eventually
 from tests.support.clients import COMPLETED, claim, cluster, finish
 
@@ -208,7 +209,7 @@ async def test_after_a_resync_what_has_gone_is_told(autojump_clock: trio.testing
                 await anext(changes)
             assert idle.cancelled_caught  # nothing is left of what was told so far
             (feed,) = coordinator._store._feeds
-            feed.inbox.put(mt.ClusterView(tasks={"t2": False, "t3": False}))
+            feed.inbox.put(contract.ClusterView(tasks={"t2": False, "t3": False}))
             assert [await anext(changes) for _ in range(2)] == [
                 mt.TaskChanged("t1", None),
                 mt.TaskChanged("t3", mt.TaskStatus("t3", mt.StatusName.UNCLAIMED)),

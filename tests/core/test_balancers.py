@@ -10,8 +10,10 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from metafora_trio import Balancer, BalancerContext, ClusterView, FairBalancer, GreedyBalancer, NodeInfo
+from metafora_trio import Balancer, NodeInfo
 from metafora_trio._model.view import NodeAdded
+from metafora_trio.balancers import BalancerContext, FairBalancer, GreedyBalancer
+from metafora_trio.contract import ClusterView
 from metafora_trio.events import BalancerFailed
 from tests.support.nodes import Cluster, Node, open_cluster, spread
 

@@ -15,8 +15,9 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from metafora_trio import Consumer, Outcome, RunningTask, StatusName, StoredTask
+from metafora_trio import Consumer, Outcome, RunningTask, StatusName
 from metafora_trio._memory.coordinator import MemorySession
+from metafora_trio.contract import StoredTask
 from tests.support.nodes import Cluster, Node, open_cluster
 
 Disturb = Callable[[Cluster, Node], None]

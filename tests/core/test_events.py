@@ -9,8 +9,9 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from metafora_trio import Event, StateName, StopReason, events
+from metafora_trio import StateName, StopReason, events
 from metafora_trio._node.event_stream import EventStream
+from metafora_trio.events import Event
 from tests.support.nodes import open_cluster
 
 

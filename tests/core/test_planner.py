@@ -6,10 +6,12 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from metafora_trio import ClaimKind, GreedyBalancer, RunningTask
+from metafora_trio import RunningTask
 from metafora_trio._memory.coordinator import MemorySession
 from metafora_trio._model.plan import affinity_order
 from metafora_trio._model.view import NodeRemoved
+from metafora_trio.balancers import GreedyBalancer
+from metafora_trio.contract import ClaimKind
 from tests.support.nodes import open_cluster
 
 

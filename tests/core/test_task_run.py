@@ -18,13 +18,13 @@ from metafora_trio import (
     Outcome,
     RunningTask,
     StatusName,
-    StoredTask,
     Task,
     TaskNotFound,
     open_client,
 )
 from metafora_trio._memory.coordinator import MemorySession
 from metafora_trio._node.task_run import failure
+from metafora_trio.contract import StoredTask
 from tests.support.nodes import open_cluster
 
 # ---- outcomes

@@ -9,6 +9,7 @@ import trio
 import trio.testing
 
 import metafora_trio as mt
+from metafora_trio import contract
 from metafora_trio._memory.coordinator import MemoryClient, MemorySession
 from metafora_trio._memory.store import Feed, Item, Request, Store
 from metafora_trio._model.view import ClaimRemoved, TaskRemoved
@@ -78,7 +79,7 @@ def send_to_everybody(self: Store, identity: str, command: mt.Command) -> None:
 
 
 def send_and_say_nothing(self: MemorySession, item: Item) -> None:
-    if isinstance(item, mt.QueuedCommand):
+    if isinstance(item, contract.QueuedCommand):
         self._queued_commands[item.id] = item
     else:
         right_session_apply(self, item)
@@ -116,7 +117,7 @@ async def change_and_forget(self: Feed) -> None:
     try:
         await right_wait_changed(self)
     except trio.Cancelled:
-        self._changes = mt.Changes()
+        self._changes = contract.Changes()
         self.inbox._items.clear()
         raise
 
@@ -163,7 +164,7 @@ def test_caught(check: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async def main(latency: float) -> None:
         coordinator = mt.MemoryCoordinator(latency=latency)
 
-        async def expire(session: mt.Session) -> None:
+        async def expire(session: contract.Session) -> None:
             coordinator.expire(session.node.identity)
 
         await getattr(CoordinatorConformance(), check)(Subject(coordinator, expire))

@@ -9,6 +9,7 @@ import trio
 import trio.testing
 
 import metafora_trio as mt
+from metafora_trio import contract
 from metafora_trio._memory.coordinator import from_url
 from metafora_trio.testing.conformance import CoordinatorConformance, Subject, eventually
 
@@ -18,7 +19,7 @@ async def submit(coordinator: mt.MemoryCoordinator, *ids: str) -> None:
         await client.submit(mt.Task(id) for id in ids)
 
 
-def own(session: mt.Session, task: str) -> mt.Claim:
+def own(session: contract.Session, task: str) -> mt.Claim:
     (claim,) = session.view.own_claims(task, session.node.identity)
     return claim
 
@@ -29,7 +30,7 @@ async def test_conformance(check: str, latency: float, autojump_clock: trio.test
     """The suite that every coordinator passes, one by one: only an argument of the test itself sets its clock."""
     coordinator = mt.MemoryCoordinator(latency=latency)
 
-    async def expire(session: mt.Session) -> None:
+    async def expire(session: contract.Session) -> None:
         coordinator.expire(session.node.identity)
 
     await getattr(CoordinatorConformance(), check)(Subject(coordinator, expire))
@@ -112,7 +113,7 @@ async def test_partition(autojump_clock: trio.testing.MockClock) -> None:
         healed: list[str] = []
 
         async def read() -> None:
-            assert await a.read("t1") == mt.StoredTask({})
+            assert await a.read("t1") == contract.StoredTask({})
             healed.append("read")
 
         async with trio.open_nursery() as nursery:
@@ -178,7 +179,7 @@ async def test_a_long_partition_ends_the_session(autojump_clock: trio.testing.Mo
     await submit(coordinator, "t")
     times: dict[str, float] = {}
 
-    async def node(watcher: mt.Session) -> None:
+    async def node(watcher: contract.Session) -> None:
         async with coordinator.open_session(mt.NodeInfo("a")) as a:
             a.claim("t")
             await eventually(a, lambda it: it.view.head("t"))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import metafora_trio as mt
+from metafora_trio import contract
 from metafora_trio._model.lease import MIN_SESSION_TIMEOUT, LeaseTerms
 
 timeouts = st.floats(MIN_SESSION_TIMEOUT, 600)
@@ -50,7 +50,7 @@ def test_a_late_heartbeat_counts_from_when_it_was_due() -> None:
 
 
 def test_renew() -> None:
-    lease, terms = mt.Lease(), LeaseTerms(12)
+    lease, terms = contract.Lease(), LeaseTerms(12)
     assert (lease.finite, lease.cancel_at, lease.end) == (False, math.inf, math.inf)
     assert lease.renew(terms, 100.0)
     assert (lease.finite, lease.cancel_at) == (True, 106.0)
@@ -59,7 +59,7 @@ def test_renew() -> None:
 
 @given(st.lists(st.floats(0, 1000), min_size=1))
 def test_replies_in_any_order_never_shorten_it(proofs: list[float]) -> None:
-    lease, terms = mt.Lease(), LeaseTerms(12)
+    lease, terms = contract.Lease(), LeaseTerms(12)
     longest = -math.inf
     for proof in proofs:
         assert lease.renew(terms, proof) == (proof > longest)
@@ -68,7 +68,7 @@ def test_replies_in_any_order_never_shorten_it(proofs: list[float]) -> None:
 
 
 def test_revoked_there_is_no_time_left() -> None:
-    lease = mt.Lease()
+    lease = contract.Lease()
     lease.renew(LeaseTerms(12), 100.0)
     lease.revoke(103.0)
     assert (lease.cancel_at, lease.end) == (103.0, 103.0)

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metafora_trio import Claim, ClaimKind, ClusterView, NodeInfo
+from metafora_trio import Claim, NodeInfo
 from metafora_trio._model.plan import affinity_order, may_receive, plan
 from metafora_trio._model.view import ClaimAdded, NodeAdded, TaskAdded, TaskDeleted
+from metafora_trio.contract import ClaimKind, ClusterView
 
 NODES = [f"n{i}.{i}" for i in range(6)]
 GONE = "gone.9"  # has claims, but its node has left

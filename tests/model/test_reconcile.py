@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metafora_trio import Claim, ClaimKind, ClusterView, NodeInfo, StopReason
+from metafora_trio import Claim, NodeInfo, StopReason
 from metafora_trio._model import reconcile as do
 from metafora_trio._model.reconcile import RunState, may_open, reconcile
 from metafora_trio._model.view import (
@@ -23,6 +23,7 @@ from metafora_trio._model.view import (
     TaskRemoved,
     ViewEvent,
 )
+from metafora_trio.contract import ClaimKind, ClusterView
 from tests.support import claims_model
 from tests.support.claims_model import ModelNode
 from tests.support.claims_world import World

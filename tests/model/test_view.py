@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from metafora_trio import Claim, ClaimKind, ClusterView, NodeInfo
+from metafora_trio import Claim, NodeInfo
 from metafora_trio._model.node_info import node_name
 from metafora_trio._model.view import (
     ClaimAdded,
@@ -22,6 +22,7 @@ from metafora_trio._model.view import (
     TaskRemoved,
     ViewEvent,
 )
+from metafora_trio.contract import ClaimKind, ClusterView
 
 TASKS = ("t1", "t2", "t10")
 NODES = ("a.1", "a.2", "b.3")

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from metafora_trio import Claim, ClaimKind, ClusterView, NodeInfo, StopReason
+from metafora_trio import Claim, NodeInfo, StopReason
 from metafora_trio._model import reconcile as do
 from metafora_trio._model.reconcile import RunState, may_open, reconcile
 from metafora_trio._model.view import (
@@ -34,6 +34,7 @@ from metafora_trio._model.view import (
     TaskRemoved,
     ViewEvent,
 )
+from metafora_trio.contract import ClaimKind, ClusterView
 
 Step = tuple[str, Callable[[], None]]
 OPEN = (RunState.RUNNING, RunState.CLOSING)

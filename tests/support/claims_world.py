@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from metafora_trio import ClusterView, NodeInfo
+from metafora_trio import NodeInfo
 from metafora_trio._model.reconcile import RunState
 from metafora_trio._model.view import ClaimAdded, NodeAdded, TaskAdded, TaskDeleted
+from metafora_trio.contract import ClusterView
 
 from .claims_model import ModelNode, Server, Step
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 import metafora_trio as mt
+from metafora_trio import contract
 from metafora_trio.testing.conformance import eventually
 
 __all__ = ["COMPLETED", "claim", "cluster", "finish"]
@@ -14,7 +15,7 @@ COMPLETED = mt.TaskState(mt.StateName.COMPLETED)
 
 
 @asynccontextmanager
-async def cluster(*names: str, latency: float = 0.0) -> AsyncGenerator[tuple[mt.Client, mt.Session]]:
+async def cluster(*names: str, latency: float = 0.0) -> AsyncGenerator[tuple[mt.Client, contract.Session]]:
     """A client and one node of a new cluster, in which tasks of these ids have been submitted."""
     coordinator = mt.MemoryCoordinator(latency=latency)
     async with mt.open_client(coordinator) as client, coordinator.open_session(mt.NodeInfo("a")) as a:
@@ -23,14 +24,14 @@ async def cluster(*names: str, latency: float = 0.0) -> AsyncGenerator[tuple[mt.
         yield client, a
 
 
-async def claim(session: mt.Session, task: str) -> mt.Claim:
+async def claim(session: contract.Session, task: str) -> mt.Claim:
     """Claim a task, and wait until the session sees it."""
     session.claim(task)
     await eventually(session, lambda it: it.view.own_claims(task, it.node.identity))
     return session.view.own_claims(task, session.node.identity)[0]
 
 
-async def finish(session: mt.Session, task: str, state: mt.TaskState | None = COMPLETED) -> None:
+async def finish(session: contract.Session, task: str, state: mt.TaskState | None = COMPLETED) -> None:
     """Claim a task, and end it in this state."""
     session.finish(await claim(session, task), state)
     await eventually(session, lambda it: task not in it.view.tasks)

@@ -10,8 +10,9 @@ from typing import Any
 
 import trio
 
-from metafora_trio import Client, Consumer, Event, Handler, MemoryCoordinator, RunningTask, Task, open_client
+from metafora_trio import Client, Consumer, Handler, MemoryCoordinator, RunningTask, Task, open_client
 from metafora_trio._model.node_info import node_name
+from metafora_trio.events import Event
 
 
 def brief(event: Event) -> str:

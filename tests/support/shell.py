@@ -12,18 +12,11 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from metafora_trio import (
-    BrokerClient,
-    Consumer,
-    Coordinator,
-    CoordinatorUnavailable,
-    MemoryCoordinator,
-    NodeInfo,
-    RunningTask,
-)
+from metafora_trio import Consumer, Coordinator, CoordinatorUnavailable, MemoryCoordinator, NodeInfo, RunningTask
 from metafora_trio._service_nursery import open_service_nursery
 from metafora_trio.cli._app import App
 from metafora_trio.cli._main import main
+from metafora_trio.contract import BrokerClient
 
 __all__ = ["Cluster", "Shell", "handler"]
 

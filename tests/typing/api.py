@@ -18,9 +18,6 @@ from metafora_trio import (
     Consumer,
     ConsumerStatistics,
     Coordinator,
-    Event,
-    FairBalancer,
-    GreedyBalancer,
     Handler,
     MemoryCoordinator,
     NodesChanged,
@@ -35,6 +32,8 @@ from metafora_trio import (
     open_client,
     open_consumer,
 )
+from metafora_trio.balancers import FairBalancer, GreedyBalancer
+from metafora_trio.events import Event
 
 
 async def handler(task: RunningTask) -> None:

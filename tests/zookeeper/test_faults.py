@@ -10,7 +10,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 import trio
 
-from metafora_trio import Claim, NodeInfo, Session, SessionLost, StateName, Task, TaskState
+from metafora_trio import Claim, NodeInfo, SessionLost, StateName, Task, TaskState
+from metafora_trio.contract import Session
 from metafora_trio.testing.conformance import eventually
 from metafora_trio_zookeeper import ZooKeeperCoordinator
 from metafora_trio_zookeeper.testing.real import Ensemble, ProxyLoop, TcpProxy

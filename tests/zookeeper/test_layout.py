@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metafora_trio import Claim, ClaimKind, InvalidTask, LayoutMismatch, StoredTask
+from metafora_trio import Claim, InvalidTask, LayoutMismatch
+from metafora_trio.contract import ClaimKind, StoredTask
 from metafora_trio_zookeeper import ZooKeeperCoordinator, from_url
 from metafora_trio_zookeeper._connection import ReadResult
 from metafora_trio_zookeeper._layout import TOMBSTONE, Layout, decode_record

@@ -7,14 +7,8 @@ import json
 import pytest
 import trio
 
-from metafora_trio import (
-    ClaimKind,
-    Command,
-    CommandName,
-    SessionLost,
-    StateName,
-    TaskState,
-)
+from metafora_trio import Command, CommandName, SessionLost, StateName, TaskState
+from metafora_trio.contract import ClaimKind
 from metafora_trio.testing.conformance import eventually
 from metafora_trio_zookeeper._connection import Create, Delete
 from tests.support.zookeeper.fake_cluster import World, own_claim

@@ -9,14 +9,8 @@ from dataclasses import replace
 import pytest
 import trio
 
-from metafora_trio import (
-    BrokerTooOld,
-    CoordinatorUnavailable,
-    LayoutMismatch,
-    Session,
-    StateName,
-    TaskState,
-)
+from metafora_trio import BrokerTooOld, CoordinatorUnavailable, LayoutMismatch, StateName, TaskState
+from metafora_trio.contract import Session
 from metafora_trio.testing.conformance import CoordinatorConformance, Subject, eventually
 from metafora_trio_zookeeper._connection import Create, Delete, SetData
 from metafora_trio_zookeeper._session.session import ZooKeeperSession

@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterator
 
 import trio
 
-from metafora_trio._errors import CoordinatorUnavailable, LayoutMismatch
-from metafora_trio._model.lease import MIN_SESSION_TIMEOUT
-from metafora_trio.contract._upkeep import Diagnosis, Finding, Level
+from metafora_trio import CoordinatorUnavailable, LayoutMismatch
+from metafora_trio.contract import MIN_SESSION_TIMEOUT, Diagnosis, Finding, Level
 from metafora_trio_zookeeper._connection import Connection, Create, Delete, ReadResult, RequestError
 from metafora_trio_zookeeper._layout import Layout
 from metafora_trio_zookeeper._plain_connection import children_of, open_connection

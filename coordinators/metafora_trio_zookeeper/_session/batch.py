@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import trio
 
-from metafora_trio._model.claim import Claim
+from metafora_trio import Claim
 from metafora_trio_zookeeper._connection import Connection, Create, ReadResult, Reply, RequestError, SetData, WriteOp
 from metafora_trio_zookeeper._layout import MAX_OPS, MAX_REQUEST_BYTES
 from metafora_trio_zookeeper._replies import is_broken

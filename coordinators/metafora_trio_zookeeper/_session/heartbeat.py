@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import trio
 
-from metafora_trio._model.lease import Lease, LeaseTerms
+from metafora_trio.contract import Lease, LeaseTerms
 from metafora_trio_zookeeper._connection import Connection, ConnectionState, Done, ErrorCode, Reply, RequestError
 from metafora_trio_zookeeper._replies import is_broken
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from metafora_trio._model.claim import Claim
+from metafora_trio import Claim
 from metafora_trio_zookeeper._layout import MAX_SESSION_BYTES
 
 from .batch import Unit

@@ -23,9 +23,9 @@ from collections.abc import Callable, Iterable
 
 import trio
 
-from metafora_trio._model.changes import Changes
-from metafora_trio._model.node_info import NodeInfo
-from metafora_trio._model.view import (
+from metafora_trio import NodeInfo
+from metafora_trio.contract import (
+    Changes,
     ClaimAdded,
     ClaimRemoved,
     ClusterView,

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 
 import trio
 
-from metafora_trio._model.command import Command, QueuedCommand
+from metafora_trio import Command
+from metafora_trio.contract import QueuedCommand
 from metafora_trio_zookeeper._connection import EventType, ReadResult, Reply, RequestError
 from metafora_trio_zookeeper._layout import Layout, known
 

@@ -13,16 +13,18 @@ from functools import partial
 
 import trio
 
-from metafora_trio._errors import CoordinatorUnavailable, SessionLost
-from metafora_trio._model.changes import Changes
-from metafora_trio._model.claim import Claim, ClaimKind
-from metafora_trio._model.command import QueuedCommand
-from metafora_trio._model.lease import MIN_SESSION_TIMEOUT, Lease, LeaseTerms
-from metafora_trio._model.node_info import NodeInfo
-from metafora_trio._model.state import TaskState
-from metafora_trio._model.stored_task import StoredTask
-from metafora_trio._model.view import ClusterView
-from metafora_trio.contract._session import Session
+from metafora_trio import Claim, CoordinatorUnavailable, NodeInfo, SessionLost, TaskState
+from metafora_trio.contract import (
+    MIN_SESSION_TIMEOUT,
+    Changes,
+    ClaimKind,
+    ClusterView,
+    Lease,
+    LeaseTerms,
+    QueuedCommand,
+    Session,
+    StoredTask,
+)
 from metafora_trio_zookeeper._connection import (
     Connection,
     ConnectionState,

@@ -10,10 +10,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 
-from metafora_trio._model.claim import Claim, ClaimKind
-from metafora_trio._model.command import QueuedCommand
-from metafora_trio._model.node_info import NodeInfo
-from metafora_trio._model.state import TaskState
+from metafora_trio import Claim, NodeInfo, TaskState
+from metafora_trio.contract import ClaimKind, QueuedCommand
 from metafora_trio_zookeeper._connection import (
     Check,
     Connection,

@@ -14,10 +14,9 @@ from tempfile import TemporaryDirectory
 import trio
 
 from metafora_trio import Consumer, Coordinator, CoordinatorUnavailable, MemoryCoordinator
-from metafora_trio._service_nursery import open_service_nursery
 from metafora_trio.cli._coordinators import coordinator_from_url
 from metafora_trio.cli._exits import Failure
-from metafora_trio.contract._upkeep import Removable
+from metafora_trio.contract import Removable, open_service_nursery
 from metafora_trio.testing.history import EventName, History, HistoryEvent
 
 from .node import recording

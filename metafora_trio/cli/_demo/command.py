@@ -16,10 +16,10 @@ import click
 import trio
 
 from metafora_trio import Client, NodesChanged, Task, open_client
-from metafora_trio._service_nursery import open_service_nursery
 from metafora_trio.cli._app import App
 from metafora_trio.cli._exits import ExitCode
 from metafora_trio.cli._output import print_table, say
+from metafora_trio.contract import open_service_nursery
 from metafora_trio.testing.history import EventName, Verdict, check_history
 
 from .clusters import DemoCluster, open_memory_cluster, open_process_cluster

@@ -15,9 +15,9 @@ from metafora_trio import (
     TaskExists,
     TaskFinished,
     TaskNotFound,
-    TaskSnapshot,
     TaskState,
 )
+from metafora_trio.contract import TaskSnapshot
 
 from ._subject import PATIENCE, Subject, eventually, get_claim, members, raises, submit, told
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import trio
 
-from metafora_trio import Session, StateName, TaskState
+from metafora_trio import StateName, TaskState
+from metafora_trio.contract import Session
 
 from ._subject import Subject, eventually, get_claim, members, submit
 

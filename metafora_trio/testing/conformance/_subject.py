@@ -9,7 +9,8 @@ from typing import TypeVar
 
 import trio
 
-from metafora_trio import BrokerClient, Changes, Claim, Coordinator, NodeInfo, Session, Task
+from metafora_trio import Claim, Coordinator, NodeInfo, Task
+from metafora_trio.contract import BrokerClient, Changes, Session
 
 __all__ = ["Subject", "eventually", "get_claim", "members", "own", "raises", "submit", "told"]
 

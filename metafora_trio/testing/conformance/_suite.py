@@ -17,7 +17,8 @@ from dataclasses import replace
 
 import trio
 
-from metafora_trio import ClaimKind, InvalidName, NodeInfo, Session, SessionLost, StateName, Task, TaskState
+from metafora_trio import InvalidName, NodeInfo, SessionLost, StateName, Task, TaskState
+from metafora_trio.contract import ClaimKind, Session
 
 from ._clients import ClientConformance
 from ._ends import EndConformance

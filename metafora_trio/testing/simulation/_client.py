@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from metafora_trio import Client, Coordinator, CoordinatorUnavailable, MetaforaError, open_client
-from metafora_trio.testing.history._history import EventName
+from metafora_trio.testing.history import EventName
 
 from ._monitor import Monitor
 from ._world import Process

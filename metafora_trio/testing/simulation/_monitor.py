@@ -14,8 +14,7 @@ from typing import Protocol
 
 import trio
 
-from metafora_trio.testing.history._history import EventName, HistoryEvent
-from metafora_trio.testing.history._verdict import AFTER_THAW
+from metafora_trio.testing.history import AFTER_THAW, EventName, HistoryEvent
 
 from ._world import World
 

@@ -6,7 +6,8 @@ import random
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
-from metafora_trio import Claim, NodeInfo, Session, Task
+from metafora_trio import Claim, NodeInfo, Task
+from metafora_trio.contract import Session
 from metafora_trio.testing.conformance import eventually
 from metafora_trio_zookeeper import ZooKeeperCoordinator
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import trio
 from kazoo.client import KazooClient
 
-from metafora_trio import Session
+from metafora_trio.contract import Session
 from metafora_trio_zookeeper._kazoo.connection import KazooConnection
 from metafora_trio_zookeeper._session.session import ZooKeeperSession
 

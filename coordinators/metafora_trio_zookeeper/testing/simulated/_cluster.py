@@ -18,11 +18,8 @@ import outcome
 import trio
 
 from metafora_trio import Command, CommandName, Consumer, CoordinatorUnavailable, Handler, StateName, Task
-from metafora_trio._node import membership
-from metafora_trio.testing.simulation._client import SimulatedClient
-from metafora_trio.testing.simulation._monitor import Monitor
-from metafora_trio.testing.simulation._node import SimulatedNode, WatchedHandler
-from metafora_trio.testing.simulation._world import Process, World
+from metafora_trio._node import membership  # noqa: TID251 - until the clusters are one
+from metafora_trio.testing.simulation import Monitor, Process, SimulatedClient, SimulatedNode, WatchedHandler, World
 from metafora_trio_zookeeper import ZooKeeperCoordinator
 from metafora_trio_zookeeper._layout import Layout
 

@@ -29,7 +29,7 @@ from metafora_trio_zookeeper._connection import (
 from ._network import Answer, Channel, Down, Event, Hello, Kind, Request, Welcome
 
 if TYPE_CHECKING:
-    from metafora_trio.testing.simulation._world import Process, World
+    from metafora_trio.testing.simulation import Process, World
 
     from ._ensemble import SimulatedZooKeeper
 

@@ -19,7 +19,7 @@ from ._server import Entry, Server
 from ._tree import Tree
 
 if TYPE_CHECKING:
-    from metafora_trio.testing.simulation._world import Process, World
+    from metafora_trio.testing.simulation import Process, World
 
 __all__ = ["SimulatedZooKeeper"]
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
 from metafora_trio_zookeeper._connection import Done, EventType, Reply, RequestError
 
 if TYPE_CHECKING:
-    from metafora_trio.testing.simulation._world import Process, World
+    from metafora_trio.testing.simulation import Process, World
 
 __all__ = ["Answer", "Channel", "Down", "Event", "Hello", "Kind", "Link", "Pipe", "Request", "Up", "Way", "Welcome"]
 

@@ -22,7 +22,7 @@ from ._server import HOP, Entry, Origin, Server
 from ._tree import Outcome, Tree, carry_out, end_session
 
 if TYPE_CHECKING:
-    from metafora_trio.testing.simulation._world import Process, World
+    from metafora_trio.testing.simulation import Process, World
 
 __all__ = ["Quorum", "SimulatedSession"]
 

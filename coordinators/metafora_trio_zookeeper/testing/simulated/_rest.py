@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from metafora_trio.testing.simulation._client import SimulatedClient
-from metafora_trio.testing.simulation._monitor import Monitor
-from metafora_trio.testing.simulation._node import SimulatedNode
+from metafora_trio.testing.simulation import Monitor, SimulatedClient, SimulatedNode
 
 from ._truth import Truth
 

@@ -10,9 +10,9 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
-from metafora_trio import Claim, ClaimKind, StateName, TaskState
-from metafora_trio.testing.simulation._client import Expectations
-from metafora_trio.testing.simulation._monitor import Monitor
+from metafora_trio import Claim, StateName, TaskState
+from metafora_trio.contract import ClaimKind
+from metafora_trio.testing.simulation import Expectations, Monitor
 from metafora_trio_zookeeper._connection import EventType
 from metafora_trio_zookeeper._layout import Layout
 
