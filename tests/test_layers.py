@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     {"_errors"},
     {"_model"},
-    {"_service_nursery", "_running_task", "events"},
+    {"_service_nursery", "_trio_util", "_running_task", "events"},
     {"contract"},
     {"balancers"},
     {"_node", "_client", "_memory"},

@@ -33,6 +33,8 @@ from metafora_trio._model.view import TaskDeleted as TaskDeleted
 from metafora_trio._model.view import TaskRemoved as TaskRemoved
 from metafora_trio._model.view import ViewEvent as ViewEvent
 from metafora_trio._service_nursery import open_service_nursery as open_service_nursery
+from metafora_trio._trio_util import AsyncBool as AsyncBool
+from metafora_trio._trio_util import RepeatedEvent as RepeatedEvent
 
 from ._broker_client import BrokerClient as BrokerClient
 from ._coordinator import Coordinator as Coordinator
