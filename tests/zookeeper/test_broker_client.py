@@ -382,7 +382,7 @@ async def test_a_state_that_cannot_be_read_is_named() -> None:
     world = World()
     async with world.coordinator.open_client() as client:
         await client.submit([Task("t")], again=False)
-        for data in (b"?", b"[]", b'{"state":"unheard"}', b'{"errors":[{}]}', b'{"errors":[1]}', b'{"until":1}'):
+        for data in (b"?", b"[]", b'{"state":"unheard"}', b'{"errors":[{}]}', b'{"errors":[1]}'):
             world.commit([SetData(world.layout.state_path("t"), data)])
             with pytest.raises(InvalidTask, match="task 't': its stored state cannot be read"):
                 await client.look_up("t")

@@ -196,8 +196,8 @@ def test_doctor(shell: Shell, zookeeper: Any, namespace: str) -> None:
     assert sorted(zookeeper.get_children(f"/{namespace}")) == [
         "claims",
         "commands",
-        "nodes",
         "node_commands",
+        "nodes",
         "states",
         "tasks",
     ]

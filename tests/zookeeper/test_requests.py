@@ -187,7 +187,7 @@ class TestRequests:
             assert not session.is_leaving(claim)
 
     async def test_claims_are_capped_by_their_size(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("metafora_trio_zookeeper._marks.MAX_SESSION_BYTES", 400)
+        monkeypatch.setattr("metafora_trio_zookeeper._session.in_flight.MAX_SESSION_BYTES", 400)
         world = World()
         await world.submit(*(f"t{n}" for n in range(20)))
         async with world.session() as (session, _):
