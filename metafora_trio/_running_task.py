@@ -11,7 +11,7 @@ import trio
 from metafora_trio._model.lease import Lease
 from metafora_trio._model.state import Outcome, StopReason
 
-__all__ = ["Handler", "RunningTask", "TaskLease"]
+__all__ = ["Handler", "RunControl", "RunningTask", "TaskLease"]
 
 
 class TaskLease:
@@ -23,17 +23,64 @@ class TaskLease:
         self._lease = lease
 
     def remaining(self) -> float:
-        """Seconds until the task's scope is cancelled unless the broker is heard again; never below 0."""
+        """Seconds until the task's scope is cancelled unless the broker answers again; never below 0."""
         return max(0.0, self._lease.cancel_at - trio.current_time())
 
     @property
     def end(self) -> float:
-        """When nothing of the task may run any more, cleanup included, unless the broker is heard again: in Trio time,
-        infinite with an embedded coordinator. For what Trio cannot cancel, such as processes of the system."""
+        """When the task must have stopped, cleanup included, unless the broker answers again.
+
+        In Trio time; infinite with an embedded coordinator. Use it for what Trio cannot cancel, such as processes of
+        the operating system.
+        """
         return self._lease.end
 
     def __repr__(self) -> str:
         return f"<TaskLease until {self._lease.cancel_at:.3f} (Trio time)>"
+
+
+class RunControl:
+    """What the node changes during a run, and `RunningTask` shows to the handler.
+
+    Attributes:
+        lease: the session's lease.
+        stopping: set when the task is told to stop.
+        nursery: the task's nursery while its scope is open, otherwise None.
+        reason: why the task was told to stop, None while it was not.
+    """
+
+    __slots__ = ("_cleanup_timeout", "_shields", "lease", "nursery", "reason", "stopping")
+
+    def __init__(self, lease: Lease, cleanup_timeout: float) -> None:
+        self.lease = lease
+        self.stopping = trio.Event()
+        self.nursery: trio.Nursery | None = None
+        self.reason: StopReason | None = None
+        self._cleanup_timeout = cleanup_timeout
+        self._shields: dict[trio.CancelScope, None] = {}
+
+    @property
+    def stop_reason(self) -> StopReason | None:
+        """Why the task must stop, None while it need not. A lease that has run out is a reason by itself."""
+        if self.reason is None and trio.current_time() >= self.lease.cancel_at:
+            return StopReason.SESSION_LOST
+        return self.reason
+
+    @contextmanager
+    def shield(self) -> Generator[trio.CancelScope]:
+        """Shield the body from cancellation, until the lease ends or the time for cleanup is over."""
+        end = min(self.lease.end, trio.current_time() + self._cleanup_timeout)
+        with trio.CancelScope(shield=True, deadline=end) as scope:
+            self._shields[scope] = None
+            try:
+                yield scope
+            finally:
+                del self._shields[scope]
+
+    def cut_shields(self) -> None:
+        """Shorten every open shield to the end of the lease, which may have been revoked."""
+        for scope in self._shields:
+            scope.deadline = min(scope.deadline, self.lease.end)
 
 
 class RunningTask:
@@ -43,81 +90,60 @@ class RunningTask:
         id: the task's id.
         props: its properties; read only.
         node: the identity of this node's session.
-        token: the fencing token: a number that grows with every change of owner. Hand it to any store you write
-            to, and have the store refuse lower ones: that stops a process that was frozen past its lease.
-        stopping: set when the task is told to stop. With no `grace` its scope is cancelled in the same step. When the
-            session is lost, or the node itself is cancelled, there is nothing but the cancellation.
+        token: the fencing token: a number that grows with every change of owner. Pass it to any store you write to,
+            and have the store refuse lower ones. That stops a process that was frozen past its lease.
         started: when the scope opened, in Trio time.
-        lease: how long this node may still believe that the task is its own.
     """
 
-    __slots__ = (
-        "_cleanup_timeout",
-        "_cleanups",
-        "_lease",
-        "_nursery",
-        "_reason",
-        "id",
-        "node",
-        "props",
-        "started",
-        "stopping",
-        "token",
-    )
+    __slots__ = ("_control", "id", "node", "props", "started", "token")
 
-    def __init__(
-        self, *, id: str, props: Mapping[str, Any], node: str, token: int, lease: Lease, cleanup_timeout: float
-    ) -> None:
+    def __init__(self, *, id: str, props: Mapping[str, Any], node: str, token: int, control: RunControl) -> None:
         self.id: str = id
         self.props: Mapping[str, Any] = props
         self.node: str = node
         self.token: int = token
-        self.stopping: trio.Event = trio.Event()
         self.started: float = trio.current_time()
-        self._lease = lease
-        self._cleanup_timeout = cleanup_timeout
-        self._cleanups: dict[trio.CancelScope, None] = {}
-        self._nursery: trio.Nursery | None = None
-        self._reason: StopReason | None = None
+        self._control = control
 
     @property
     def lease(self) -> TaskLease:
         """How long this node may still believe that the task is its own."""
-        return TaskLease(self._lease)
+        return TaskLease(self._control.lease)
+
+    @property
+    def stopping(self) -> trio.Event:
+        """Set when the task is told to stop. Without `grace`, its scope is cancelled in the same step.
+
+        It is not set when the session is lost or the node itself is cancelled: then there is only the cancellation.
+        """
+        return self._control.stopping
 
     @property
     def nursery(self) -> trio.Nursery:
-        """The task's own nursery. The task runs until the handler and everything started here have ended."""
-        if self._nursery is None:
+        """The task's own nursery. The task runs until the handler and everything started here have ended.
+
+        Raises:
+            RuntimeError: the task's scope has closed.
+        """
+        nursery = self._control.nursery
+        if nursery is None:
             raise RuntimeError(f"task {self.id!r} has no open nursery: its scope is closed")
-        return self._nursery
+        return nursery
 
     @property
     def stop_reason(self) -> StopReason | None:
         """Why the task must stop, None while it need not."""
-        if self._reason is None and trio.current_time() >= self._lease.cancel_at:
-            return StopReason.SESSION_LOST
-        return self._reason
+        return self._control.stop_reason
 
     @contextmanager
     def cleanup(self) -> Generator[trio.CancelScope]:
         """Shield an await from cancellation, to clean up: `with task.cleanup(): await connection.aclose()`.
 
-        The shield ends when the lease does, or after the consumer's `cleanup_timeout`, whichever comes first:
-        by then another node may run the task.
+        The shield ends when the lease does, or after the consumer's `cleanup_timeout`, whichever comes first: from
+        then on another node may run the task.
         """
-        end = min(self._lease.end, trio.current_time() + self._cleanup_timeout)
-        with trio.CancelScope(shield=True, deadline=end) as scope:
-            self._cleanups[scope] = None
-            try:
-                yield scope
-            finally:
-                del self._cleanups[scope]
-
-    def _lease_changed(self) -> None:
-        """End shields that outlast a lease that was revoked."""
-        for scope in self._cleanups:
-            scope.deadline = min(scope.deadline, self._lease.end)
+        with self._control.shield() as scope:
+            yield scope
 
     def __repr__(self) -> str:
         reason = f" stopping ({self.stop_reason})" if self.stop_reason else ""
@@ -127,9 +153,9 @@ class RunningTask:
 class Handler(Protocol):
     """The user's async function that executes a task.
 
-    Returning None or `Outcome.DONE` completes the task, `Outcome.RELEASE` gives it back; an exception
-    completes it as failed, and its traceback can be read by clients. This is also so while the task is
-    stopping: a handler that winds down during its `grace` and wants to run on elsewhere returns `RELEASE`.
+    Returning None or `Outcome.DONE` completes the task, `Outcome.RELEASE` gives it back. An exception ends the task as
+    failed, and clients can read its traceback. This also holds while the task is stopping: a handler that winds down
+    during its `grace` and wants the task to go on elsewhere returns `RELEASE`.
     """
 
     def __call__(self, task: RunningTask, /) -> Awaitable[Outcome | None]: ...

@@ -1,8 +1,14 @@
-"""What a consumer does, as typed events: `with consumer.subscribe() as events: async for event in events: ...`."""
+"""Events: everything a consumer does, as typed values.
+
+There are two ways to follow them. `Consumer(..., observers=[observer])` calls each observer with every event, at once
+and without a loss. `with consumer.subscribe() as events: async for event in events: ...` reads them in a Trio task of
+its own, through a buffer. The standard log is an observer that every consumer has.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from metafora_trio._model.state import StateName, StopReason
 
@@ -11,7 +17,10 @@ __all__ = [
     "CommandDone",
     "CommandRejected",
     "Event",
+    "JoinFailed",
     "LeaseAtRisk",
+    "Observer",
+    "ObserverFailed",
     "SessionEnded",
     "SessionOpened",
     "TaskClaimed",
@@ -36,6 +45,15 @@ class Event:
     node: str
 
 
+class Observer(Protocol):
+    """A function that gets every event, in order, in the Trio thread. It must not block.
+
+    One that raises is removed, and reported as `ObserverFailed` to the others; it never ends the node.
+    """
+
+    def __call__(self, event: Event, /) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class SessionOpened(Event):
     """The node has joined the cluster, for the first time or again."""
@@ -48,6 +66,14 @@ class SessionEnded(Event):
     """The membership is over. `reason` is empty unless the session was lost."""
 
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class JoinFailed(Event):
+    """The node could not join again, and tries once more in `delay` seconds. `node` is its name: it has no session."""
+
+    error: BaseException
+    delay: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +160,14 @@ class BalancerFailed(Event):
     """The balancer raised, and was taken to have no opinion."""
 
     method: str
+    error: BaseException
+
+
+@dataclass(frozen=True, slots=True)
+class ObserverFailed(Event):
+    """An observer raised, and was removed."""
+
+    observer: str
     error: BaseException
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     {"_errors"},
     {"_model"},
-    {"_service_nursery", "_trio_util", "_running_task", "events"},
+    {"_clock", "_service_nursery", "_trio_util", "_running_task", "events"},
     {"contract"},
     {"balancers"},
     {"_node", "_client", "_memory"},
@@ -84,3 +85,14 @@ def test_others_come_in_by_the_doors(folder: str) -> None:
         if bad := {module for module in ours(file, ROOT) if module not in allowed}:
             found[str(inside)] = bad
     assert found == {}
+
+
+def test_no_circles() -> None:
+    """No files of the core import each other in a circle, also inside one room."""
+    files = {file: ".".join(file.relative_to(CORE.parent).with_suffix("").parts) for file in CORE.rglob("*.py")}
+    modules = {name.removesuffix(".__init__"): name for name in files.values()}
+    graph = {
+        name: {modules[module] for module in ours(file, CORE.parent) if module in modules} - {name}
+        for file, name in files.items()
+    }
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle

@@ -7,6 +7,7 @@ import trio
 from metafora_trio._model.changes import Changes
 from metafora_trio._model.node_info import NodeInfo
 from metafora_trio._model.view import ClusterView
+from metafora_trio._trio_util import RepeatedEvent
 from metafora_trio.contract import BrokerClient
 
 from .status import NodesChanged, TaskChanged, TaskStatus, listed_status, node_statuses
@@ -19,19 +20,19 @@ class Listener:
 
     def __init__(self) -> None:
         self._changes = Changes(everything=True)
-        self._changed = trio.lowlevel.ParkingLot()
+        self._changed = RepeatedEvent()
 
     def add(self, changes: Changes) -> None:
         self._changes.tasks.update(changes.tasks)
         self._changes.nodes |= changes.nodes
         self._changes.everything |= changes.everything
-        self._changed.unpark_all()
+        self._changed.set()
 
     async def wait(self) -> Changes:
         """Wait for a change and take it, with all that has gathered. A checkpoint; loses nothing when cancelled."""
         await trio.lowlevel.checkpoint()
         while not self._changes:
-            await self._changed.park()
+            await self._changed.wait()
         changes, self._changes = self._changes, Changes()
         return changes
 

@@ -37,6 +37,7 @@ from metafora_trio.contract import (
     LeaseTerms,
     NodeInfo,
     QueuedCommand,
+    RepeatedEvent,
     Session,
     StoredTask,
     Task,
@@ -64,7 +65,7 @@ class MemorySession(Feed, Session):
         self._terms = LeaseTerms(session_timeout)
         self._open = True
         self._current = True
-        self._mended = trio.lowlevel.ParkingLot()
+        self._healed = RepeatedEvent()
         self._pending: set[str] = set()
         self._leaving: set[Claim] = set()
         self._outstanding = 0
@@ -91,7 +92,7 @@ class MemorySession(Feed, Session):
     async def read(self, task: str) -> StoredTask | None:
         await trio.sleep(2 * self.inbox.latency)
         while not self._current:
-            await self._mended.park()
+            await self._healed.wait()
         return self._store.tasks.get(task)
 
     # ---- requests
@@ -199,7 +200,7 @@ class MemorySession(Feed, Session):
                 super()._apply(item)
                 if isinstance(item, ClusterView):
                     self._current = True
-                    self._mended.unpark_all()
+                    self._healed.set()
 
     # ---- its end, and faults
 

@@ -23,6 +23,7 @@ from metafora_trio.contract import (
     NodeInfo,
     NodeRemoved,
     QueuedCommand,
+    RepeatedEvent,
     StoredTask,
     Task,
     TaskAdded,
@@ -50,15 +51,15 @@ class Wire(Generic[T]):
         self.latency = latency
         self.cut = False
         self._items: deque[tuple[float, T]] = deque()
-        self._moved = trio.lowlevel.ParkingLot()
+        self._moved = RepeatedEvent()
 
     def put(self, item: T) -> None:
         self._items.append((trio.current_time() + self.latency, item))
-        self._moved.unpark_all()
+        self._moved.set()
 
     def mend(self) -> None:
         self.cut = False
-        self._moved.unpark_all()
+        self._moved.set()
 
     @property
     def arrived(self) -> bool:
@@ -80,7 +81,7 @@ class Wire(Generic[T]):
         await trio.lowlevel.checkpoint()
         while not self.arrived:
             if self.cut or not self._items:
-                await self._moved.park()
+                await self._moved.wait()
             else:
                 await trio.sleep_until(self._items[0][0])
 
@@ -110,12 +111,12 @@ class Feed:
         self.view = ClusterView()
         self.inbox: Wire[Item] = Wire(latency)
         self._changes = Changes()
-        self._changed = trio.lowlevel.ParkingLot()
+        self._changed = RepeatedEvent()
 
     async def wait_changed(self) -> None:
         await trio.lowlevel.checkpoint()
         while not self._changes:
-            await self._changed.park()
+            await self._changed.wait()
 
     def take_changes(self) -> Changes:
         changes, self._changes = self._changes, Changes()
@@ -131,7 +132,7 @@ class Feed:
         for item in self.inbox.take():
             self._apply(item)
         if self._changes:
-            self._changed.unpark_all()
+            self._changed.set()
 
     def _apply(self, item: Item) -> None:
         match item:

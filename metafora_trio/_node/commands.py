@@ -1,61 +1,85 @@
-"""Commands: the commands to this node that stand at the broker, carried out once each."""
+"""Commands: what was sent to this node, carried out once each."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import Protocol
 
 from metafora_trio._model.command import Command, CommandName
-from metafora_trio._model.reconcile import RunState
-from metafora_trio.events import CommandDone, CommandRejected
+from metafora_trio.contract import Session
+from metafora_trio.events import CommandDone, CommandRejected, Event
 
-if TYPE_CHECKING:
-    from .membership import Membership
+__all__ = ["Commands", "NodeControl"]
 
-__all__ = ["Commands"]
+
+class NodeControl(Protocol):
+    """What commands act on and outlasts the session: the consumer."""
+
+    def freeze(self) -> None: ...
+
+    def unfreeze(self) -> None: ...
+
+    def start_draining(self) -> None: ...
 
 
 class Commands:
-    """Carries out what the session finds; what it does not know, or cannot read, is reported and discarded."""
+    """Carries out the commands that the session has found. A command that is unknown or unreadable is reported.
 
-    def __init__(self, membership: Membership) -> None:
-        self._m = membership
+    Args:
+        session: where the commands are.
+        control: freezes and drains the node.
+        balance: makes the node plan at once.
+        give_back: stops a task and gives it to any node; returns whether it was running here.
+        emit: reports an event.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        control: NodeControl,
+        *,
+        balance: Callable[[], None],
+        give_back: Callable[[str], bool],
+        emit: Callable[[Event], None],
+    ) -> None:
+        self._session = session
+        self._control = control
+        self._balance = balance
+        self._give_back = give_back
+        self._emit = emit
         self._done: set[str] = set()  # a command stays in sight until the broker has discarded it
 
     def carry_out(self) -> None:
-        """Carry out every order that is new."""
-        m = self._m
-        for queued in m.session.queued_commands():
+        """Carry out every command that is new."""
+        for queued in self._session.queued_commands():
             if queued.id not in self._done:
                 self._done.add(queued.id)
                 self._carry_out(queued.command)
-            m.session.discard(queued)  # also one done before, whose removal a disconnection has swallowed
+            self._session.discard(queued)  # also one done before: a disconnection may have swallowed its removal
 
     def _carry_out(self, command: Command | None) -> None:
-        m = self._m
+        me = self._session.node.identity
         if command is None:
-            m.consumer.emit(CommandRejected(m.me, "?", "it cannot be read"))
+            self._emit(CommandRejected(me, "?", "it cannot be read"))
         elif (why := self._obey(command)) is not None:
-            m.consumer.emit(CommandRejected(m.me, str(command.name), why))
+            self._emit(CommandRejected(me, str(command.name), why))
         else:
-            m.consumer.emit(CommandDone(m.me, str(command.name), command.task))
+            self._emit(CommandDone(me, str(command.name), command.task))
 
     def _obey(self, command: Command) -> str | None:
         """Carry out a command, or say why not."""
-        m = self._m
         match command.name:
             case CommandName.FREEZE:
-                m.consumer.freeze()
+                self._control.freeze()
             case CommandName.UNFREEZE:
-                m.consumer.unfreeze()
+                self._control.unfreeze()
             case CommandName.BALANCE:
-                m.planner.balance()
+                self._balance()
             case CommandName.DRAIN:
-                m.consumer.start_draining()
+                self._control.start_draining()
             case CommandName.STOP_TASK:
-                run = m.runs.get(command.task or "")
-                if run is None or run.state is not RunState.RUNNING:
+                if not self._give_back(command.task or ""):
                     return f"task {command.task!r} does not run here"
-                m.give_back(run)
             case _:
                 return "it is unknown"
         return None

@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-import datetime
 import logging
-import os
 import random
-import re
-import socket
-import time
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
+from typing import Unpack
 
 import trio
 
+from metafora_trio._clock import Clock, SystemClock
 from metafora_trio._errors import CoordinatorUnavailable, SessionLost
 from metafora_trio._model.node_info import NodeInfo
-from metafora_trio._model.task import check_node_name
 from metafora_trio._running_task import Handler, RunningTask
 from metafora_trio._service_nursery import open_service_nursery
-from metafora_trio.balancers._base import Balancer
-from metafora_trio.balancers._fair import FairBalancer
+from metafora_trio._trio_util import AsyncBool
+from metafora_trio.balancers import Balancer, FairBalancer
 from metafora_trio.contract import Coordinator
-from metafora_trio.events import Event, SessionEnded, SessionOpened
+from metafora_trio.events import Event, JoinFailed, Observer, SessionEnded, SessionOpened
 
 from .event_stream import EventStream
+from .log_observer import LogObserver
 from .membership import Membership
+from .settings import ConsumerOptions, ConsumerSettings, default_name
 from .watchdog import OnOverrun
 
 __all__ = ["Consumer", "ConsumerStatistics", "open_consumer"]
@@ -66,11 +64,6 @@ def _rejoin_delay(attempts: int) -> float:
     return min(_REJOIN_MOST, _REJOIN_FIRST * 2.0 ** min(attempts, 16))
 
 
-def _default_name() -> str:
-    host = re.sub(r"[^A-Za-z0-9._:@=+-]", "-", socket.gethostname()) or "node"
-    return f"{host[:100]}-{os.getpid()}"
-
-
 class Consumer:
     """A node: takes tasks from the cluster and runs each in a nursery of its own, on exactly one node.
 
@@ -90,6 +83,8 @@ class Consumer:
         settle: seconds to wait after a node has joined before claiming or bidding: more may be about to.
         backup_delay: seconds after which the next node steps in for a task whose first choice did not come.
         max_handovers: how many tasks at most are being handed to others at any moment; 0 gives none to anybody.
+        observers: functions that get every event; see `metafora_trio.events`.
+        clock: the date and time, for what is recorded. By default the machine's.
         rng: the source of jitter.
 
     A consumer runs once at a time. Its methods are called in the Trio thread.
@@ -111,46 +106,49 @@ class Consumer:
         settle: float = 1.5,
         backup_delay: float = 3.0,
         max_handovers: int = 16,
+        observers: Sequence[Observer] = (),
+        clock: Clock | None = None,
         rng: random.Random | None = None,
     ) -> None:
         if not callable(handler):
             raise TypeError(f"the handler must be an async function, not {handler!r}")
+        for observer in observers:
+            if not callable(observer):
+                raise TypeError(f"an observer must be a function of one event, not {observer!r}")
         if isinstance(tags, str):
             raise TypeError(f"tags must be several strings, not the one {tags!r}")
-        least_0 = {"grace": grace, "cleanup_timeout": cleanup_timeout, "drain_timeout": drain_timeout, "settle": settle}
-        for argument, value in {**least_0, "max_handovers": max_handovers}.items():
-            if not value >= 0:  # nor NaN
-                raise ValueError(f"{argument} must be 0 or more, not {value!r}")
-        if not backup_delay > 0:
-            raise ValueError(f"backup_delay must be more than 0, not {backup_delay!r}")
-        if on_overrun not in ("log", "exit"):
-            raise ValueError(f'on_overrun must be "log" or "exit", not {on_overrun!r}')
-        if capacity is not None and capacity < 0:
-            raise ValueError(f"capacity must be 0 or more, or None, not {capacity!r}")
         self.coordinator: Coordinator = coordinator
         self.handler: Handler = handler
-        self.name: str = check_node_name(name if name is not None else _default_name())
-        self.balancer: Balancer = balancer if balancer is not None else FairBalancer()
-        self.capacity: int | None = capacity
-        self.tags: frozenset[str] = frozenset(tags)
-        self.grace: float = grace
-        self.cleanup_timeout: float = cleanup_timeout
-        self.drain_timeout: float = drain_timeout
-        self.on_overrun: OnOverrun = on_overrun
-        self.settle: float = settle
-        self.backup_delay: float = backup_delay
-        self.max_handovers: int = max_handovers
-        self.random: random.Random = rng if rng is not None else random.Random()
-        self.logger: logging.Logger = logging.getLogger("metafora_trio.consumer")
-        self._stream = EventStream(self.logger)
+        self._settings = ConsumerSettings(
+            name=name if name is not None else default_name(),
+            balancer=balancer if balancer is not None else FairBalancer(),
+            capacity=capacity,
+            tags=frozenset(tags),
+            grace=grace,
+            cleanup_timeout=cleanup_timeout,
+            drain_timeout=drain_timeout,
+            on_overrun=on_overrun,
+            settle=settle,
+            backup_delay=backup_delay,
+            max_handovers=max_handovers,
+            clock=clock if clock is not None else SystemClock(),
+            rng=rng if rng is not None else random.Random(),
+        )
+        self._logger = logging.getLogger("metafora_trio.consumer")
+        self._stream = EventStream([LogObserver(self._logger), *observers])
+        self._emit = self._stream.emit
         self._membership: Membership | None = None
-        self._running = False
-        self._draining = trio.Event()
+        self._running = AsyncBool()
+        self._draining = AsyncBool()
         self._frozen = False
         self._sessions = 0
-        self._ended = trio.Event()
 
     # ---- what one can see
+
+    @property
+    def name(self) -> str:
+        """The node's name, for people."""
+        return self._settings.name
 
     @property
     def tasks(self) -> Mapping[str, RunningTask]:
@@ -166,13 +164,13 @@ class Consumer:
         """What the consumer is doing at this moment."""
         m = self._membership
         return ConsumerStatistics(
-            node=m.me if m is not None else None,
+            node=m.session.node.identity if m is not None else None,
             tasks_running=len(m.running) if m is not None else 0,
             tasks_open=len(m.runs) if m is not None else 0,
             sessions=self._sessions,
             requests_outstanding=m.session.outstanding if m is not None else 0,
             events_dropped=self._stream.dropped,
-            draining=self._draining.is_set(),
+            draining=self._draining.value,
             frozen=self._frozen,
         )
 
@@ -185,10 +183,10 @@ class Consumer:
         return self._stream.subscribe(buffer)
 
     def __repr__(self) -> str:
-        if not self._running:
+        if not self._running.value:
             state = "idle"
         else:
-            state = "draining" if self._draining.is_set() else "frozen" if self._frozen else "running"
+            state = "draining" if self._draining.value else "frozen" if self._frozen else "running"
         return f"<Consumer {self.name!r} {state}, {len(self.tasks)} tasks>"
 
     # ---- what one can do
@@ -206,14 +204,13 @@ class Consumer:
             CoordinatorUnavailable: the first join failed.
             trio.BusyResourceError: it runs already.
         """
-        if self._running:
+        if self._running.value:
             raise trio.BusyResourceError(f"{self!r} runs already")
-        self._running = True
-        self._ended = trio.Event()
+        self._running.value = True
         attempts = self._sessions = 0
         try:
-            while not self._draining.is_set():
-                began = trio.current_time()
+            while not self._draining.value:
+                began, failed = trio.current_time(), None
                 try:
                     if await self._spend_session(task_status):
                         return
@@ -222,17 +219,19 @@ class Consumer:
                 except CoordinatorUnavailable as error:
                     if self._sessions == 0:
                         raise
-                    self.logger.warning("node %s cannot join again yet: %s", self.name, error)
-                delay = _rejoin_delay(attempts)
+                    failed = error
+                most = _rejoin_delay(attempts)
+                delay = self._settings.rng.uniform(most / 2, most)
                 attempts += 1
-                with trio.move_on_after(self.random.uniform(delay / 2, delay)):
-                    await self._draining.wait()
+                if failed is not None:
+                    self._emit(JoinFailed(self.name, failed, delay))
+                with trio.move_on_after(delay):
+                    await self._draining.wait_value(True)
             if not self._sessions:
                 task_status.started()  # told to leave before it began: `nursery.start` must not wait for a join
         finally:
-            self._running = False
-            self._draining = trio.Event()
-            self._ended.set()
+            self._draining.value = False
+            self._running.value = False
 
     async def _spend_session(self, task_status: trio.TaskStatus[None]) -> bool:
         """Join, and work until the session ends; returns whether that was politely."""
@@ -241,13 +240,15 @@ class Consumer:
             async with self.coordinator.open_session(self._node_info()) as session:
                 identity = session.node.identity
                 self._sessions += 1
-                self.emit(SessionOpened(identity, session.session_timeout))
-                self._membership = Membership(self, session)
+                self._emit(SessionOpened(identity, session.session_timeout))
+                self._membership = Membership(
+                    session, self.handler, self._settings, self, emit=self._emit, logger=self._logger
+                )
                 if self._sessions == 1:
                     task_status.started()
                 if self._frozen != session.node.frozen:  # meanwhile
-                    self._membership.freeze(self._frozen)
-                if self._draining.is_set():
+                    self._membership.set_frozen(self._frozen)
+                if self._draining.value:
                     self._membership.drain()
                 try:
                     await self._membership.run()
@@ -259,7 +260,7 @@ class Consumer:
             return False
         finally:
             if identity:
-                self.emit(SessionEnded(identity, reason))
+                self._emit(SessionEnded(identity, reason))
 
     async def drain(self) -> None:
         """Leave politely: claim nothing more, hand every task over, then end the session. Returns when `run` has.
@@ -269,14 +270,14 @@ class Consumer:
         consumer does not run, its next `run` returns at once.
         """
         self.start_draining()
-        if self._running:
-            await self._ended.wait()
+        if self._running.value:
+            await self._running.wait_value(False)
         else:
             await trio.lowlevel.checkpoint()
 
     def start_draining(self) -> None:
         """Begin to drain, and return at once. Before `run` has begun: it then returns without joining."""
-        self._draining.set()
+        self._draining.value = True
         if self._membership is not None:
             self._membership.drain()
 
@@ -292,63 +293,31 @@ class Consumer:
         if frozen != self._frozen:
             self._frozen = frozen
             if self._membership is not None:
-                self._membership.freeze(frozen)
-
-    # ---- for the parts of a consumer
-
-    def emit(self, event: Event) -> None:
-        """Tell every subscriber."""
-        self._stream.emit(event)
-
-    def now(self) -> datetime.datetime:
-        """The wall clock, for what is recorded."""
-        return datetime.datetime.fromtimestamp(time.time(), datetime.UTC)
+                self._membership.set_frozen(frozen)
 
     def _node_info(self) -> NodeInfo:
         return NodeInfo(
             self.name,
-            since=self.now().timestamp(),
-            capacity=self.capacity,
-            tags=self.tags,
+            since=self._settings.clock.now().timestamp(),
+            capacity=self._settings.capacity,
+            tags=self._settings.tags,
             frozen=self._frozen,
         )
 
 
 @asynccontextmanager
 async def open_consumer(
-    coordinator: Coordinator,
-    handler: Handler,
-    *,
-    name: str | None = None,
-    balancer: Balancer | None = None,
-    capacity: int | None = None,
-    tags: Iterable[str] = (),
-    grace: float = 0.0,
-    cleanup_timeout: float = 5.0,
-    drain_timeout: float = 30.0,
-    on_overrun: OnOverrun = "log",
+    coordinator: Coordinator, handler: Handler, **options: Unpack[ConsumerOptions]
 ) -> AsyncGenerator[Consumer]:
     """Run a consumer beside the body: `async with open_consumer(coordinator, handler) as consumer: ...`.
 
-    The arguments are those of `Consumer`. The body begins when the node has joined. When the body ends
-    normally the node drains (for at most `drain_timeout` seconds); on an exception or a cancellation it stops
-    at once.
+    The arguments are those of `Consumer`. The body begins when the node has joined. When the body ends normally, the
+    node drains (for at most `drain_timeout` seconds); on an exception or a cancellation it stops at once.
 
-    What it raises: exceptions of the body leave it as they are, never in a group;
-    `CoordinatorUnavailable` when the first join failed.
+    What it raises: exceptions of the body leave it as they are, never in a group; `CoordinatorUnavailable` when the
+    first join failed.
     """
-    consumer = Consumer(
-        coordinator,
-        handler,
-        name=name,
-        balancer=balancer,
-        capacity=capacity,
-        tags=tags,
-        grace=grace,
-        cleanup_timeout=cleanup_timeout,
-        drain_timeout=drain_timeout,
-        on_overrun=on_overrun,
-    )
+    consumer = Consumer(coordinator, handler, **options)
     async with open_service_nursery() as nursery:
         await nursery.start(lambda task_status: consumer.run(task_status=task_status))
         yield consumer

@@ -1,35 +1,27 @@
-"""The planner of one membership: now and then, ask who should own what, and act on this node's lines of it."""
+"""Planner: asks who should own what, and acts on this node's lines of the answer."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 from collections import deque
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable, Iterable, Mapping
 
 import trio
 
 from metafora_trio._model.plan import affinity_order, may_receive, plan
-from metafora_trio._model.reconcile import RunState
-from metafora_trio.balancers._base import BalancerContext
-from metafora_trio.events import BalancerFailed
+from metafora_trio._running_task import RunningTask
+from metafora_trio.balancers import BalancerContext
+from metafora_trio.contract import Session
+from metafora_trio.events import Event
 
-if TYPE_CHECKING:
-    from .membership import Membership
+from .guarded_balancer import GuardedBalancer
+from .plan_timer import PlanTimer
+from .settings import ConsumerSettings
+from .task_run import TaskRun
 
 __all__ = ["Planner"]
 
-T = TypeVar("T")
-
-_TICK = 3.0
-"""Seconds between two looks when nothing happens: the safety net."""
-_DEBOUNCE = (0.15, 0.35)
-"""Seconds from a change to the plan, drawn at random, so that nodes do not all act on one moment's view."""
-_COST_FACTOR = 10
-"""A plan that took long is made less often: at most a tenth of the time."""
-_SETTLE_CAP = 4
-"""A series of joins delays the plan by at most this many times the settling time."""
 _CLAIM_WINDOW = 512
 """Claims under way at once: enough to fill the broker's pipeline, few enough that those of tasks that others have
 got in the meantime are never sent."""
@@ -40,122 +32,84 @@ _ALONE_FIRST, _ALONE_MOST = 1.0, 60.0
 """Seconds for which a node leaves a task alone that it gave back: doubling while the task comes back."""
 
 
-def _checked_ids(answer: Iterable[str]) -> list[str]:
-    ids = list(answer)
-    for task in ids:
-        if not isinstance(task, str):
-            raise TypeError(f"the answer names tasks by their ids, not by {task!r}")
-    return ids
-
-
-def _checked_bool(answer: bool) -> bool:
-    if not isinstance(answer, bool):
-        raise TypeError(f"the answer is True or False, not {answer!r}")
-    return answer
-
-
-def _checked_wait(answer: bool | float) -> float:
-    """An answer of `can_claim` in seconds to wait: none, or without end."""
-    if isinstance(answer, bool):
-        return 0.0 if answer else math.inf
-    if not answer >= 0:  # not a number compares as false, and what cannot be compared raises
-        raise ValueError(f"the answer is True, False or seconds to wait, not {answer!r}")
-    return answer
-
-
 class Planner:
-    """Claims, bids, and gives back, by the plan and the balancer."""
+    """Claims and bids by the plan and the balancer, and says what to give back.
 
-    def __init__(self, membership: Membership) -> None:
-        self._m = membership
-        self._consumer = membership.consumer
-        self._session = membership.session
-        self._context = BalancerContext(self._session, membership.running)
-        self._wanted = trio.Event()
-        self._urgent = trio.Event()
-        self._settled_early = trio.Event()
+    Args:
+        session: takes the requests.
+        settings: the consumer's.
+        runs: every run of this session, by task; read only.
+        running: the tasks that run here and need not stop, by id; read only.
+        emit: reports an event.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        settings: ConsumerSettings,
+        *,
+        runs: Mapping[str, TaskRun],
+        running: Mapping[str, RunningTask],
+        emit: Callable[[Event], None],
+    ) -> None:
+        self._session = session
+        self._me = session.node.identity
+        self._backup_delay = settings.backup_delay
+        self._bid_timeout = _BID_TIMEOUT + settings.grace + settings.cleanup_timeout
+        self._runs = runs
+        self._running = running
+        self._timer = PlanTimer(session, settle=settings.settle, rng=settings.rng)
+        self._context = BalancerContext(session, running)
         self._to_claim: deque[str] = deque()
         self._to_bid: deque[str] = deque()
         self._bids: dict[str, float] = {}
         self._unclaimed_since: dict[str, float] = {}
-        self._alone: dict[str, tuple[float, float]] = {}
+        self._left_alone: dict[str, tuple[float, float]] = {}  # until when, and for how long
         self._ask_again: dict[str, float] = {}
-        self._known_nodes: set[str] = set()
-        self._settled_at = self._settle_began = trio.current_time()
-        self._cost = 0.0
-        self._guarded("attach", lambda: self._consumer.balancer.attach(self._context), None)
+        self._balancer = GuardedBalancer(settings.balancer, self._context, self._me, emit)
         self.nodes_changed()
 
     # ---- when
 
     def tasks_changed(self) -> None:
         """Tasks came, went or changed hands."""
-        if not self._wanted.is_set():
-            self._wanted.set()
+        self._timer.tasks_changed()
 
     def nodes_changed(self) -> None:
-        """Nodes came, went or told something new: after a join let the cluster settle, after a leave plan at once."""
-        now = trio.current_time()
-        nodes = set(self._session.view.nodes)
-        if nodes - self._known_nodes:
-            if now >= self._settled_at:
-                self._settle_began = now
-            settle = self._consumer.settle
-            self._settled_at = min(now + settle, self._settle_began + _SETTLE_CAP * settle)
-            # What is left of the last plan gave the newcomer no part.
+        """Nodes came, went or announced something new."""
+        if self._timer.nodes_changed():  # what is left of the last plan gave the newcomer no part
             self._to_claim.clear()
             self._to_bid.clear()
-        if self._known_nodes - nodes:
-            self._urgent.set()
-        self._known_nodes = nodes
-        self.tasks_changed()
-
-    async def run(self) -> None:
-        """Plan after changes, and every few seconds. Never returns."""
-        while True:
-            with trio.move_on_after(self._idle_time()):
-                await self._wanted.wait()
-            with trio.move_on_after(max(self._consumer.random.uniform(*_DEBOUNCE), _COST_FACTOR * self._cost)):
-                await self._urgent.wait()
-            while trio.current_time() < self._settled_at and not self._settled_early.is_set():  # joins move it on
-                with trio.move_on_at(self._settled_at):
-                    await self._settled_early.wait()
-            with trio.move_on_after(_TICK):
-                while not self._session.quiet:  # noqa: ASYNC110 - bounded, and rare: a backlog is milliseconds
-                    await trio.sleep(0.01)
-            self._wanted, self._urgent, self._settled_early = trio.Event(), trio.Event(), trio.Event()
-            started = trio.current_time()
-            self._plan()
-            self._m.look_at_contested()
-            self._m.leave_if_done()
-            self._cost = trio.current_time() - started
-
-    def _idle_time(self) -> float:
-        now = trio.current_time()
-        times = [until - now for until, _ in self._alone.values() if until > now]
-        times += [at - now for at in self._ask_again.values() if at > now]
-        return max(0.01, min(_TICK, *times)) if times else _TICK
 
     def balance(self) -> None:
-        """Look at once, by a command."""
-        self._urgent.set()
-        self._settled_early.set()
-        self.tasks_changed()
+        """Plan at once, by a command."""
+        self._timer.hurry()
+
+    async def wait_due(self) -> None:
+        """Wait until it is time to plan: then call `plan`, without an await between."""
+        now = trio.current_time()
+        times = [until for until, _ in self._left_alone.values()] + list(self._ask_again.values())
+        await self._timer.wait_due(min((time for time in times if time > now), default=math.inf))
 
     # ---- what
 
-    def _plan(self) -> None:
-        session, me = self._session, self._m.me
+    def plan(self) -> list[str]:
+        """Decide what to claim and bid for: `refill` then asks for it.
+
+        Returns:
+            The tasks to give back, by the balancer.
+        """
+        session, me = self._session, self._me
         node = session.node
         view = session.view
         now = trio.current_time()
         self._unclaimed_since = {task: self._unclaimed_since.get(task, now) for task in view.unclaimed}
-        self._alone = {task: entry for task, entry in self._alone.items() if now < entry[0] + _ALONE_MOST}
+        self._left_alone = {task: entry for task, entry in self._left_alone.items() if now < entry[0] + _ALONE_MOST}
         self._ask_again = {task: at for task, at in self._ask_again.items() if task in view.unclaimed and at > now}
         self._to_claim.clear()
         self._to_bid.clear()
         if not session.current or not may_receive(node):
-            return
+            return []
         self._announce_full()
         bids = [task for task in self._bids if session.is_pending(task)]
         claims = [task for task in view.unclaimed if session.is_pending(task)] if session.pending else []
@@ -164,21 +118,15 @@ class Planner:
             me,
             pending_claims=frozenset(claims),
             pending_bids=frozenset(bids),
-            refused={task for task, (until, _) in self._alone.items() if now < until},
-            even=self._consumer.balancer.even,
+            refused={task for task, (until, _) in self._left_alone.items() if now < until},
+            even=self._balancer.even,
         )
         mine = [task for task, heir in heirs.items() if heir == me]
         self._to_claim.extend(task for task in mine if task in view.unclaimed)
         self._to_claim.extend(self._to_step_in(heirs, now))
         self._context.planned = [task for task in mine if task not in view.unclaimed]
-        balancer = self._consumer.balancer
-        nothing: list[str] = []
-        self._to_bid.extend(self._guarded("steal", lambda: _checked_ids(balancer.steal()), nothing))
-        for task in self._guarded("release", lambda: _checked_ids(balancer.release()), nothing):
-            run = self._m.runs.get(task)
-            if run is not None and run.state is RunState.RUNNING:
-                self._m.give_back(run)
-        self.refill()
+        self._to_bid.extend(self._balancer.steal())
+        return self._balancer.release()
 
     def _to_step_in(self, heirs: dict[str, str], now: float) -> Iterable[str]:
         """Unclaimed tasks whose first choice did not come: after each delay the next node in order steps in.
@@ -186,8 +134,8 @@ class Planner:
         The delay does not begin before the node that had the task has been seen to go, since only then is the task
         unclaimed.
         """
-        view, me = self._session.view, self._m.me
-        delay = self._consumer.backup_delay
+        view, me = self._session.view, self._me
+        delay = self._backup_delay
         late = [task for task, since in self._unclaimed_since.items() if now - since > delay and heirs.get(task) != me]
         if not late or self._is_full():
             return
@@ -212,7 +160,7 @@ class Planner:
         self._bids = {
             task: since
             for task, since in self._bids.items()
-            if session.is_pending(task) or (task not in self._m.runs and session.view.own_claims(task, self._m.me))
+            if session.is_pending(task) or (task not in self._runs and session.view.own_claims(task, self._me))
         }
         while self._to_bid and len(self._bids) < _BID_WINDOW and not self._is_full():
             task = self._to_bid.popleft()
@@ -222,8 +170,8 @@ class Planner:
 
     def wants(self, task: str) -> bool:
         """Whether a bid of ours that is in the view is still justified."""
-        session, consumer, now = self._session, self._consumer, trio.current_time()
-        if now - self._bids.setdefault(task, now) > _BID_TIMEOUT + consumer.grace + consumer.cleanup_timeout:
+        session, now = self._session, trio.current_time()
+        if now - self._bids.setdefault(task, now) > self._bid_timeout:
             self.leave_alone(task)
             return False
         owner = session.view.nodes.get(session.view.owner(task) or "")
@@ -232,13 +180,13 @@ class Planner:
         if not may_receive(session.node):
             return False
         return owner.draining or (
-            not owner.frozen and session.view.load(owner.identity) - 1 >= session.view.load(self._m.me)
+            not owner.frozen and session.view.load(owner.identity) - 1 >= session.view.load(self._me)
         )
 
     def consents(self, task: str, heir: str) -> bool:
         """Ask the balancer whether to hand a running task over."""
-        by_load = len(self._m.running) - 1 >= self._session.view.load(heir)
-        return self._guarded("consent", lambda: _checked_bool(self._consumer.balancer.consent(task, heir)), by_load)
+        by_load = len(self._running) - 1 >= self._session.view.load(heir)
+        return self._balancer.consents(task, heir, otherwise=by_load)
 
     def got(self, task: str) -> None:
         """The task is ours now."""
@@ -247,9 +195,9 @@ class Planner:
     def leave_alone(self, task: str) -> None:
         """The task was given back: do not take it again for a while, longer each time it comes back."""
         now = trio.current_time()
-        _, delay = self._alone.get(task, (0.0, 0.0))
+        _, delay = self._left_alone.get(task, (0.0, 0.0))
         delay = min(2 * delay, _ALONE_MOST) if delay else _ALONE_FIRST
-        self._alone[task] = (now + delay, delay)
+        self._left_alone[task] = (now + delay, delay)
         self.tasks_changed()
 
     # ---- one task
@@ -257,8 +205,8 @@ class Planner:
     def _may_take(self, task: str) -> bool:
         return (
             not self._session.is_pending(task)
-            and task not in self._m.runs
-            and trio.current_time() >= self._alone.get(task, (0.0, 0.0))[0]
+            and task not in self._runs
+            and trio.current_time() >= self._left_alone.get(task, (0.0, 0.0))[0]
         )
 
     def _may_claim(self, task: str) -> bool:
@@ -266,13 +214,13 @@ class Planner:
             return False
         if self._ask_again.get(task, 0.0) > trio.current_time():
             return False
-        wait = self._guarded("can_claim", lambda: _checked_wait(self._consumer.balancer.can_claim(task)), 0.0)
+        wait = self._balancer.seconds_until_claim(task)
         if 0 < wait < math.inf:
             self._ask_again[task] = trio.current_time() + wait
         return wait <= 0
 
     def _may_bid(self, task: str) -> bool:
-        view, me = self._session.view, self._m.me
+        view, me = self._session.view, self._me
         owner = view.nodes.get(view.owner(task) or "")
         if owner is None or owner.identity == me or task not in view.tasks:
             return False
@@ -285,7 +233,7 @@ class Planner:
 
     def _is_full(self) -> bool:
         session = self._session
-        load = session.view.load(self._m.me) + session.pending
+        load = session.view.load(self._me) + session.pending
         capacity = session.node.capacity
         return session.free_claims <= session.pending or (capacity is not None and load >= capacity)
 
@@ -295,11 +243,3 @@ class Planner:
         full = session.free_claims <= session.pending
         if full != session.node.full:
             session.announce(dataclasses.replace(session.node, full=full))
-
-    def _guarded(self, method: str, call: Callable[[], T], otherwise: T) -> T:
-        """Ask the balancer; one that raises is reported and has no opinion."""
-        try:
-            return call()
-        except Exception as error:  # noqa: BLE001 - whatever a user's balancer raises
-            self._consumer.emit(BalancerFailed(self._m.me, method, error))
-            return otherwise

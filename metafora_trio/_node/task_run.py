@@ -1,7 +1,7 @@
-"""The room of one task: its child nursery, its cancel scope, and how they end.
+"""TaskRun: one task's scope and nursery on this node, and how they end.
 
-The order in here is the promise: the claim is looked at, and the clock, in the same synchronous step that
-opens the scope; and the room says that it has closed only when nothing of the task runs any more.
+The order of the steps is the promise: the claim and the clock are checked in the same synchronous step that opens the
+scope, and a run says that it has closed only when nothing of the task runs any more.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import trio
 from metafora_trio._model.claim import Claim
 from metafora_trio._model.reconcile import RunState
 from metafora_trio._model.state import Outcome, StateName, StopReason, TaskError, TaskState
-from metafora_trio._running_task import Handler, RunningTask
+from metafora_trio._running_task import Handler, RunControl, RunningTask
 
 __all__ = ["TaskRun", "failure"]
 
@@ -33,7 +33,7 @@ def failure(error: BaseException, now: datetime.datetime) -> TaskState:
     return TaskState(StateName.FAILED, errors=(entry,))
 
 
-def _the_error(error: Exception) -> Exception:
+def _unwrapped(error: Exception) -> Exception:
     """What the handler raised, without the group that its nursery put around it."""
     if isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
         return error.exceptions[0]
@@ -42,15 +42,14 @@ def _the_error(error: Exception) -> Exception:
 
 @dataclass(slots=True, eq=False)
 class TaskRun:
-    """A task's runner and its scope.
+    """One run of a task: its scope and nursery, from the claim to the end.
 
     Attributes:
         id: the task's id.
         claim: the claim it runs under.
         state: where in its life it is.
-        give_back: whether the task is to be given to anyone, heir or not.
-        heir: the identity of who asked for the task.
-        task: what the handler was given, once the scope is open.
+        give_back: whether to give the task to any node, not only to an heir.
+        heir: the identity of the node that asked for the task.
         end: the final state to report, in FINISHED.
         stop_error: what the handler raised while it was being cancelled.
     """
@@ -60,45 +59,68 @@ class TaskRun:
     state: RunState = RunState.OPENING
     give_back: bool = False
     heir: str | None = None
-    task: RunningTask | None = None
     end: TaskState | None = None
     stop_error: BaseException | None = None
+    _control: RunControl | None = None
     _scope: trio.CancelScope | None = None
 
     @property
+    def open(self) -> bool:
+        """Whether the scope is open."""
+        return self.state in (RunState.RUNNING, RunState.CLOSING)
+
+    @property
     def reason(self) -> StopReason | None:
-        """Why the task must stop, as it has been told."""
-        return self.task._reason if self.task is not None else None
+        """Why the task was told to stop."""
+        return self._control.reason if self._control is not None else None
 
     def stop(self, reason: StopReason, grace: float) -> None:
-        """Tell the task to stop, and cancel its scope after `grace` seconds. For a room whose scope is open."""
-        assert self.task is not None
+        """Tell the task to stop, and cancel its scope after `grace` seconds. Only while the scope is open."""
+        assert self._control is not None
         assert self._scope is not None
         self.state = RunState.CLOSING
-        self.task._reason = reason
+        self._control.reason = reason
         if grace > 0:
             self._scope.deadline = trio.current_time() + grace
         else:
-            # Before the event: a handler that waits for it and returns must not complete a task it has no time for.
+            # Cancel before setting the event. Otherwise a handler woken by `stopping` could return normally and
+            # complete a task that it was told to give up.
             self._scope.cancel(reason=f"metafora: {reason}")
-        self.task.stopping.set()
+        self._control.stopping.set()
+
+    def note_cancellation(self) -> None:
+        """Record why the scope is being cancelled from outside, and shorten shields to the lease."""
+        assert self._control is not None
+        self._control.reason = self._control.stop_reason or StopReason.SHUTDOWN
+        self._control.cut_shields()
+
+    def fail(self, error: BaseException, now: datetime.datetime) -> None:
+        """End the task as failed. The scope is closed, or was never opened."""
+        self._finish(failure(error, now))
+
+    def discard_end(self) -> None:
+        """Drop the end: the task is not ours to end."""
+        self.end = None
+        self.state = RunState.CLOSED
 
     async def run(
         self,
         handler: Handler,
         task: RunningTask,
+        control: RunControl,
+        *,
         opened: Callable[[], None],
         now: Callable[[], datetime.datetime],
     ) -> None:
-        """Run the handler in the scope; on return the scope has closed, and the state is CLOSED or FINISHED.
+        """Run the handler in the scope. On return the scope has closed, and the state is CLOSED or FINISHED.
 
-        `opened` is called in the same synchronous step in which this is. Cancellation from outside (the session is
-        lost, the node shuts down) propagates, with the state CLOSED.
+        `opened` is called in the same synchronous step as this. Cancellation from outside (the session is lost, the
+        node shuts down) propagates, with the state CLOSED.
 
         Raises:
             TypeError: the handler is not async.
         """
-        self.task = task
+        self._control = control
         self.state = RunState.RUNNING
         outcome: Outcome | None = None
         error: Exception | None = None
@@ -108,7 +130,7 @@ class TaskRun:
             with trio.CancelScope() as self._scope:
                 opened()
                 try:
-                    async with trio.open_nursery() as task._nursery:
+                    async with trio.open_nursery() as control.nursery:
                         # After a freeze the lease may have run out while this was being scheduled.
                         await trio.lowlevel.checkpoint_if_cancelled()
                         running: object = handler(task)
@@ -118,16 +140,16 @@ class TaskRun:
                         else:
                             not_async = type(running).__name__
                 except Exception as raised:  # noqa: BLE001 - whatever a user's handler raises is its end
-                    error = _the_error(raised)
+                    error = _unwrapped(raised)
                 except BaseExceptionGroup as group:
                     _, rest = group.split(trio.Cancelled)
                     if not isinstance(rest, Exception):
                         raise
-                    error = _the_error(rest)
+                    error = _unwrapped(rest)
         finally:
-            task._nursery = None
+            control.nursery = None
             self.state = RunState.CLOSED
-        if not_async:  # a mistake of the node, not the end of the task: the next one would go the same way
+        if not_async:  # a mistake of the node, not the end of the task: every other task would go the same way
             raise TypeError(f"the handler {handler!r} is not async: calling it returns {not_async}, nothing to await")
         cancelled = self._scope.cancel_called or trio.current_effective_deadline() == -math.inf
         if error is not None and cancelled:

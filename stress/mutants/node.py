@@ -13,10 +13,13 @@ from metafora_trio._model.node_info import node_name
 from metafora_trio._model.plan import plan as right_plan
 from metafora_trio._model.reconcile import Action, NodeSituation, Release, RunState, Start, may_open
 from metafora_trio._model.stored_task import StoredTask
-from metafora_trio._node import membership, planner
+from metafora_trio._node import planner, task_runner
+from metafora_trio._node.executor import Executor
 from metafora_trio._node.membership import Membership
 from metafora_trio._node.planner import Planner
+from metafora_trio._node.situation import Situation
 from metafora_trio._node.task_run import TaskRun
+from metafora_trio._node.task_runner import TaskRunner
 from metafora_trio.contract import ClaimKind, ClusterView
 from metafora_trio_zookeeper._session.session import ZooKeeperSession
 
@@ -62,12 +65,12 @@ def claimed_is_owned() -> Iterator[Change]:
         return task in at.view.tasks and not at.draining and not at.view.deleted(task)
 
     yield reconcile, "_without_run", without_run
-    yield membership, "may_open", may_open
+    yield task_runner, "may_open", may_open
 
 
 @mutant(rule="A scope opens only under a claim that is not on its way out.", source=_QUEUE)
 def claim_on_its_way_out_starts() -> Iterator[Change]:
-    yield Membership, "is_leaving", lambda self, claim: False
+    yield Situation, "is_leaving", lambda self, claim: False
 
 
 @mutant(rule="A scope opens only for a task that exists.", source=_QUEUE)
@@ -81,23 +84,23 @@ def ended_task_opens() -> Iterator[Change]:
         else:
             yield Start(first)
 
-    async def read(self: Membership, run: TaskRun) -> StoredTask | None:
-        record = await self.session.read(run.id)
-        if not self.session.current or self.view.head(run.id) != run.claim or self.is_leaving(run.claim):
+    async def read(self: TaskRunner, run: TaskRun) -> StoredTask | None:
+        stored, at = await self._session.read(run.id), self._situation
+        if not self._session.current or at.view.head(run.id) != run.claim or at.is_leaving(run.claim):
             return None
-        return record or StoredTask({})
+        return stored or StoredTask({})
 
     yield reconcile, "_without_run", without_run
-    yield Membership, "_read", read
+    yield TaskRunner, "_read", read
 
 
 @mutant(rule="The clock is looked at in the step in which a scope opens.", source=_QUEUE)
 def lease_not_looked_at_on_opening() -> Iterator[Change]:
     """The end of the lease is something that happens: it stops what runs then, and nothing that opens after it."""
 
-    async def read(self: Membership, run: TaskRun) -> StoredTask | None:
-        record = await self.session.read(run.id)
-        return record if self.session.current and may_open(run.id, run.claim, self) else None
+    async def read(self: TaskRunner, run: TaskRun) -> StoredTask | None:
+        stored = await self._session.read(run.id)
+        return stored if self._session.current and may_open(run.id, run.claim, self._situation) else None
 
     async def watch_lease(self: Membership) -> None:
         lease = self.session.lease
@@ -108,11 +111,11 @@ def lease_not_looked_at_on_opening() -> Iterator[Change]:
                 continue
             for run in list(self.runs.values()):
                 if run.state is RunState.RUNNING:
-                    self.stop(run, StopReason.SESSION_LOST)
+                    self._executor.stop(run, StopReason.SESSION_LOST)
             while lease.cancel_at <= trio.current_time():  # noqa: ASYNC110 - a mutant may be slow
                 await trio.sleep(0.05)
 
-    yield Membership, "_read", read
+    yield TaskRunner, "_read", read
     yield Membership, "_watch_risk", watch_lease
     yield ZooKeeperSession, "_on_renewed", lambda self: None
 
@@ -136,13 +139,13 @@ def identity_is_the_name() -> Iterator[Change]:
 
 @mutant(rule="Nothing is given up before the scope has closed.", source=_QUEUE)
 def released_before_closed() -> Iterator[Change]:
-    right = Membership.stop
+    right = Executor.stop
 
-    def stop(self: Membership, run: TaskRun, reason: StopReason, heir: str | None = None) -> None:
+    def stop(self: Executor, run: TaskRun, reason: StopReason, heir: str | None = None) -> None:
         right(self, run, reason, heir)
-        self.session.release(run.claim)
+        self._session.release(run.claim)
 
-    yield Membership, "stop", stop
+    yield Executor, "stop", stop
 
 
 @mutant(rule="A claim that is not the head is deleted at once.", source=_QUEUE)
@@ -159,14 +162,14 @@ def loser_keeps_its_claim() -> Iterator[Change]:
 
 @mutant(rule="A bid is withdrawn only if the head of the queue still stands.", source=_QUEUE)
 def bid_withdrawn_unconditionally() -> Iterator[Change]:
-    right = Membership._carry_out
+    right = Executor._carry_out
 
-    def carry_out(self: Membership, task: str, run: TaskRun | None, action: Action) -> bool:
+    def carry_out(self: Executor, task: str, run: TaskRun | None, action: Action) -> bool:
         if isinstance(action, reconcile.Withdraw):
             action = Release(action.claim)
         return right(self, task, run, action)
 
-    yield Membership, "_carry_out", carry_out
+    yield Executor, "_carry_out", carry_out
 
 
 @mutant(rule="A bid that is not justified any more is withdrawn.", source=_QUEUE)
@@ -177,24 +180,24 @@ def bid_never_withdrawn() -> Iterator[Change]:
 @mutant(rule="A task is handed over only if the heir's claim still stands.", source=_QUEUE)
 def given_to_nobody() -> Iterator[Change]:
     """With the guards of both sides gone a task can be without an owner, though nobody asked for that."""
-    right = Membership._carry_out
+    right = Executor._carry_out
 
-    def carry_out(self: Membership, task: str, run: TaskRun | None, action: Action) -> bool:
+    def carry_out(self: Executor, task: str, run: TaskRun | None, action: Action) -> bool:
         if isinstance(action, reconcile.Withdraw | reconcile.HandOver):
             action = Release(action.claim)
         return right(self, task, run, action)
 
-    yield Membership, "_carry_out", carry_out
+    yield Executor, "_carry_out", carry_out
 
 
 @mutant(rule="A drained node leaves, and its session with it.", source=_QUEUE)
 def drained_node_stays() -> Iterator[Change]:
-    yield Membership, "leave_if_done", lambda self: None
+    yield Membership, "_leave_if_done", lambda self: None
 
 
 @mutant(rule="A draining node that has nobody left to hand over to lets go.", source=_QUEUE)
 def drain_waits_for_an_heir() -> Iterator[Change]:
-    yield Membership, "alone", property(lambda self: False)
+    yield Situation, "alone", property(lambda self: False)
 
 
 @mutant(rule="The owner consents only if that strictly lowers the imbalance.", source=_QUEUE)
@@ -207,7 +210,7 @@ def donor_and_heir_miscount() -> Iterator[Change]:
 
     def may_bid(self: Planner, task: str) -> bool:
         owner = self._session.view.owner(task)
-        return owner not in (None, self._m.me) and not self._session.view.own_claims(task, self._m.me)
+        return owner not in (None, self._me) and not self._session.view.own_claims(task, self._me)
 
     yield planner, "plan", plan
     yield Planner, "_may_bid", may_bid

@@ -36,8 +36,7 @@ async def test_freeze(autojump_clock: MockClock) -> None:
 async def test_freeze_withdraws_bids(autojump_clock: MockClock) -> None:
     """Bids of a node that is frozen go; so do those for tasks of one, which would never be answered."""
     async with open_cluster() as cluster:
-        a = await cluster.start("a")
-        a.consumer.max_handovers = 0  # never answers a bid
+        a = await cluster.start("a", max_handovers=0)  # never answers a bid
         await cluster.submit("t0", "t1", "t2", "t3")
         await cluster.wait_until(lambda: len(a.tasks) == 4)
         b = await cluster.start("b")

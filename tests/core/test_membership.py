@@ -123,7 +123,7 @@ async def test_lease_runs_out(autojump_clock: MockClock) -> None:
         a.take_events()
         cut = trio.current_time() + 0.5
         await trio.sleep_until(cut)
-        proof = task._lease.cancel_at - 6.0
+        proof = trio.current_time() + task.lease.remaining() - 6.0
         cluster.coordinator.partition(a.identity)
         await cluster.wait_until(lambda: b.tasks == {"t"})
         assert seen == [(StopReason.SESSION_LOST, 0.0)]

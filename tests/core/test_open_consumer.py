@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+from typing import get_type_hints
+
 import pytest
 import trio
 from trio.testing import MockClock
@@ -9,6 +12,8 @@ from trio.testing import MockClock
 from metafora_trio import (
     Command,
     CommandName,
+    Consumer,
+    ConsumerOptions,
     CoordinatorUnavailable,
     MemoryCoordinator,
     RunningTask,
@@ -154,3 +159,24 @@ async def test_node_that_fails_takes_the_body_with_it(autojump_clock: MockClock)
                 await trio.sleep_forever()
         exits = caught.value.subgroup(SystemExit)
         assert exits is not None
+
+
+def test_it_takes_what_a_consumer_takes() -> None:
+    """`ConsumerOptions` has each keyword argument of `Consumer`, with the same type."""
+    parameters = inspect.signature(Consumer).parameters.values()
+    keywords = {it.name: it.annotation for it in parameters if it.kind is inspect.Parameter.KEYWORD_ONLY}
+    assert ConsumerOptions.__annotations__.keys() == keywords.keys()
+    hints, options = get_type_hints(Consumer.__init__), get_type_hints(ConsumerOptions)
+    assert {name: hints[name] for name in keywords} == options
+
+
+async def test_every_option_reaches_the_node(autojump_clock: MockClock) -> None:
+    """Also those that are seldom used: a node that need not settle takes its first task at once."""
+    async with open_cluster() as cluster:
+        await cluster.submit("t")
+        async with open_consumer(cluster.coordinator, run_for_ever, settle=0.0):
+            await trio.sleep(0.5)
+            assert cluster.owners() != {}
+        with pytest.raises(TypeError, match="unexpected keyword argument 'setle'"):
+            async with open_consumer(cluster.coordinator, run_for_ever, setle=0.0):  # type: ignore[call-arg]
+                pass

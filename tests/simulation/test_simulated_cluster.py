@@ -164,7 +164,6 @@ def test_what_does_not_run_is_named(cluster: SimulatedCluster) -> None:
 
 def test_what_does_not_come_to_rest_is_told(cluster: SimulatedCluster) -> None:
     cluster.drain("n1")
-    cluster.nodes["n2"].consumer.capacity = 0  # behind its back, so that no plan knows of it
     cluster.crash("n2")
     cluster.submit("t3")
     cluster.settle()  # a new node takes everything

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from metafora_trio._node.membership import Membership
+from metafora_trio._node.executor import Executor
+from metafora_trio._node.situation import Situation
 from metafora_trio.testing.simulation import BrokenPromise
 from metafora_trio.testing.simulation._faults import FAULTS
 from metafora_trio_zookeeper.testing.simulated import SimulatedCluster
@@ -48,7 +49,7 @@ SCRIPT = Script(
 def two_start_everything() -> Iterator[None]:
     """A bug that a single step shows."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Membership, "draining", property(lambda self: True))
+        patch.setattr(Situation, "draining", property(lambda self: True))
         yield
 
 
@@ -214,9 +215,9 @@ def test_a_bug_of_the_library_is_no_catch(monkeypatch: pytest.MonkeyPatch, capsy
 def test_a_crash_is_no_catch() -> None:
     """A mutant that cannot run breaks no promise."""
 
-    def nonsense(self: Membership) -> None:
+    def nonsense(self: Executor) -> None:
         raise ZeroDivisionError
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Membership, "look_at_everything", nonsense)
+        patch.setattr(Executor, "look_at_everything", nonsense)
         assert not mutants.hunt("read-is-proof-of-life", 1, 3).caught

@@ -9,6 +9,7 @@ import random
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import trio
@@ -34,10 +35,12 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 @asynccontextmanager
-async def running(world: World, handler: Handler, name: str = "a") -> AsyncGenerator[tuple[Consumer, FakeConnection]]:
+async def running(
+    world: World, handler: Handler, name: str = "a", **options: Any
+) -> AsyncGenerator[tuple[Consumer, FakeConnection]]:
     """A node, joined, with its connection."""
     place = len(world.connections)
-    consumer = Consumer(world.coordinator, handler, name=name, rng=random.Random(1), settle=0.0)
+    consumer = Consumer(world.coordinator, handler, name=name, rng=random.Random(1), settle=0.0, **options)
     async with trio.open_nursery() as nursery:
         await nursery.start(lambda task_status: consumer.run(task_status=task_status))
         await trio.sleep(1.0)
@@ -169,7 +172,7 @@ async def test_a_task_that_lives_again_during_a_resync_is_not_taken_for_deleted(
             assert consumer._membership is not None
             b = consumer._membership.session
             b.bid("t")
-            consumer._membership.planner.wants = lambda task: True  # type: ignore[method-assign]
+            consumer._membership._planner.wants = lambda task: True  # type: ignore[method-assign]
             await eventually(b, lambda it: it.view.own_claims("t", it.node.identity))
             connection.cut()
             # Behind the watches and the barrier, in the jitter before the lists.
@@ -220,13 +223,12 @@ async def test_a_node_that_ends_claims_nothing_more() -> None:
     async def handler(task: RunningTask) -> None:
         await trio.sleep_forever()
 
-    async with running(world, handler) as (consumer, connection):
-        consumer.capacity = 1
+    async with running(world, handler, capacity=1) as (consumer, connection):
         await world.submit("t")
         await until(lambda: set(consumer.tasks) == {"t"})
         await world.submit("u")
         await trio.sleep(5)
         membership = consumer._membership
         assert membership is not None
-        membership.planner.refill = lambda: connection.sent.append("refill")  # type: ignore[method-assign]
+        membership._planner.refill = lambda: connection.sent.append("refill")  # type: ignore[method-assign]
     assert "refill" not in connection.sent[-20:]

@@ -1,0 +1,226 @@
+"""Executor: makes what runs here match the view, one task at a time.
+
+It looks at a task, asks the pure function `reconcile` what to do, and does it. Each look is one synchronous step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import assert_never
+
+import trio
+
+from metafora_trio._model import reconcile as do
+from metafora_trio._model.claim import Claim
+from metafora_trio._model.reconcile import RunState, reconcile
+from metafora_trio._model.state import StateName, StopReason
+from metafora_trio._running_task import RunningTask
+from metafora_trio.contract import Session
+from metafora_trio.events import Event, TaskClaimed, TaskEnded, TaskGivenUp, TaskStopping
+
+from .planner import Planner
+from .situation import Situation
+from .task_run import TaskRun
+from .task_runner import TaskRunner
+
+__all__ = ["Executor"]
+
+
+class Executor:
+    """Owns the runs of one session.
+
+    Args:
+        session: takes the requests.
+        situation: what `reconcile` needs to know of this node.
+        planner: is asked for more work when a run has ended, and told what came and went.
+        runner: runs a task that was claimed.
+        runs: every run, by task; filled here.
+        running: the tasks whose scope is open and that need not stop, by id; filled here.
+        grace: seconds between telling a task to stop and cancelling it.
+        emit: reports an event.
+        ended: called when a run has ended, whatever is left of it.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        situation: Situation,
+        planner: Planner,
+        runner: TaskRunner,
+        *,
+        runs: dict[str, TaskRun],
+        running: dict[str, RunningTask],
+        grace: float,
+        emit: Callable[[Event], None],
+        ended: Callable[[], None],
+    ) -> None:
+        self._session = session
+        self._situation = situation
+        self._planner = planner
+        self._runner = runner
+        self._runs = runs
+        self._running = running
+        self._grace = grace
+        self._emit = emit
+        self._ended = ended
+        self._nursery: trio.Nursery | None = None
+        self._cancelled = False
+
+    # ---- its life
+
+    def open(self, nursery: trio.Nursery) -> None:
+        """From now on, start tasks, in this nursery."""
+        self._nursery = nursery
+
+    def close(self) -> None:
+        """Start nothing more."""
+        self._nursery = None
+
+    def note_cancellation(self) -> None:
+        """Everything here is being cancelled: start nothing more, and let each open run know why it must stop."""
+        self._cancelled = True
+        for run in self.open_runs():
+            run.note_cancellation()
+
+    def open_runs(self) -> list[TaskRun]:
+        """The runs whose scope is open. Safe to call in another thread: one atomic copy, then no shared state."""
+        return [run for run in list(self._runs.values()) if run.open]
+
+    # ---- looking at tasks
+
+    def look_at_everything(self) -> None:
+        """Reconcile every task in which this node has a part."""
+        if self._session.current:
+            for task in self.parts():
+                self.look_at(task)
+        self._planner.tasks_changed()
+
+    def parts(self) -> Collection[str]:
+        """The tasks in which this node has a part: a claim, a bid or a run."""
+        claims = self._session.view.claims_of(self._situation.me)
+        return {**dict.fromkeys(claims), **dict.fromkeys(self._runs)}
+
+    def look_at_contested(self) -> None:
+        """Reconcile the tasks that this node has bid for, or that another node asks it for.
+
+        Whether a bid is justified depends on loads, nodes and time, so no event of the task itself need announce it.
+        """
+        view, me = self._session.view, self._situation.me
+        for task in [task for task in view.contested if view.own_claims(task, me)]:
+            self.look_at(task)
+
+    def look_at(self, task: str) -> None:
+        """Compare what should be with what is, for one task, and fix the difference."""
+        if not self._session.current:
+            return
+        again = True
+        while again:
+            again = False
+            run = self._runs.get(task)
+            for action in reconcile(task, self._situation, run):
+                again = self._carry_out(task, run, action) or again
+
+    def report_ends(self) -> bool:
+        """Look at the tasks with an end to report. Returns whether there still are any."""
+        for run in self._finished():
+            self.look_at(run.id)
+        return bool(self._finished())
+
+    def _finished(self) -> list[TaskRun]:
+        return [run for run in self._runs.values() if run.state is RunState.FINISHED]
+
+    # ---- actions
+
+    def _carry_out(self, task: str, run: TaskRun | None, action: do.Action) -> bool:
+        """Carry out one action. Returns whether the task must be looked at again now."""
+        session = self._session
+        match action:
+            case do.Start(claim):
+                self._start(task, claim)
+            case do.Stop(reason, heir):
+                assert run is not None
+                self.stop(run, reason, heir)
+            case do.Release(claim):
+                if claim == session.view.head(task):
+                    self._emit(TaskGivenUp(self._situation.me, task, claim.seq))
+                session.release(claim)
+            case do.Withdraw(claim, head):
+                session.withdraw(claim, head)
+            case do.HandOver(claim, heir_claim):
+                self._emit(TaskGivenUp(self._situation.me, task, claim.seq, heir_claim.node))
+                session.hand_over(claim, heir_claim)
+            case do.Finish(claim, deleted):
+                self._finish(run, claim, deleted)
+            case do.Discard():
+                assert run is not None
+                run.discard_end()
+                return True
+            case do.Forget():
+                assert run is not None
+                self._forget(run)
+                return True
+            case _:
+                assert_never(action)
+        return False
+
+    def _start(self, task: str, claim: Claim) -> None:
+        if self._nursery is None or self._cancelled:
+            return
+        run = self._runs[task] = TaskRun(task, claim)
+        self._planner.got(task)
+        self._emit(TaskClaimed(self._situation.me, task, claim.seq))
+        self._nursery.start_soon(self._live, run, name=f"metafora task {task}")
+
+    def stop(self, run: TaskRun, reason: StopReason, heir: str | None = None) -> None:
+        """Tell a task to stop."""
+        if run.state is RunState.CLOSING and run.reason is reason:
+            return
+        self._running.pop(run.id, None)
+        if heir is not None:
+            run.heir = heir
+            self._situation.begin_handover()
+        self._emit(TaskStopping(self._situation.me, run.id, run.claim.seq, reason, heir))
+        run.stop(reason, 0.0 if reason is StopReason.CLAIM_LOST else self._grace)
+
+    def give_back(self, task: str) -> bool:
+        """Stop a running task and give it to any node; this one leaves it alone for a while.
+
+        Returns:
+            Whether the task was running here.
+        """
+        run = self._runs.get(task)
+        if run is None or run.state is not RunState.RUNNING:
+            return False
+        run.give_back = True
+        self.stop(run, StopReason.RELEASED)
+        return True
+
+    def _finish(self, run: TaskRun | None, claim: Claim, deleted: bool) -> None:
+        end = None if deleted else run.end if run is not None else None
+        self._session.finish(claim, end)
+        if end is None:
+            self._emit(TaskEnded(self._situation.me, claim.task, claim.seq, StateName.KILLED))
+        else:
+            error = end.errors[-1].error if end.errors else ""
+            self._emit(TaskEnded(self._situation.me, claim.task, claim.seq, end.state, error))
+
+    def _forget(self, run: TaskRun) -> None:
+        del self._runs[run.id]
+        if run.give_back:
+            self._planner.leave_alone(run.id)
+
+    # ---- one run, from its claim to its end
+
+    async def _live(self, run: TaskRun) -> None:
+        try:
+            await self._runner.run(run, opened=lambda task: self._running.update({run.id: task}))
+        finally:
+            self._running.pop(run.id, None)
+            if run.state is RunState.OPENING:
+                del self._runs[run.id]
+            self.look_at(run.id)
+            if run.heir is not None and self._situation.end_handover():
+                self.look_at_contested()
+            if not self._cancelled:
+                self._planner.refill()
+            self._ended()

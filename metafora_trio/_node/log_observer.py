@@ -1,0 +1,59 @@
+"""LogObserver: writes events to the standard log."""
+
+from __future__ import annotations
+
+import logging
+
+from metafora_trio.events import (
+    BalancerFailed,
+    CommandDone,
+    CommandRejected,
+    Event,
+    JoinFailed,
+    LeaseAtRisk,
+    ObserverFailed,
+    SessionEnded,
+    SessionOpened,
+    TaskEnded,
+    TaskOverran,
+    TaskStopFailed,
+)
+
+__all__ = ["LogObserver"]
+
+_LEVELS: dict[type[Event], int] = {
+    SessionOpened: logging.INFO,
+    SessionEnded: logging.INFO,
+    JoinFailed: logging.WARNING,
+    LeaseAtRisk: logging.WARNING,
+    TaskStopFailed: logging.ERROR,
+    TaskOverran: logging.ERROR,
+    BalancerFailed: logging.ERROR,
+    ObserverFailed: logging.ERROR,
+    CommandDone: logging.INFO,
+    CommandRejected: logging.WARNING,
+}
+"""Of every other event: DEBUG."""
+
+
+class LogObserver:
+    """An observer that logs each event at its level, with the event itself as `record.event`.
+
+    Args:
+        logger: where to.
+    """
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self._logger = logger
+
+    def __call__(self, event: Event, /) -> None:
+        level = _LEVELS.get(type(event), logging.DEBUG)
+        if (isinstance(event, SessionEnded) and event.reason) or (isinstance(event, TaskEnded) and event.error):
+            level = logging.WARNING
+        if self._logger.isEnabledFor(level):
+            error = getattr(event, "error", None)
+            with_traceback = error if isinstance(error, BaseException) and level >= logging.ERROR else None
+            self._logger.log(level, "%s", event, exc_info=with_traceback, extra={"event": event})
+
+    def __repr__(self) -> str:
+        return f"<LogObserver {self._logger.name!r}>"

@@ -1,0 +1,92 @@
+"""PlanTimer: when to plan. Soon after a change, at once after a node has left, and not while joins are settling."""
+
+from __future__ import annotations
+
+import random
+
+import trio
+
+from metafora_trio._trio_util import AsyncBool
+from metafora_trio.contract import Session
+
+__all__ = ["PlanTimer"]
+
+_TICK = 3.0
+"""Seconds between two plans when nothing happens: the safety net."""
+_DEBOUNCE = (0.15, 0.35)
+"""Seconds from a change to the plan, drawn at random, so that nodes do not all act on one moment's view."""
+_COST_FACTOR = 10
+"""Plans that take long are made less often: planning takes at most a tenth of the time."""
+_SETTLE_CAP = 4
+"""A series of joins delays the plan by at most this many times the settling time."""
+
+
+class PlanTimer:
+    """Waits for the time of the next plan.
+
+    Args:
+        session: whose nodes are watched, and whose view must be quiet.
+        settle: seconds to wait after a join: more nodes may be about to join.
+        rng: the source of jitter.
+    """
+
+    def __init__(self, session: Session, *, settle: float, rng: random.Random) -> None:
+        self._session = session
+        self._settle = settle
+        self._rng = rng
+        self._wanted = AsyncBool()
+        self._urgent = AsyncBool()
+        self._settled_early = AsyncBool()
+        self._known_nodes: set[str] = set()
+        self._settled_at = self._settle_began = trio.current_time()
+        self._due_at: float | None = None
+
+    def tasks_changed(self) -> None:
+        """Tasks came, went or changed hands: plan soon."""
+        if not self._wanted.value:
+            self._wanted.value = True
+
+    def nodes_changed(self) -> bool:
+        """Nodes came, went or announced something new: let joins settle, and plan at once after a leave.
+
+        Returns:
+            Whether a node has joined.
+        """
+        now = trio.current_time()
+        nodes = set(self._session.view.nodes)
+        joined, left = bool(nodes - self._known_nodes), bool(self._known_nodes - nodes)
+        if joined:
+            if now >= self._settled_at:
+                self._settle_began = now
+            self._settled_at = min(now + self._settle, self._settle_began + _SETTLE_CAP * self._settle)
+        if left:
+            self._urgent.value = True
+        self._known_nodes = nodes
+        self.tasks_changed()
+        return joined
+
+    def hurry(self) -> None:
+        """Plan at once, also while joins are settling."""
+        self._urgent.value = True
+        self._settled_early.value = True
+        self.tasks_changed()
+
+    async def wait_due(self, at: float) -> None:
+        """Wait until it is time to plan. The caller then plans, without an await, before it calls this again.
+
+        Args:
+            at: when to plan if nothing happens, in Trio time; at most one tick from now in any case.
+        """
+        cost = trio.current_time() - self._due_at if self._due_at is not None else 0.0
+        with trio.move_on_after(max(0.01, min(_TICK, at - trio.current_time()))):
+            await self._wanted.wait_value(True)
+        with trio.move_on_after(max(self._rng.uniform(*_DEBOUNCE), _COST_FACTOR * cost)):
+            await self._urgent.wait_value(True)
+        while trio.current_time() < self._settled_at and not self._settled_early.value:  # joins move it on
+            with trio.move_on_at(self._settled_at):
+                await self._settled_early.wait_value(True)
+        with trio.move_on_after(_TICK):
+            while not self._session.quiet:  # noqa: ASYNC110 - bounded, and rare: a backlog is milliseconds
+                await trio.sleep(0.01)
+        self._wanted.value = self._urgent.value = self._settled_early.value = False
+        self._due_at = trio.current_time()

@@ -1,0 +1,81 @@
+"""The arguments of a consumer: as users pass them, and checked."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import socket
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypedDict
+
+from metafora_trio._clock import Clock
+from metafora_trio._model.task import check_node_name
+from metafora_trio.balancers import Balancer
+from metafora_trio.events import Observer
+
+from .watchdog import OnOverrun
+
+__all__ = ["ConsumerOptions", "ConsumerSettings", "default_name"]
+
+
+class ConsumerOptions(TypedDict, total=False):
+    """The keyword arguments of `Consumer`, which explains them; `open_consumer` takes the same."""
+
+    name: str | None
+    balancer: Balancer | None
+    capacity: int | None
+    tags: Iterable[str]
+    grace: float
+    cleanup_timeout: float
+    drain_timeout: float
+    on_overrun: OnOverrun
+    settle: float
+    backup_delay: float
+    max_handovers: int
+    observers: Sequence[Observer]
+    clock: Clock | None
+    rng: random.Random | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsumerSettings:
+    """What a consumer and its parts go by. `Consumer` explains each.
+
+    Raises:
+        TypeError, ValueError, InvalidName: an argument breaks a rule; the message names it.
+    """
+
+    name: str
+    balancer: Balancer
+    capacity: int | None
+    tags: frozenset[str]
+    grace: float
+    cleanup_timeout: float
+    drain_timeout: float
+    on_overrun: OnOverrun
+    settle: float
+    backup_delay: float
+    max_handovers: int
+    clock: Clock
+    rng: random.Random
+
+    def __post_init__(self) -> None:
+        check_node_name(self.name)
+        for argument in ("grace", "cleanup_timeout", "drain_timeout", "settle", "max_handovers"):
+            value = getattr(self, argument)
+            if not value >= 0:  # NaN compares as false
+                raise ValueError(f"{argument} must be 0 or more, not {value!r}")
+        if not self.backup_delay > 0:
+            raise ValueError(f"backup_delay must be more than 0, not {self.backup_delay!r}")
+        if self.on_overrun not in ("log", "exit"):
+            raise ValueError(f'on_overrun must be "log" or "exit", not {self.on_overrun!r}')
+        if self.capacity is not None and self.capacity < 0:
+            raise ValueError(f"capacity must be 0 or more, or None, not {self.capacity!r}")
+
+
+def default_name() -> str:
+    """Host and process id, as a node's name."""
+    host = re.sub(r"[^A-Za-z0-9._:@=+-]", "-", socket.gethostname()) or "node"
+    return f"{host[:100]}-{os.getpid()}"

@@ -1,0 +1,96 @@
+"""TaskRunner: reads a claimed task, looks at everything once more, and runs the handler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import trio
+
+from metafora_trio._clock import Clock
+from metafora_trio._errors import InvalidTask
+from metafora_trio._model.reconcile import may_open
+from metafora_trio._running_task import Handler, RunControl, RunningTask
+from metafora_trio.contract import Session, StoredTask
+from metafora_trio.events import Event, TaskOverran, TaskStarted, TaskStopFailed, TaskStopped
+
+from .situation import Situation
+from .task_run import TaskRun
+
+__all__ = ["TaskRunner"]
+
+_OVERRUN_TOLERANCE = 0.05
+"""Seconds that cancelling may take when a lease is revoked at once: what a thawed process is granted."""
+
+
+class TaskRunner:
+    """Runs tasks of one session, one call of `run` for each.
+
+    Args:
+        session: where tasks are read, and whose lease limits every run.
+        situation: for the check before a scope opens.
+        handler: the user's.
+        cleanup_timeout: seconds for which `task.cleanup()` shields.
+        clock: for the time of a failure.
+        emit: reports an event.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        situation: Situation,
+        handler: Handler,
+        *,
+        cleanup_timeout: float,
+        clock: Clock,
+        emit: Callable[[Event], None],
+    ) -> None:
+        self._session = session
+        self._situation = situation
+        self._handler = handler
+        self._cleanup_timeout = cleanup_timeout
+        self._clock = clock
+        self._emit = emit
+
+    async def run(self, run: TaskRun, opened: Callable[[RunningTask], None]) -> None:
+        """Read the task and run its handler, unless something has changed meanwhile.
+
+        `opened` is called in the step that opens the scope. On return the run is OPENING (nothing was opened), CLOSED
+        or FINISHED. A cancellation propagates.
+        """
+        stored = await self._read(run)
+        if stored is not None:
+            await self._run_handler(run, stored, opened)
+
+    async def _read(self, run: TaskRun) -> StoredTask | None:
+        """The stored task, if everything that was true when the run was made is still true after the reading."""
+        try:
+            stored = await self._session.read(run.id)
+        except InvalidTask as error:
+            run.fail(error, self._clock.now())
+            return None
+        if stored is None or stored.deleted or not self._session.current:
+            return None  # the view shows what is different, now or soon
+        if not may_open(run.id, run.claim, self._situation):
+            return None
+        if trio.current_time() >= self._session.lease.cancel_at:
+            return None
+        return stored
+
+    async def _run_handler(self, run: TaskRun, stored: StoredTask, opened: Callable[[RunningTask], None]) -> None:
+        lease, me = self._session.lease, self._situation.me
+        control = RunControl(lease, self._cleanup_timeout)
+        task = RunningTask(id=run.id, props=stored.props, node=me, token=run.claim.seq, control=control)
+
+        def on_open() -> None:
+            opened(task)
+            self._emit(TaskStarted(me, run.id, run.claim.seq))
+
+        try:
+            await run.run(self._handler, task, control, opened=on_open, now=self._clock.now)
+        finally:
+            late = trio.current_time() - lease.end
+            self._emit(TaskStopped(me, run.id, run.claim.seq, task.stop_reason))
+            if late > _OVERRUN_TOLERANCE:
+                self._emit(TaskOverran(me, run.id, run.claim.seq, late))
+        if run.stop_error is not None:
+            self._emit(TaskStopFailed(me, run.id, run.claim.seq, run.stop_error))
