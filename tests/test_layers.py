@@ -34,6 +34,12 @@ SHARED_BY_SIMULATIONS = {
 """Two simulated clusters that reach into the node and the store, until there is one over a protocol of its own."""
 
 
+def is_module(name: str, root: Path) -> bool:
+    """Whether a full name is that of a module, of the core or below `root`."""
+    paths = [folder.joinpath(*name.split(".")) for folder in (CORE.parent, root)]
+    return any(path.is_dir() or path.with_suffix(".py").exists() for path in paths)
+
+
 def imports(file: Path, root: Path) -> set[str]:
     """The modules that a file imports, at any depth of its code, by their full names."""
     module = file.relative_to(root).with_suffix("").parts
@@ -44,9 +50,7 @@ def imports(file: Path, root: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             source = ".".join([*(module[: -node.level] if node.level else ()), *filter(None, [node.module])])
             for alias in node.names:
-                below = root.joinpath(*source.split("."), alias.name)
-                is_module = below.is_dir() or below.with_suffix(".py").exists()
-                found.add(f"{source}.{alias.name}" if is_module else source)
+                found.add(f"{source}.{alias.name}" if is_module(f"{source}.{alias.name}", root) else source)
     return found
 
 
