@@ -2,13 +2,13 @@
 
 A coordinator has three parts, and so has this one:
 
-* `Store` (in `store.py`) is what the broker does: transactions, each all or nothing, whose events go to
-  every subscriber in one order. It keeps the truth as a `ClusterView`, the same type as everybody's picture of it.
-* `Feed` (there too) is a subscriber: a live view, which a Trio task of its own brings up to date, never the caller
-  of a request. So a view changes only while its user awaits.
-* `MemorySession` and `MemoryClient` put requests to the store. A request travels like an event does, and
-  its answer comes back behind the events it has caused: when the mark (`is_pending`, `is_leaving`) goes,
-  the view shows what came of it.
+* `Store` (`store.py`) is what the broker does: transactions, each all or nothing, whose events go to every subscriber in
+  one order. It keeps the truth as a `ClusterView`, the type that every session's view has, too.
+* `Feed` (`feed.py`) is a subscriber: a live view, brought up to date by a Trio task of its own, never by the caller of a
+  request. So a view changes only while its user awaits.
+* `MemorySession` (`session.py`) and `MemoryClient` (`client.py`) send requests to the store. A request travels as an event
+  does, and its answer comes back behind the events that it caused: when a claim is no longer marked as requested
+  (`is_pending`, `is_leaving`), the view shows what became of it.
 
 For tests there are faults on demand (`expire`, `crash`, `partition`, `outage`) and delays (`latency`). Time is
 Trio's clock, so that all of it runs on virtual time as well.
@@ -17,260 +17,26 @@ Trio's clock, so that all of it runs on virtual time as well.
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import trio
 
 from metafora_trio._errors import CoordinatorUnavailable, NodeNotFound, SessionLost
 from metafora_trio.contract import (
-    BrokerClient,
-    Claim,
-    ClaimKind,
-    ClusterView,
-    Command,
     Coordinator,
-    Lease,
-    LeaseTerms,
     NodeInfo,
-    QueuedCommand,
-    RepeatedEvent,
-    Session,
-    StoredTask,
-    Task,
-    TaskSnapshot,
-    TaskState,
     check_node_name,
     open_service_nursery,
 )
 
-from .store import Feed, Item, Request, Store, Wire
+from .client import MemoryClient
+from .session import MemorySession
+from .store import Store
 
 __all__ = ["MemoryCoordinator", "from_url"]
-
-
-class MemorySession(Feed, Session):
-    """A session with the store; `MemoryCoordinator.open_session` makes it."""
-
-    def __init__(self, store: Store, node: NodeInfo, *, latency: float, session_timeout: float) -> None:
-        super().__init__(latency)
-        self.node = node
-        self.lease = Lease()
-        self.scope = trio.CancelScope()  # around the body
-        self.outbox: Wire[Request] = Wire(latency)
-        self._store = store
-        self._terms = LeaseTerms(session_timeout)
-        self._open = True
-        self._current = True
-        self._healed = RepeatedEvent()
-        self._pending: set[str] = set()
-        self._leaving: set[Claim] = set()
-        self._outstanding = 0
-        self._queued_commands: dict[str, QueuedCommand] = {}
-        self._renew_lease()
-
-    @property
-    def mortal(self) -> bool:
-        """Whether the broker ends the session when it hears nothing of it for a while."""
-        return self.session_timeout < math.inf
-
-    @property
-    def current(self) -> bool:
-        return self._current
-
-    @property
-    def quiet(self) -> bool:
-        return not self.inbox.arrived
-
-    @property
-    def session_timeout(self) -> float:
-        return self._terms.session_timeout
-
-    async def read(self, task: str) -> StoredTask | None:
-        await trio.sleep(2 * self.inbox.latency)
-        while not self._current:
-            await self._healed.wait()
-        return self._store.tasks.get(task)
-
-    # ---- requests
-
-    def is_pending(self, task: str) -> bool:
-        return task in self._pending
-
-    @property
-    def pending(self) -> int:
-        return len(self._pending)
-
-    def is_leaving(self, claim: Claim) -> bool:
-        return claim in self._leaving
-
-    @property
-    def outstanding(self) -> int:
-        return self._outstanding
-
-    def claim(self, task: str) -> None:
-        self._add_claim(task, ClaimKind.CLAIM)
-
-    def bid(self, task: str) -> None:
-        self._add_claim(task, ClaimKind.BID)
-
-    def release(self, claim: Claim) -> None:
-        self._end_claim(claim, partial(self._store.remove_claim, claim))
-
-    def withdraw(self, claim: Claim, head: Claim) -> None:
-        self._end_claim(claim, partial(self._store.remove_claim, claim, if_there=head))
-
-    def hand_over(self, claim: Claim, heir: Claim) -> None:
-        self._end_claim(claim, partial(self._store.remove_claim, claim, if_there=heir))
-
-    def finish(self, claim: Claim, state: TaskState | None) -> None:
-        version = int(self.view.deleted(claim.task))
-        self._end_claim(claim, partial(self._store.finish, claim, version, state))
-
-    def announce(self, node: NodeInfo) -> None:
-        self.node = node
-        self._ask(Request(partial(self._store.put_node, node)))
-
-    def queued_commands(self) -> Sequence[QueuedCommand]:
-        return tuple(self._queued_commands.values())
-
-    def discard(self, queued: QueuedCommand) -> None:
-        if self._queued_commands.pop(queued.id, None):
-            self._ask(Request(partial(self._store.remove_command, queued)))
-
-    def _add_claim(self, task: str, kind: ClaimKind) -> None:
-        if self._open and task not in self._pending:
-            self._pending.add(task)
-            self._ask(Request(partial(self._store.add_claim, task, self.node.identity, kind), task))
-
-    def _end_claim(self, claim: Claim, effect: Callable[[], None]) -> None:
-        if self._open and claim not in self._leaving:
-            self._leaving.add(claim)
-            self._ask(Request(effect, claim.task, claim))
-
-    def _ask(self, request: Request) -> None:
-        if self._open:
-            self._outstanding += 1
-            self.outbox.put(request)
-
-    # ---- what serves the session
-
-    async def send(self) -> None:
-        """Bring requests to the store, and its answers back, for ever."""
-        while True:
-            await self.outbox.wait_arrived()
-            for request in self.outbox.take():
-                request.effect()
-                self.inbox.put(request)
-
-    async def keep_alive(self) -> None:
-        """Renew the lease while the store can be reached; end the session when it could not for too long."""
-        while True:
-            await trio.sleep(self._terms.heartbeat_period)
-            if not self.outbox.cut:
-                self._renew_lease()
-            elif trio.current_time() >= self.lease.proof + self.session_timeout:
-                self.mute()
-                self._store.end_session(self.node.identity)
-
-    def _renew_lease(self) -> None:
-        if self.mortal:
-            self.lease.renew(self._terms, trio.current_time())
-            self.scope.deadline = self.lease.cancel_at
-
-    def _apply(self, item: Item) -> None:
-        match item:
-            case Request():
-                self._outstanding -= 1
-                if item.leaving is not None:
-                    self._leaving.discard(item.leaving)
-                elif item.task is not None:
-                    self._pending.discard(item.task)
-                if item.task is not None:
-                    self._changes.tasks[item.task] = None
-                else:
-                    self._changes.nodes = True
-            case QueuedCommand():
-                self._queued_commands[item.id] = item
-                self._changes.nodes = True
-            case _:
-                super()._apply(item)
-                if isinstance(item, ClusterView):
-                    self._current = True
-                    self._healed.set()
-
-    # ---- its end, and faults
-
-    def close(self) -> None:
-        """Bring what has been asked for to the store, as far as it can be reached, and leave."""
-        if not self.outbox.cut:
-            for request in self.outbox.rest():
-                request.effect()
-        self.mute()
-        self._store.end_session(self.node.identity)
-
-    def mute(self) -> None:
-        """From now on nothing it does counts, and nothing reaches it."""
-        self._open = False
-        self.lease.revoke(trio.current_time())
-        self.partition()
-        self._pending.clear()
-        self._leaving.clear()
-        self._outstanding = 0
-
-    def partition(self) -> None:
-        self._current = False
-        self.inbox.cut = self.outbox.cut = True
-
-    def heal(self) -> None:
-        if self._open:
-            self.inbox.mend()
-            self.outbox.mend()
-            self._renew_lease()
-            self.inbox.put(self._store.picture())
-
-
-class MemoryClient(Feed, BrokerClient):
-    """A client of the store; `MemoryCoordinator.open_client` makes it."""
-
-    def __init__(self, store: Store, *, latency: float) -> None:
-        super().__init__(latency)
-        self._store = store
-
-    async def submit(self, tasks: Sequence[Task], *, again: bool) -> None:
-        async with self._travel():
-            self._store.submit(tasks, again=again)
-
-    async def delete(self, task: str) -> None:
-        async with self._travel():
-            self._store.delete(task)
-
-    async def look_up(self, task: str) -> TaskSnapshot:
-        async with self._travel():
-            return self._store.look_up(task)
-
-    async def finished(self) -> Sequence[str]:
-        async with self._travel():
-            return [task for task in self._store.states if task not in self._store.tasks]
-
-    async def send(self, identity: str, command: Command) -> None:
-        async with self._travel():
-            self._store.queue_command(identity, command)
-
-    async def open_view(self) -> ClusterView:
-        await trio.lowlevel.checkpoint()
-        return self.view
-
-    @asynccontextmanager
-    async def _travel(self) -> AsyncGenerator[None]:
-        """Round what happens at the broker. On return the view shows it: the answer comes behind the events."""
-        await trio.sleep(self.inbox.latency)
-        yield
-        await trio.sleep(self.inbox.latency)
-        self._catch_up()
 
 
 class MemoryCoordinator(Coordinator):

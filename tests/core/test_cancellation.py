@@ -16,7 +16,7 @@ import trio
 from trio.testing import MockClock
 
 from metafora_trio import Consumer, Outcome, RunningTask, StatusName
-from metafora_trio._memory.coordinator import MemorySession
+from metafora_trio._memory.session import MemorySession
 from metafora_trio.contract import StoredTask
 from tests.support.nodes import Cluster, Node, open_cluster
 

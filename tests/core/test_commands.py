@@ -7,7 +7,7 @@ import trio
 from trio.testing import MockClock
 
 from metafora_trio import Command, CommandName, Consumer, NodeNotFound, TaskNotFound
-from metafora_trio._memory.coordinator import MemorySession
+from metafora_trio._memory.session import MemorySession
 from metafora_trio.contract import ClaimKind, QueuedCommand
 from tests.support.nodes import open_cluster, run_for_ever
 

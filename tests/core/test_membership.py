@@ -7,7 +7,7 @@ import trio
 from trio.testing import MockClock
 
 from metafora_trio import RunningTask, StatusName, StopReason
-from metafora_trio._memory.coordinator import MemorySession
+from metafora_trio._memory.session import MemorySession
 from metafora_trio._model.view import TaskRemoved
 from metafora_trio.contract import StoredTask
 from metafora_trio.events import LeaseAtRisk, SessionEnded, SessionOpened, TaskOverran, TaskStarted, TaskStopped

@@ -7,7 +7,7 @@ import trio
 from trio.testing import MockClock
 
 from metafora_trio import RunningTask
-from metafora_trio._memory.coordinator import MemorySession
+from metafora_trio._memory.session import MemorySession
 from metafora_trio._model.plan import affinity_order
 from metafora_trio._model.view import NodeRemoved
 from metafora_trio.balancers import GreedyBalancer

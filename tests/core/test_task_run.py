@@ -22,7 +22,7 @@ from metafora_trio import (
     TaskNotFound,
     open_client,
 )
-from metafora_trio._memory.coordinator import MemorySession
+from metafora_trio._memory.session import MemorySession
 from metafora_trio._node.task_run import failure
 from metafora_trio.contract import StoredTask
 from tests.support.nodes import open_cluster

@@ -141,7 +141,7 @@ PROGRAM = """
 import os, sys, threading
 import trio
 from metafora_trio import Consumer, MemoryCoordinator, Task, open_client
-from metafora_trio._memory.coordinator import MemorySession
+from metafora_trio._memory.session import MemorySession
 
 MemorySession.watched = True  # as where the lease is one of real time
 

@@ -10,8 +10,10 @@ import trio.testing
 
 import metafora_trio as mt
 from metafora_trio import contract
-from metafora_trio._memory.coordinator import MemoryClient, MemorySession
-from metafora_trio._memory.store import Feed, Item, Request, Store
+from metafora_trio._memory.client import MemoryClient
+from metafora_trio._memory.feed import Feed, Item, Request
+from metafora_trio._memory.session import MemorySession
+from metafora_trio._memory.store import Store
 from metafora_trio._model.view import ClaimRemoved, TaskRemoved
 from metafora_trio.testing.conformance import CoordinatorConformance, Subject, eventually
 from metafora_trio.testing.conformance._subject import raises, told

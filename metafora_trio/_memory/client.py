@@ -1,0 +1,61 @@
+"""MemoryClient: a client of the store."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+
+import trio
+
+from metafora_trio.contract import (
+    BrokerClient,
+    ClusterView,
+    Command,
+    Task,
+    TaskSnapshot,
+)
+
+from .feed import Feed
+from .store import Store
+
+__all__ = ["MemoryClient"]
+
+
+class MemoryClient(Feed, BrokerClient):
+    """A client of the store; `MemoryCoordinator.open_client` makes it."""
+
+    def __init__(self, store: Store, *, latency: float) -> None:
+        super().__init__(latency)
+        self._store = store
+
+    async def submit(self, tasks: Sequence[Task], *, again: bool) -> None:
+        async with self._travel():
+            self._store.submit(tasks, again=again)
+
+    async def delete(self, task: str) -> None:
+        async with self._travel():
+            self._store.delete(task)
+
+    async def look_up(self, task: str) -> TaskSnapshot:
+        async with self._travel():
+            return self._store.look_up(task)
+
+    async def finished(self) -> Sequence[str]:
+        async with self._travel():
+            return [task for task in self._store.states if task not in self._store.tasks]
+
+    async def send(self, identity: str, command: Command) -> None:
+        async with self._travel():
+            self._store.queue_command(identity, command)
+
+    async def open_view(self) -> ClusterView:
+        await trio.lowlevel.checkpoint()
+        return self.view
+
+    @asynccontextmanager
+    async def _travel(self) -> AsyncGenerator[None]:
+        """Round what happens at the broker. On return the view shows it: the answer comes behind the events."""
+        await trio.sleep(self.inbox.latency)
+        yield
+        await trio.sleep(self.inbox.latency)
+        self._catch_up()
