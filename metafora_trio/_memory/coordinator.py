@@ -2,13 +2,13 @@
 
 A coordinator has three parts, and so has this one:
 
-* `Store` (`store.py`) is what the broker does: transactions, each all or nothing, whose events go to every subscriber in
-  one order. It keeps the truth as a `ClusterView`, the type that every session's view has, too.
-* `Feed` (`feed.py`) is a subscriber: a live view, brought up to date by a Trio task of its own, never by the caller of a
-  request. So a view changes only while its user awaits.
-* `MemorySession` (`session.py`) and `MemoryClient` (`client.py`) send requests to the store. A request travels as an event
-  does, and its answer comes back behind the events that it caused: when a claim is no longer marked as requested
-  (`is_pending`, `is_leaving`), the view shows what became of it.
+* `Store` (`store.py`) is what the broker does: transactions, each all or nothing, whose events go to every subscriber
+  in one order. It keeps the truth as a `ClusterView`, the type that every session's view has, too.
+* `Feed` (`feed.py`) is a subscriber: a live view, brought up to date by a Trio task of its own, never by the caller of
+  a request. So a view changes only while its user awaits.
+* `MemorySession` (`session.py`) and `MemoryClient` (`client.py`) send requests to the store. A request travels as an
+  event does, and its answer comes back behind the events that it caused: when a claim is no longer marked as
+  requested (`is_pending`, `is_leaving`), the view shows what became of it.
 
 For tests there are faults on demand (`expire`, `crash`, `partition`, `outage`) and delays (`latency`). Time is
 Trio's clock, so that all of it runs on virtual time as well.
