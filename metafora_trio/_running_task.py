@@ -52,8 +52,8 @@ class RunControl:
     __slots__ = ("_cleanup_timeout", "_shields", "lease", "nursery", "reason", "stopping")
 
     def __init__(self, lease: Lease, cleanup_timeout: float) -> None:
-        self.lease = lease
-        self.stopping = trio.Event()
+        self.lease: Lease = lease
+        self.stopping: trio.Event = trio.Event()
         self.nursery: trio.Nursery | None = None
         self.reason: StopReason | None = None
         self._cleanup_timeout = cleanup_timeout
