@@ -23,7 +23,7 @@ _COMMANDS = {
     "wait": ("_tasks", "Wait until tasks have ended."),
     "rm": ("_tasks", "Delete tasks; running ones are stopped first."),
     "nodes": ("_nodes", "List the live nodes and what they have."),
-    "freeze": ("_nodes", "Let nodes keep what they have, and neither take nor give."),
+    "freeze": ("_nodes", "Freeze nodes: they keep what they have, claim nothing and give nothing."),
     "unfreeze": ("_nodes", "End a freeze."),
     "drain": ("_nodes", "Let nodes hand over all they have, and leave."),
     "balance": ("_nodes", "Let nodes balance at once."),
