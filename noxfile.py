@@ -1,6 +1,6 @@
 """Every check of the project, each in its own virtual environment: `nox -l` lists them.
 
-What follows `--` is handed on: `nox -s tests -- tests/model/test_view.py -k unclaimed`. The bare `nox` runs what
+Sessions hand on what follows `--`: `nox -s tests -- tests/model/test_view.py -k unclaimed`. The bare `nox` runs what
 `.ci/run` runs.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import nox
@@ -22,12 +23,16 @@ GROUPS = nox.project.load_toml(ROOT / "pyproject.toml")
 SOURCES = ("metafora_trio", "coordinators/metafora_trio_zookeeper")
 BENCHMARKS = ("claims", "cluster", "failover", "handover", "join", "idle")
 ZOOKEEPER_JAR = Path("/usr/share/java/zookeeper.jar")
+ZOOKEEPER_TESTS = "tests/zookeeper"
+NO_SELECTION = ("--basetemp", "--confcutdir", "--deselect", "--ignore", "--junitxml", "--log-file", "--rootdir")
+"""The options of pytest whose value is a path and selects nothing."""
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """All tests, those against real ZooKeeper servers too, and the coverage of the core. Posargs go to pytest."""
-    need_zookeeper(session)
+    """All tests and the coverage of the core. Needs ZooKeeper, unless the posargs, which go to pytest, leave it out."""
+    if may_need_zookeeper(session.posargs):
+        provide_zookeeper(session)
     session.install("-e", ".[all]", *group("test"))
     session.run("coverage", "erase")
     session.run("coverage", "run", "-m", "pytest", *session.posargs)
@@ -47,7 +52,8 @@ def core_only(session: nox.Session) -> None:
 @nox.session
 def wheel(session: nox.Session) -> None:
     """Builds the wheel and tests it, installed, from a folder without the sources. Posargs go to pytest."""
-    need_zookeeper(session)
+    if may_need_zookeeper(session.posargs):
+        provide_zookeeper(session)
     folder = Path(session.create_tmp())
     shutil.rmtree(folder)
     folder.mkdir()
@@ -57,7 +63,7 @@ def wheel(session: nox.Session) -> None:
     session.install("--force-reinstall", f"{built}[all]")  # its version may be that of the last run
     for name in ("tests", "examples", "stress", "docs"):
         shutil.copytree(ROOT / name, folder / name)
-    for name in ("pyproject.toml", "noxfile.py", "README.md"):
+    for name in ("pyproject.toml", "noxfile.py", "README.md", "CONTRIBUTING.md"):
         shutil.copy(ROOT / name, folder)
     session.chdir(folder)
     session.run("pytest", *session.posargs)
@@ -99,7 +105,7 @@ def demo(session: nox.Session) -> None:
 @nox.session
 def stress(session: nox.Session) -> None:
     """The benchmarks, each on a ZooKeeper of its own; slow. Posargs choose: `nox -s stress -- claims --tasks 1000`."""
-    need_zookeeper(session)
+    provide_zookeeper(session)
     session.install("-e", ".[zookeeper,cli]")
     for arguments in [session.posargs] if session.posargs else [[name] for name in BENCHMARKS]:
         session.run("python", "-m", "stress.bench", *arguments)
@@ -122,7 +128,7 @@ def mutants(session: nox.Session) -> None:
 @nox.session
 def chaos(session: nox.Session) -> None:
     """Chaos against real servers, minutes long. Posargs go to it: `nox -s chaos -- --seed 7 --report out.html`."""
-    need_zookeeper(session)
+    provide_zookeeper(session)
     session.install("-e", ".[zookeeper,cli]")
     session.run("python", "-m", "stress.chaos", *session.posargs)
 
@@ -132,8 +138,33 @@ def group(name: str) -> list[str]:
     return list(nox.project.dependency_groups(GROUPS, name))
 
 
-def need_zookeeper(session: nox.Session) -> None:
-    """Sees to ZooKeeper's jars and a Java to run them, and installs them where apt and root are at hand.
+def may_need_zookeeper(arguments: Sequence[str]) -> bool:
+    """Decide whether pytest, given these arguments, may run tests that start ZooKeeper servers.
+
+    All of those are in `tests/zookeeper`. The answer is no if that folder is ignored, or if the arguments name
+    other parts of `tests` and nothing of it; in doubt it is yes.
+    """
+    selected: list[str] = []
+    option = ""
+    for argument in arguments:
+        name, _, value = argument.partition("=")
+        if "--ignore" in (option, name) and _inside(ZOOKEEPER_TESTS, value or argument):
+            return False
+        if not argument.startswith("-") and option not in NO_SELECTION:
+            selected.append(argument.partition("::")[0])
+        option = argument
+    in_tests = [path for path in selected if _inside(path, "tests")]
+    with_servers = [path for path in selected if _inside(path, ZOOKEEPER_TESTS) or _inside(ZOOKEEPER_TESTS, path)]
+    return not in_tests or bool(with_servers)
+
+
+def _inside(path: str, folder: str) -> bool:
+    """Tell whether a path is the folder or below it. Both may be relative to the project."""
+    return Path(os.path.normpath(ROOT / path)).is_relative_to(os.path.normpath(ROOT / folder))
+
+
+def provide_zookeeper(session: nox.Session) -> None:
+    """Find ZooKeeper's jars and a Java to run them, or install them if apt and root are available.
 
     Raises:
         nox.command.CommandFailed: the session ends, saying what to install, if they are missing and cannot be.
