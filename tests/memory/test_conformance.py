@@ -69,6 +69,12 @@ def delete_by_prefix(self: Store, task: str) -> None:
         right_delete(self, id)
 
 
+def begin_with_an_empty_view(self: Store, feed: Feed) -> None:
+    right_feed(self, feed)
+    feed.inbox.put(feed.view)
+    feed.view = contract.ClusterView()
+
+
 def keep_the_session(self: Store, identity: str) -> None:
     """The node and its claims stay when it leaves."""
 
@@ -127,6 +133,7 @@ def lagging(self: MemoryClient) -> None:
 
 
 right_submit, right_delete, right_queue_command = Store.submit, Store.delete, Store.queue_command
+right_feed = Store.feed
 right_session_apply, right_ask = MemorySession._apply, MemorySession._ask
 right_wait_changed = Feed.wait_changed
 
@@ -141,6 +148,7 @@ WRONG: dict[str, Patch] = {
     "test_a_task_is_submitted_once": patch(Store, "submit", submit_one_by_one),
     "test_an_ended_task_is_submitted_again_only_when_told": patch(Store, "submit", submit_always_again),
     "test_a_deleted_id_is_no_prefix": patch(Store, "delete", delete_by_prefix),
+    "test_joining_shows_what_is_stored": patch(Store, "feed", begin_with_an_empty_view),
     "test_join_and_leave_are_seen": patch(Store, "end_session", keep_the_session),
     "test_leaving_gives_up_every_claim": patch(Store, "end_session", keep_the_session),
     "test_an_expired_session_is_lost": patch(Store, "end_session", keep_the_session),
