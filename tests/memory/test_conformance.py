@@ -13,8 +13,9 @@ from metafora_trio import contract
 from metafora_trio._memory.coordinator import MemoryClient, MemorySession
 from metafora_trio._memory.store import Feed, Item, Request, Store
 from metafora_trio._model.view import ClaimRemoved, TaskRemoved
-from metafora_trio.testing.conformance import CoordinatorConformance, Subject, eventually
+from metafora_trio.testing.conformance import CoordinatorConformance, eventually
 from metafora_trio.testing.conformance._subject import raises, told
+from tests.support.subjects import memory_subject
 
 Patch = Callable[[pytest.MonkeyPatch], None]
 
@@ -170,12 +171,7 @@ def test_caught(check: str, monkeypatch: pytest.MonkeyPatch) -> None:
     WRONG[check](monkeypatch)
 
     async def main(latency: float) -> None:
-        coordinator = mt.MemoryCoordinator(latency=latency)
-
-        async def expire(session: contract.Session) -> None:
-            coordinator.expire(session.node.identity)
-
-        await getattr(CoordinatorConformance(), check)(Subject(coordinator, expire))
+        await getattr(CoordinatorConformance(), check)(memory_subject(latency=latency))
 
     caught = 0
     for latency in (0.0, 0.1):

@@ -11,7 +11,8 @@ import trio.testing
 import metafora_trio as mt
 from metafora_trio import contract
 from metafora_trio._memory.coordinator import from_url
-from metafora_trio.testing.conformance import CoordinatorConformance, Subject, eventually
+from metafora_trio.testing.conformance import CoordinatorConformance, eventually
+from tests.support.subjects import memory_subject
 
 
 async def submit(coordinator: mt.MemoryCoordinator, *ids: str) -> None:
@@ -28,12 +29,7 @@ def own(session: contract.Session, task: str) -> mt.Claim:
 @pytest.mark.parametrize("check", [name for name in dir(CoordinatorConformance) if name.startswith("test_")])
 async def test_conformance(check: str, latency: float, autojump_clock: trio.testing.MockClock) -> None:
     """The suite that every coordinator passes, one by one: only an argument of the test itself sets its clock."""
-    coordinator = mt.MemoryCoordinator(latency=latency)
-
-    async def expire(session: contract.Session) -> None:
-        coordinator.expire(session.node.identity)
-
-    await getattr(CoordinatorConformance(), check)(Subject(coordinator, expire))
+    await getattr(CoordinatorConformance(), check)(memory_subject(latency=latency))
 
 
 # ---- faults on demand

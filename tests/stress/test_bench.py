@@ -35,20 +35,6 @@ def test_help_has_an_example_of_each_use_and_every_benchmark(capsys: pytest.Capt
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [[], ["speed"], ["claims", "--tasks", "0"], ["claims", "--tasks", "many"], ["claims", "--servers", "0"]],
-)
-def test_wrong_usage_exits_with_2_before_anything_is_started(
-    arguments: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as exit:
-        main(arguments)
-
-    assert exit.value.code == 2
-    assert "usage: python -m stress.bench" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
     "loads,newcomers,moves",
     [
         ([300, 300, 300], 1, 225),
