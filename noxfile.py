@@ -30,7 +30,7 @@ NO_SELECTION = ("--basetemp", "--confcutdir", "--deselect", "--ignore", "--junit
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """All tests and the coverage of the core. Needs ZooKeeper, unless the posargs, which go to pytest, leave it out."""
+    """Run the tests and measure the coverage of the core. Posargs go to pytest: `nox -s tests -- tests/core`."""
     if may_need_zookeeper(session.posargs):
         provide_zookeeper(session)
     session.install("-e", ".[all]", *group("test"))
@@ -43,7 +43,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def core_only(session: nox.Session) -> None:
-    """The core's tests where kazoo is not installed: the core needs no backend. Posargs go to pytest."""
+    """Run the tests where kazoo is not installed: the core needs no backend. Posargs go to pytest."""
     session.install("-e", ".[cli]", *group("test"))
     session.run("python", "-c", "import importlib.util; assert importlib.util.find_spec('kazoo') is None")
     session.run("pytest", "--ignore=tests/zookeeper", *session.posargs)
@@ -51,7 +51,7 @@ def core_only(session: nox.Session) -> None:
 
 @nox.session
 def wheel(session: nox.Session) -> None:
-    """Builds the wheel and tests it, installed, from a folder without the sources. Posargs go to pytest."""
+    """Build the wheel and test it, installed, in a folder without the sources. Posargs go to pytest."""
     if may_need_zookeeper(session.posargs):
         provide_zookeeper(session)
     folder = Path(session.create_tmp())
@@ -71,21 +71,21 @@ def wheel(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Ruff's rules and format, and flake8-async. Posargs go to `ruff check` alone: `nox -s lint -- --fix`."""
+    """Check ruff's rules and format, and flake8-async's rules. Posargs go to `ruff check`: `nox -s lint -- --fix`."""
     session.install(*group("lint"))
     if session.posargs:
         session.run("ruff", "check", *session.posargs)
         return
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
-    # Without what ruff has or pyproject.toml gives a reason against, and ASYNC9, a checkpoint on every path: it cannot
-    # see through our own coroutines, so the tests assert checkpoints.
+    # Leave out the rules that ruff has or pyproject.toml gives a reason against, and ASYNC9 (a checkpoint on every
+    # path): it cannot see through our own coroutines, so the tests assert checkpoints.
     session.run("flake8", "--select=ASYNC1", "--ignore=ASYNC109,ASYNC110,ASYNC114", *SOURCES)
 
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """mypy --strict, pyright, and whether the public face is typed whole. Posargs go to mypy alone."""
+    """Check the types with mypy and pyright, and that the public API has all of them. Posargs go to mypy alone."""
     session.install("-e", ".[all]", "nox", *group("types"))
     session.run("mypy", *session.posargs)
     if session.posargs:
@@ -97,14 +97,14 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def demo(session: nox.Session) -> None:
-    """`metafora demo`: a cluster in one process. Posargs go to it: `nox -s demo -- --url zk://...`."""
+    """Run `metafora demo`, a cluster in one process. Posargs go to it: `nox -s demo -- --url zk://...`."""
     session.install("-e", ".[zookeeper,cli]")
     session.run("metafora", "demo", *session.posargs)
 
 
 @nox.session
 def stress(session: nox.Session) -> None:
-    """The benchmarks, each on a ZooKeeper of its own; slow. Posargs choose: `nox -s stress -- claims --tasks 1000`."""
+    """Run the benchmarks, which are slow, on real servers. Posargs choose: `nox -s stress -- claims --tasks 1000`."""
     provide_zookeeper(session)
     session.install("-e", ".[zookeeper,cli]")
     for arguments in [session.posargs] if session.posargs else [[name] for name in BENCHMARKS]:
@@ -113,28 +113,28 @@ def stress(session: nox.Session) -> None:
 
 @nox.session
 def simulate(session: nox.Session) -> None:
-    """A search for broken promises on virtual time. Posargs go to it: `nox -s simulate -- --minutes 10 --seed 7`."""
+    """Search for broken promises on virtual time. Posargs go to it: `nox -s simulate -- --minutes 10 --seed 7`."""
     session.install("-e", ".", *group("test"))
     session.run("python", "-m", "stress.simulate", *session.posargs)
 
 
 @nox.session
 def mutants(session: nox.Session) -> None:
-    """Whether that search finds deliberate bugs. Posargs go to it: `nox -s mutants -- --histories 500 NAME`."""
+    """Check that this search finds deliberate bugs. Posargs go to it: `nox -s mutants -- --histories 500 NAME`."""
     session.install("-e", ".", *group("test"))
     session.run("python", "-m", "stress.mutants", *session.posargs)
 
 
 @nox.session
 def chaos(session: nox.Session) -> None:
-    """Chaos against real servers, minutes long. Posargs go to it: `nox -s chaos -- --seed 7 --report out.html`."""
+    """Break real servers and nodes for minutes. Posargs go to it: `nox -s chaos -- --seed 7 --report out.html`."""
     provide_zookeeper(session)
     session.install("-e", ".[zookeeper,cli]")
     session.run("python", "-m", "stress.chaos", *session.posargs)
 
 
 def group(name: str) -> list[str]:
-    """The requirements of one dependency group of pyproject.toml."""
+    """Return the requirements of one dependency group of pyproject.toml."""
     return list(nox.project.dependency_groups(GROUPS, name))
 
 
@@ -174,8 +174,9 @@ def provide_zookeeper(session: nox.Session) -> None:
     packages = ("zookeeper", "default-jre-headless")
     if not shutil.which("apt-get") or os.geteuid() != 0:
         session.error(
-            "The tests run real ZooKeeper servers. Install Debian's packages (as root: apt-get install "
-            f"{' '.join(packages)}), or Java and ZooKeeper 3.6 or newer with ZOOKEEPER_HOME set to its folder."
+            "This session runs real ZooKeeper servers. Install Debian's packages (as root: apt-get install "
+            f"{' '.join(packages)}), or Java and ZooKeeper 3.6 or newer with ZOOKEEPER_HOME set to its folder. "
+            f"For the other tests: nox -s tests -- --ignore={ZOOKEEPER_TESTS}"
         )
     session.run("apt-get", "update", "-qq", external=True)
     session.run(
