@@ -1,4 +1,4 @@
-"""The noxfile: who needs ZooKeeper, and whether the commands in its help and in CONTRIBUTING.md find any test."""
+"""The noxfile asks for ZooKeeper only if it must, and the commands that the pages show select tests."""
 
 from __future__ import annotations
 
