@@ -59,7 +59,7 @@ def _condition(node: NodeInfo) -> str:
 
 
 async def _tell(app: App, names: Sequence[str], verb: str, send: Callable[[str], Awaitable[None]]) -> int:
-    """Send a command to nodes, and say to whom. Returns the exit code."""
+    """Send a command to nodes, and say which nodes got it. Returns the exit code."""
     told: list[str] = []
     try:
         return await for_each(names, "told", send, told)
@@ -69,67 +69,43 @@ async def _tell(app: App, names: Sequence[str], verb: str, send: Callable[[str],
         say("\n".join(f"node {name} told to {verb}" for name in told) or "no node was told")
 
 
-def _tell_some_or_all(
-    app: App, names: Sequence[str], every: bool, verb: str, send: Callable[[Client, str], Awaitable[None]]
-) -> int:
-    """The commands that are sent to nodes, and that is all."""
-    if bool(names) == every:
-        raise click.UsageError("name nodes, or give --all", click.get_current_context())
+def _sending(verb: str, send: Callable[[Client, str], Awaitable[None]], help: str) -> click.Command:
+    """Make the command `metafora VERB`, which sends something to the nodes named, or to all, and waits for nothing.
 
-    async def main(client: Client) -> int:
-        whom = [status.node.identity for status in await client.nodes()] if every else names
-        return await _tell(app, whom, verb, lambda name: send(client, name))
-
-    return app.with_client(main)
-
-
-_some = click.argument("names", metavar="[NODE...]", nargs=-1)
-_all = click.option("--all", "every", is_flag=True, help="Every live node.")
-
-
-@click.command()
-@_some
-@_all
-@click.pass_obj
-def freeze(app: App, names: Sequence[str], every: bool) -> int:
-    """Let nodes keep and run what they have, and neither claim nor hand over anything, until `unfreeze`.
-
-    \b
-    Examples:
-      metafora freeze ant
-      metafora freeze --all
+    Args:
+        verb: the command's name, also in its messages and examples.
+        send: sends to one node, by name or identity.
+        help: what the nodes will do, in one paragraph.
     """
-    return _tell_some_or_all(app, names, every, "freeze", Client.freeze)
+
+    @click.command(verb, help=f"{help}\n\n\b\nExamples:\n  metafora {verb} ant\n  metafora {verb} --all")
+    @click.argument("names", metavar="[NODE...]", nargs=-1)
+    @click.option("--all", "every", is_flag=True, help="Every live node.")
+    @click.pass_obj
+    def command(app: App, names: Sequence[str], every: bool) -> int:
+        if bool(names) == every:
+            raise click.UsageError("name nodes, or give --all", click.get_current_context())
+
+        async def main(client: Client) -> int:
+            whom = [status.node.identity for status in await client.nodes()] if every else names
+            return await _tell(app, whom, verb, lambda name: send(client, name))
+
+        return app.with_client(main)
+
+    return command
 
 
-@click.command()
-@_some
-@_all
-@click.pass_obj
-def unfreeze(app: App, names: Sequence[str], every: bool) -> int:
-    """End a freeze.
-
-    \b
-    Examples:
-      metafora unfreeze ant
-      metafora unfreeze --all
-    """
-    return _tell_some_or_all(app, names, every, "unfreeze", Client.unfreeze)
-
-
-@click.command()
-@_some
-@_all
-@click.pass_obj
-def balance(app: App, names: Sequence[str], every: bool) -> int:
-    """Let nodes ask their balancers at once what to give up and what to ask for. They do so by themselves, too.
-
-    \b
-    Examples:
-      metafora balance ant
-      metafora balance --all
-    """
-    return _tell_some_or_all(app, names, every, "balance", Client.balance)
+freeze = _sending(
+    "freeze",
+    Client.freeze,
+    "Freeze nodes: until `unfreeze` they run the tasks they have, claim nothing, bid for nothing, hand nothing over.",
+)
+unfreeze = _sending("unfreeze", Client.unfreeze, "End a freeze.")
+balance = _sending(
+    "balance",
+    Client.balance,
+    "Let nodes ask their balancers at once which tasks to release and which to bid for. They do so by themselves, too.",
+)
 
 
 @click.command()

@@ -1,7 +1,8 @@
-"""All that authors of coordinators need: the contract, and the data and helpers behind it.
+"""The contract between Metafora and a broker, with the data and helpers that authors of coordinators need.
 
-The contract is in the docstrings of `Coordinator`, `Session` and `BrokerClient`; `MemoryCoordinator` is the example,
-and `metafora_trio.testing.conformance` the test.
+Implement `Coordinator`, `Session` and `BrokerClient`; their docstrings are the contract. `MemoryCoordinator` is the
+example to read, `metafora_trio.testing.conformance` has the tests, and `docs/howto/write-a-coordinator.md` names the
+steps. The doctor and the demonstration of the command line use what `Diagnosable` and `Removable` describe.
 """
 
 from __future__ import annotations

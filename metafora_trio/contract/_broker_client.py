@@ -1,4 +1,4 @@
-"""BrokerClient: what a broker does for a `Client`."""
+"""BrokerClient: the primitives on which `Client` is built."""
 
 from __future__ import annotations
 
@@ -15,54 +15,68 @@ __all__ = ["BrokerClient"]
 
 
 class BrokerClient(ABC):
-    """What a broker does for a `Client`: the primitives; the rest is built on them.
+    """A connection to the broker for a `Client`, which builds everything else on these methods.
 
-    Every method is a checkpoint and raises `CoordinatorUnavailable` when the broker cannot be reached (after
-    the coordinator's `connect_timeout`).
+    Every async method but `wait_changed` is a checkpoint and raises `CoordinatorUnavailable` if the broker does not
+    answer within the coordinator's `connect_timeout`; the write may then have taken place. A method that was
+    cancelled may have taken place too.
     """
 
     @abstractmethod
     async def submit(self, tasks: Sequence[Task], *, again: bool) -> None:
-        """Create tasks, with a state record each, in batches; nothing is written before all were checked.
+        """Create tasks, each together with an initial state record (`TaskState()`), in batches if need be.
+
+        Check all tasks before writing anything. On return, every one of them is in the view (see `open_view`).
+
+        Args:
+            tasks: different ids; the client has checked that.
+            again: also accept ids that have ended, and replace their state.
 
         Raises:
-            TaskExists: at least one is in the cluster already, or is still ending. Tasks of other batches may
-                have been submitted: the message says how many were.
-            TaskFinished: at least one has a terminal state, and `again` is false; likewise.
+            TaskExists: at least one is in the cluster already, or is still ending after a delete. If another client
+                was quicker after the check, batches may have been submitted; the message says how many tasks.
+            TaskFinished: at least one has a state but no task, and `again` is false; likewise.
         """
 
     @abstractmethod
     async def delete(self, task: str) -> None:
-        """Put a tombstone into a task; where it has ended, remove its state.
+        """Put a tombstone into a task (`StoredTask.version` becomes 1), or remove the state of one that has ended.
+
+        The task itself stays until its owner, or a node that claims it, finishes it. A second delete does nothing.
 
         Raises:
-            TaskNotFound: neither a task nor a state is there.
+            TaskNotFound: there is neither a task nor a state.
         """
 
     @abstractmethod
     async def look_up(self, task: str) -> TaskSnapshot:
-        """What is stored of a task, read afresh (with all three parts empty if nothing is)."""
+        """Read what the broker itself stores about a task. All three parts are empty if that is nothing."""
 
     @abstractmethod
     async def finished(self) -> Sequence[str]:
-        """The ids with a state record and no task: those that have ended and were not deleted."""
+        """List the ids that have a state but no task: those that have ended and were not deleted."""
 
     @abstractmethod
     async def send(self, identity: str, command: Command) -> None:
-        """Leave a command for one session.
+        """Leave a command for one session. The broker keeps it until the session discards it or ends.
 
         Raises:
-            NodeNotFound: this session is over.
+            NodeNotFound: this session has ended.
         """
 
     @abstractmethod
     async def open_view(self) -> ClusterView:
-        """The live picture, made at the first call. Not acted on: it may lag behind."""
+        """Return the live view; the first call builds it, and only then does the broker have to keep it up to date.
+
+        It may lag behind the writes of others, but shows every task that a `submit` of this client has created. When
+        the connection breaks, wait for it, then build the view again and report `Changes.everything`: the view may
+        be another object then, so callers ask for it after each wait.
+        """
 
     @abstractmethod
     async def wait_changed(self) -> None:
-        """Wait until `take_changes` would return something (`open_view` first)."""
+        """Wait until `take_changes` would return something. A checkpoint. Call `open_view` first."""
 
     @abstractmethod
     def take_changes(self) -> Changes:
-        """What has changed in the view since the last call."""
+        """Return what has changed in the view since the last call."""

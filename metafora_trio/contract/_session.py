@@ -1,17 +1,19 @@
-"""The contract between Metafora and a broker: Coordinator, Session, Client, and what they exchange.
+"""Session: one membership of one node, as the consumer sees it.
 
-Who writes a coordinator implements these three classes; `MemoryCoordinator` is the shortest example, and
-`metafora_trio.testing.CoordinatorConformance` tests any other. The rules behind the contract:
+The rules behind the contract:
 
-* **A session is an identity.** `session.node.identity` is `<name>.<mark>`, with a mark that no other session
-  ever has. Claims belong to the session, and go with it.
-* **Requests are queued and never block.** `claim`, `bid`, `withdraw`, `hand_over`, `finish`, `release`,
-  `announce` and `discard` return at once; their only effect is what the view then shows. While one is
-  under way the session marks it (`is_pending`, `is_leaving`); when it fails the mark goes and the task
-  counts as changed, so that whoever asked looks at the view and decides again.
-* **The order of the broker is the order of the view.** A claim is decided from the view alone.
-* **Two conditional requests decide who owns**: of `hand_over(claim, heir)` and the heir's `withdraw`, exactly
-  one takes place.
+* **A session is an identity.** `session.node.identity` is `<name>.<mark>`. The mark is new for each session and never
+  used again. Claims belong to the session and go with it.
+* **Requests are queued and never block.** `claim`, `bid`, `withdraw`, `hand_over`, `finish`, `release`, `announce`
+  and `discard` return at once. Their only effect is what the view shows later. While a request is under way, the
+  session marks it (`is_pending`, `is_leaving`). The mark goes only when the view shows what came of the request; if the
+  request failed, the mark goes too and the task counts as changed. Otherwise the consumer would either see neither
+  mark nor claim and ask again, or wait for ever.
+* **The order of the broker is the order of the view.** All sessions apply the same events in the same order, and the
+  answer to a request comes behind the events that it caused. A node can therefore decide from the view alone, without
+  reading, whether its claim owns the task.
+* **Two conditional requests decide who owns a task.** If the owner asks for `hand_over(claim, heir)` while the heir
+  asks for `withdraw`, exactly one of the two takes place.
 """
 
 from __future__ import annotations
@@ -32,40 +34,49 @@ __all__ = ["Session"]
 
 
 class Session(ABC):
-    """One membership of one node, from joining to leaving or losing it.
+    """One membership of one node, from joining to leaving the cluster or losing the session.
 
-    The body of `open_session` may use it; afterwards every request is ignored. All methods but
-    `wait_changed` and `read` are synchronous, non-blocking, and called in the Trio thread.
+    The body of `open_session` may use it. After the body has ended, or the session has, every request is ignored,
+    nothing is pending, leaving or outstanding, and `current` is false. All methods but `wait_changed` and `read` are
+    synchronous, never block, and are called in the Trio thread.
+
+    The consumer asks for claims, handovers and ends only while the session is `current`. A session may drop such
+    requests at other times, but it keeps `release` and `announce` and carries them out after the reconnect.
     """
 
     node: NodeInfo
-    """This node, as last announced."""
+    """This node as last announced, with the session's own identity."""
     view: ClusterView
-    """The live picture of the cluster. Changes only while its user awaits."""
+    """The live view of the cluster. It changes only while its user awaits, never inside a request. When
+    `Changes.everything` is reported it may be another object, so look it up again after each wait."""
     lease: Lease
-    """How long this session may still be believed in."""
+    """How long this session may still be believed in. One object for the whole session, changed in place.
+
+    Renew it (`Lease.renew`) only for a proof that the broker has kept the session alive, counted from the moment the
+    heartbeat was sent; `revoke` it when the session has ended. The default is a lease that never ends."""
 
     @property
     @abstractmethod
     def current(self) -> bool:
-        """Whether the view may be acted on. False from a disconnection until all has been looked at anew: what
-        runs then goes on, but nothing is claimed, started, given up or finished."""
+        """True while decisions may be based on the view. False from a disconnection until the whole view has been
+        compared with the broker again: tasks keep running, but none is claimed, started, given up or finished."""
 
     @property
     @abstractmethod
     def quiet(self) -> bool:
-        """Whether no event waits to be applied. Plan only then: a node in the middle of leaving looks alive
-        and empty, the best candidate of any plan."""
+        """True if no event that has arrived waits to be applied. Nodes make plans only then. Otherwise a node that is
+        just leaving, its claims already gone, would look alive and idle: the best candidate of any plan."""
 
     @property
     def watched(self) -> bool:
-        """Whether a thread should watch the lease from outside the event loop: true where the lease is one of
-        real time."""
+        """True if a thread outside the event loop should watch the lease. Return true if the lease is one of real
+        time: a blocked event loop cannot notice that the lease has ended. On virtual time it must be false."""
         return False
 
     @property
     def session_timeout(self) -> float:
-        """Seconds until the broker gives up on a node it no longer hears; infinite where it always hears."""
+        """Seconds after which the broker ends a session that it no longer hears from, as negotiated with the broker;
+        infinite if the broker never does."""
         return float("inf")  # pragma: no cover - both coordinators here have one of their own
 
     @abstractmethod
@@ -74,75 +85,94 @@ class Session(ABC):
 
     @abstractmethod
     def take_changes(self) -> Changes:
-        """What has changed since the last call."""
+        """Return what has changed since the last call.
+
+        Report a task when an event about it was applied, and when a request about it was answered, also with
+        failure. Report `nodes` when a node came, left or announced something, when a command arrived, and when an
+        `announce` or `discard` of ours was answered. Report `everything` when the view was built again. Reporting
+        too much costs time; reporting too little stops the node.
+        """
 
     @abstractmethod
     async def read(self, task: str) -> StoredTask | None:
-        """The stored task, or None if there is none. A checkpoint, even when it was read ahead.
+        """Read the stored task, or return None if there is none. A checkpoint, even if it was read ahead.
 
-        After a disconnection it waits for the reconnect (bounded by the session).
+        During a disconnection it waits for the reconnect. If the session ends first, the scope around the body
+        cancels the wait.
 
         Raises:
-            InvalidTask: what is stored is not a task.
+            InvalidTask: what is stored is not a task (`decode_props` raises it).
         """
 
     @abstractmethod
     def is_pending(self, task: str) -> bool:
-        """Whether a claim or bid of ours for this task has been asked for and is not decided yet."""
+        """Return true if a claim or bid of ours for this task was asked for and the view does not show the result."""
 
     @property
     @abstractmethod
     def pending(self) -> int:
-        """In how many tasks a claim or bid of ours has been asked for and is not in the view yet."""
+        """The number of tasks for which `is_pending` is true."""
 
     @abstractmethod
     def is_leaving(self, claim: Claim) -> bool:
-        """Whether we have asked for the end of this claim of ours, and do not know the answer yet."""
+        """Return true if we asked for the end of this claim of ours and the view does not show the result."""
 
     @property
     @abstractmethod
     def outstanding(self) -> int:
-        """How many requests are queued or unanswered."""
+        """The number of requests that are queued or unanswered. A node that drains leaves only when it is 0."""
 
     @property
     def free_claims(self) -> int:
-        """How many more claims this session may hold (the broker's own limit)."""
+        """The number of further claims this session may hold, if the broker has a limit of its own."""
         return 1_000_000
 
     @abstractmethod
     def claim(self, task: str) -> None:
-        """Try to get an unclaimed task. Reads it ahead."""
+        """Try to get an unclaimed task: append a claim of kind `CLAIM` to its queue.
+
+        Do so even if other claims are in the queue by then: the consumer releases a claim that is not the first.
+        Ignore the request while one for this task is pending. Read the task ahead if reading takes a round trip.
+        """
 
     @abstractmethod
     def bid(self, task: str) -> None:
-        """Queue up behind the owner and so ask for a handover. Reads the task ahead."""
+        """Ask for a handover: append a claim of kind `BID` to the queue, behind the owner. Otherwise like `claim`."""
 
     @abstractmethod
     def release(self, claim: Claim) -> None:
-        """Give up a claim unconditionally. Guaranteed: tried again until it is gone or the session is."""
+        """Give up a claim, without condition. Try again until the claim is gone or the session is."""
 
     @abstractmethod
     def withdraw(self, claim: Claim, head: Claim) -> None:
-        """Give up a bid, if `head` is still there; else nothing happens: the bid may own the task by now."""
+        """Give up a bid if `head` still exists, in one transaction. Otherwise nothing happens: the bid may own the
+        task by now."""
 
     @abstractmethod
     def hand_over(self, claim: Claim, heir: Claim) -> None:
-        """Give up a claim, if `heir` is still there; else nothing happens, and the task stays ours."""
+        """Give up a claim if `heir` still exists, in one transaction. Otherwise nothing happens and the task stays
+        ours."""
 
     @abstractmethod
     def finish(self, claim: Claim, state: TaskState | None) -> None:
-        """Remove the task and our claim and set its final state (None: remove the state too), all or nothing.
+        """Remove the task and our claim and set the task's state (None: remove the state too), all or nothing.
 
-        Happens only if the claim is still there, and the task's tombstone as the view knows it."""
+        It must fail if the claim is gone, or if a client has deleted the task and the view did not show the
+        tombstone yet when this was called. Every view must show that the task is gone before it shows that the claim
+        is gone. Otherwise the next in the queue would for a moment see itself as the owner of a finished task.
+        """
 
     @abstractmethod
     def announce(self, node: NodeInfo) -> None:
-        """Tell the others something new of this node. Sets `node` at once."""
+        """Tell the other nodes something new about this node. Sets `node` at once; the last announcement wins."""
 
     @abstractmethod
     def queued_commands(self) -> Sequence[QueuedCommand]:
-        """The commands sent to this node, in order, that have not been discarded."""
+        """Return the commands sent to this session, in the order of sending, that have not been discarded.
+
+        A command that cannot be read is listed with `command=None`; the consumer reports and discards it.
+        """
 
     @abstractmethod
     def discard(self, queued: QueuedCommand) -> None:
-        """Remove a command that was carried out or is unknown."""
+        """Remove a command. The consumer asks again as long as `queued_commands` lists it."""

@@ -1,6 +1,7 @@
-"""What a coordinator may offer, besides its contract, to those who look after a cluster.
+"""Optional methods of a coordinator, for people who look after a cluster.
 
-Each is found by asking, as in `isinstance(coordinator, Diagnosable)`: one that has nothing to offer has no such method.
+The command line looks for each with `isinstance(coordinator, Diagnosable)`: a coordinator without the method has
+nothing to offer there.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class Level(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something found out about a cluster.
+    """One fact about a cluster.
 
     Attributes:
         level: how much it matters.
@@ -40,7 +41,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """All that was found out about a broker.
+    """The result of looking into a broker.
 
     Attributes:
         findings: in the order in which to read them.
@@ -56,10 +57,10 @@ class Diagnosable(Protocol):
     """A coordinator that can look into its broker."""
 
     async def diagnose(self) -> Diagnosis:
-        """Look into the broker: servers, connection, what is stored. What goes wrong is a finding, not an exception.
+        """Look into the broker: servers, connection, what is stored. Return each problem as a finding; raise nothing.
 
-        A checkpoint. It changes nothing that anybody could notice, and takes seconds at most: the coordinator's
-        `connect_timeout` where nobody answers.
+        A checkpoint. It changes nothing that a user could notice, and takes seconds at most: the coordinator's
+        `connect_timeout` if no server answers.
         """
         ...
 

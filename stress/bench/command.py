@@ -5,15 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import operator
-import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 import trio
 
-from metafora_trio.contract import open_service_nursery
 from stress.arguments import at_least
+from stress.signals import until_signal
 
 from .cluster import Cluster, open_cluster
 from .cold_start import claims, start_together
@@ -129,19 +128,9 @@ def table(name: str, result: Result) -> str:
 async def _measure(benchmark: Benchmark, tasks: int, servers: int) -> Result | None:
     """Run a benchmark; None if a signal ended it."""
     result = None
-    async with open_service_nursery() as nursery:
-        with trio.CancelScope() as scope:
-            nursery.start_soon(_cancel_by_signal, scope)
-            async with open_cluster(servers) as cluster:
-                result = await benchmark.run(cluster, tasks)
+    async with until_signal(), open_cluster(servers) as cluster:
+        result = await benchmark.run(cluster, tasks)
     return result
-
-
-async def _cancel_by_signal(scope: trio.CancelScope) -> None:
-    """A signal must not keep the servers and the nodes from being ended."""
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async for _ in signals:
-            scope.cancel()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

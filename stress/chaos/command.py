@@ -8,7 +8,6 @@ import logging
 import random
 import shlex
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -19,8 +18,8 @@ from typing import Any
 
 import trio
 
-from metafora_trio.contract import open_service_nursery
 from stress.arguments import at_least
+from stress.signals import until_signal
 
 from .check import Judgement, judge, percentile
 from .cluster import Terms
@@ -106,17 +105,8 @@ async def _run(terms: Terms, folder: Path) -> None:
     def say(what: str) -> None:
         print(f"[{time.monotonic() - started:5.1f} s] {what}", file=sys.stderr, flush=True)
 
-    async with open_service_nursery() as nursery:
-        with trio.CancelScope() as scope:
-            nursery.start_soon(_cancel_by_signal, scope)
-            await run_chaos(terms, folder, say)
-
-
-async def _cancel_by_signal(scope: trio.CancelScope) -> None:
-    """A signal must not keep the servers and the nodes from being ended, nor the report from being written."""
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async for _ in signals:
-            scope.cancel()
+    async with until_signal():
+        await run_chaos(terms, folder, say)
 
 
 def _command(terms: Terms) -> str:

@@ -10,7 +10,8 @@ import trio.testing
 
 import metafora_trio as mt
 from metafora_trio.testing.conformance import eventually
-from tests.support.clients import COMPLETED, claim, cluster, finish
+from metafora_trio.testing.conformance._subject import get_claim
+from tests.support.clients import COMPLETED, cluster, finish
 
 # ---- tasks
 
@@ -41,7 +42,7 @@ async def test_get_through_the_life_of_a_task(autojump_clock: trio.testing.MockC
     async with cluster() as (client, a):
         await client.submit(mt.Task("t", {"n": 1}))
         assert await client.get("t") == mt.TaskStatus("t", mt.StatusName.UNCLAIMED, (), {"n": 1}, mt.TaskState())
-        head = await claim(a, "t")
+        head = await get_claim(a, "t")
         status = await client.get("t")
         assert status == mt.TaskStatus("t", mt.StatusName.RUNNING, (head,), {"n": 1}, mt.TaskState())
         assert (status.owner, status.token, status.ended) == (a.node.identity, head.seq, False)
@@ -83,7 +84,7 @@ async def test_delete(autojump_clock: trio.testing.MockClock) -> None:
 async def test_tasks(autojump_clock: trio.testing.MockClock) -> None:
     async with cluster("b", "c", "a", "d") as (client, a):
         await finish(a, "a")
-        head = await claim(a, "c")
+        head = await get_claim(a, "c")
         await client.delete("d")
         listed = [
             mt.TaskStatus("b", mt.StatusName.UNCLAIMED),
@@ -105,8 +106,8 @@ async def test_nodes(autojump_clock: trio.testing.MockClock) -> None:
     async with mt.open_client(coordinator) as client, coordinator.open_session(mt.NodeInfo("b")) as b:
         async with coordinator.open_session(mt.NodeInfo("a", capacity=5)) as a:
             await client.submit(mt.Task("t1"), mt.Task("t2"))
-            await claim(a, "t1")
-            await claim(a, "t2")
+            await get_claim(a, "t1")
+            await get_claim(a, "t2")
             b.bid("t1")
             await eventually(b, lambda it: len(it.view.queue("t1")) == 2)
             await trio.testing.wait_all_tasks_blocked()
@@ -151,7 +152,7 @@ async def test_stop_task_of_a_node_that_is_just_leaving(autojump_clock: trio.tes
     async with mt.open_client(coordinator) as client, trio.open_nursery() as nursery:
         await client.submit(mt.Task("t"))
         async with coordinator.open_session(mt.NodeInfo("a")) as a:
-            await claim(a, "t")
+            await get_claim(a, "t")
             began = trio.Event()
 
             async def stop() -> None:
@@ -168,7 +169,7 @@ async def test_every_command(autojump_clock: trio.testing.MockClock) -> None:
     async with cluster("t") as (client, a):
         with pytest.raises(mt.TaskNotFound, match="no node owns task 't'"):
             await client.stop_task("t")
-        await claim(a, "t")
+        await get_claim(a, "t")
         await client.freeze("a")
         await client.unfreeze("a")
         await client.balance("a")

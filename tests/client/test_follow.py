@@ -11,7 +11,8 @@ import trio.testing
 import metafora_trio as mt
 from metafora_trio import contract
 from metafora_trio.testing.conformance import eventually
-from tests.support.clients import COMPLETED, claim, cluster, finish
+from metafora_trio.testing.conformance._subject import get_claim
+from tests.support.clients import COMPLETED, cluster, finish
 
 # ---- wait
 
@@ -117,7 +118,7 @@ async def test_a_task_that_is_submitted_again_is_waited_for(autojump_clock: trio
 
         nursery.start_soon(wait)
         await trio.sleep(1)
-        a.finish(await claim(a, "t"), COMPLETED)
+        a.finish(await get_claim(a, "t"), COMPLETED)
         await trio.sleep(0.1)  # at the broker, and not in the client's view yet
         await client.submit(mt.Task("t"), again=True)
         await trio.sleep(5)
@@ -158,7 +159,7 @@ async def test_watch(autojump_clock: trio.testing.MockClock) -> None:
             mt.TaskChanged("t2", mt.TaskStatus("t2", mt.StatusName.UNCLAIMED)),
         ]
         await trio.sleep(1)
-        head = await claim(a, "t1")
+        head = await get_claim(a, "t1")
         assert await anext(changes) == mt.TaskChanged("t1", mt.TaskStatus("t1", mt.StatusName.RUNNING, (head,)))
         a.announce(replace(a.node, frozen=True))
         assert await anext(changes) == mt.NodesChanged([mt.NodeStatus(a.node, 1, 0)])
@@ -174,9 +175,9 @@ async def test_watch_coalesces(autojump_clock: trio.testing.MockClock) -> None:
     async with cluster("t1") as (client, a), client.watch() as changes:
         assert [type(await anext(changes)) for _ in range(2)] == [mt.NodesChanged, mt.TaskChanged]
         for _ in range(3):
-            a.release(await claim(a, "t1"))
+            a.release(await get_claim(a, "t1"))
             await eventually(a, lambda it: not it.view.head("t1"))
-        head = await claim(a, "t1")
+        head = await get_claim(a, "t1")
         await trio.sleep(1)
         assert await anext(changes) == mt.TaskChanged("t1", mt.TaskStatus("t1", mt.StatusName.RUNNING, (head,)))
         a.release(head)

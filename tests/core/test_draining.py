@@ -48,8 +48,7 @@ async def test_drain_alone(autojump_clock: MockClock) -> None:
     """With nobody left to take over, a node stops what it has and leaves at once."""
     async with open_cluster() as cluster:
         node = await cluster.start("a")
-        await cluster.submit("t")
-        await cluster.wait_running("t")
+        await cluster.submit_until_running("t")
         began = trio.current_time()
         await node.consumer.drain()
         assert trio.current_time() - began < 0.1
@@ -78,8 +77,7 @@ async def test_drain_deadline(autojump_clock: MockClock) -> None:
     """Tasks that nobody takes are stopped after `drain_timeout`."""
     async with open_cluster() as cluster:
         a = await cluster.start("a", drain_timeout=7.0)
-        await cluster.submit("t")
-        await cluster.wait_running("t")
+        await cluster.submit_until_running("t")
         await cluster.start("b", capacity=0)
         await trio.sleep(1)
         began = trio.current_time()
@@ -105,8 +103,7 @@ async def test_drain_outlasts_who_asked_for_it(autojump_clock: MockClock) -> Non
     async with open_cluster() as cluster:
         node = await cluster.start("a", drain_timeout=5.0)
         await cluster.start("b", capacity=0)
-        await cluster.submit("t")
-        await cluster.wait_running("t")
+        await cluster.submit_until_running("t")
         with trio.move_on_after(1.0):
             await node.consumer.drain()
         assert repr(node.consumer) == "<Consumer 'a' draining, 1 tasks>"
@@ -118,8 +115,7 @@ async def test_draining_node_claims_nothing(autojump_clock: MockClock) -> None:
     """While it leaves, it neither claims nor starts anything, whatever is submitted."""
     async with open_cluster(latency=0.05) as cluster:
         a = await cluster.start("a", drain_timeout=20.0)
-        await cluster.submit("t")
-        await cluster.wait_running("t")
+        await cluster.submit_until_running("t")
         await cluster.start("b", capacity=0)
         await trio.sleep(1)
         a.consumer.start_draining()
@@ -182,8 +178,7 @@ async def test_session_lost_while_draining(autojump_clock: MockClock) -> None:
     async with open_cluster() as cluster:
         node = await cluster.start("a")
         await cluster.start("b", capacity=0)
-        await cluster.submit("t")
-        await cluster.wait_running("t")
+        await cluster.submit_until_running("t")
         node.consumer.start_draining()
         await trio.sleep(1)
         cluster.coordinator.expire(node.identity)
@@ -202,8 +197,7 @@ async def test_cancelling_stops_at_once(autojump_clock: MockClock) -> None:
                 reasons.append(task.stop_reason)
 
         node = await cluster.start("a", handler, grace=10.0)
-        await cluster.submit("t")
-        await cluster.wait_running("t")
+        await cluster.submit_until_running("t")
         began = trio.current_time()
         node.scope.cancel()
         await node.ended.wait()

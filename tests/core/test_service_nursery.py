@@ -17,6 +17,21 @@ async def record_end(record: list[str]) -> None:
         record.append("helper ends")
 
 
+async def fail(after: float = 0.0) -> None:
+    """A helper that fails after some seconds, by default in its first step: then its cancellation does not reach it."""
+    if after:
+        await trio.sleep(after)
+    raise ValueError("helper")
+
+
+async def fail_when_cancelled() -> None:
+    """A helper that serves until it is cancelled, and then fails."""
+    try:
+        await trio.sleep_forever()
+    finally:
+        raise ValueError("helper")
+
+
 async def clean_up_when_cancelled(record: list[str]) -> None:
     """A body that takes 5 s to clean up."""
     try:
@@ -67,13 +82,9 @@ async def test_an_exception_of_the_body_leaves_unwrapped(autojump_clock: trio.te
 
 
 async def test_an_exception_of_a_helper_cancels_the_body(autojump_clock: trio.testing.MockClock) -> None:
-    async def helper() -> None:
-        await trio.sleep(3)
-        raise ValueError("helper")
-
     async def body() -> None:
         async with open_service_nursery() as nursery:
-            nursery.start_soon(helper)
+            nursery.start_soon(fail, 3)
             nursery.start_soon(trio.sleep_forever)
             await trio.sleep_forever()
 
@@ -83,26 +94,17 @@ async def test_an_exception_of_a_helper_cancels_the_body(autojump_clock: trio.te
 
 
 async def test_exceptions_of_several_helpers_leave_as_a_group(autojump_clock: trio.testing.MockClock) -> None:
-    async def helper() -> None:
-        raise ValueError("helper")
-
     with pytest.RaisesGroup(ValueError, ValueError, flatten_subgroups=True):
         async with open_service_nursery() as nursery:
-            nursery.start_soon(helper)
-            nursery.start_soon(helper)
+            nursery.start_soon(fail)
+            nursery.start_soon(fail)
             await trio.sleep_forever()
 
 
 async def test_exceptions_of_both_leave_as_a_group(autojump_clock: trio.testing.MockClock) -> None:
-    async def helper() -> None:
-        try:
-            await trio.sleep_forever()
-        finally:
-            raise ValueError("helper")
-
     with pytest.RaisesGroup(ValueError, KeyError, flatten_subgroups=True):
         async with open_service_nursery() as nursery:
-            nursery.start_soon(helper)
+            nursery.start_soon(fail_when_cancelled)
             await trio.testing.wait_all_tasks_blocked()
             raise KeyError("mine")
 

@@ -8,7 +8,6 @@ import socket
 import sqlite3
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,26 +15,17 @@ import trio
 from trio.testing import MockClock
 
 from metafora_trio import Client, Consumer, MemoryCoordinator, RunningTask, StatusName, StopReason, Task, open_client
-
-HOWTO = Path(__file__).parents[2] / "docs" / "howto"
-
-
-def code_of(page: str) -> dict[str, Any]:
-    """What all code blocks of a page define, together."""
-    blocks = re.findall(r"^```python\n(.*?)^```", (HOWTO / page).read_text(), flags=re.DOTALL | re.MULTILINE)
-    names: dict[str, Any] = {"__name__": page}
-    exec(compile("\n\n".join(blocks), page, "exec"), names)
-    return names
+from tests.support.pages import run_blocks
 
 
 @pytest.fixture(scope="module")
 def stopping() -> dict[str, Any]:
-    return code_of("stopping.md")
+    return run_blocks("docs/howto/stopping.md")
 
 
 @pytest.fixture(scope="module")
 def handlers() -> dict[str, Any]:
-    return code_of("write-a-handler.md")
+    return run_blocks("docs/howto/write-a-handler.md")
 
 
 @asynccontextmanager

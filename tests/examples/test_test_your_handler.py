@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from metafora_trio import Handler
 from metafora_trio_zookeeper.testing.simulated import SimulatedCluster
+from tests.support.pages import python_blocks, run_blocks
 
-PAGE = Path(__file__).parents[2] / "docs" / "howto" / "test-your-handler.md"
-BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), flags=re.DOTALL | re.MULTILINE)
+PAGE = "docs/howto/test-your-handler.md"
 
 
 @pytest.fixture
 def page() -> dict[str, Any]:
-    names: dict[str, Any] = {"__name__": PAGE.name}
-    exec(compile("\n\n".join(BLOCKS), PAGE.name, "exec"), names)
-    return names
+    return run_blocks(PAGE)
 
 
 def test_the_bug_is_found(page: dict[str, Any], metafora_cluster: Callable[..., SimulatedCluster]) -> None:
@@ -28,7 +24,7 @@ def test_the_bug_is_found(page: dict[str, Any], metafora_cluster: Callable[..., 
         page["test_progress_survives_a_pause"](metafora_cluster)
 
 
-def test_the_mended_handler_passes(page: dict[str, Any], metafora_cluster: Callable[..., SimulatedCluster]) -> None:
+def test_the_fixed_handler_passes(page: dict[str, Any], metafora_cluster: Callable[..., SimulatedCluster]) -> None:
     page["crawl"] = page["crawl_better"]
     page["test_progress_survives_a_pause"](metafora_cluster)
 
@@ -46,5 +42,5 @@ def test_a_kill_does_not_show_the_bug(page: dict[str, Any], metafora_cluster: Ca
 
 def test_the_example_is_short() -> None:
     """The page promises: found in under 40 lines of test."""
-    (test,) = [block for block in BLOCKS if "def test_" in block]
+    (test,) = [block for block in python_blocks(PAGE) if "def test_" in block]
     assert len(test.splitlines()) < 40

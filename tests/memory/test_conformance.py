@@ -15,8 +15,9 @@ from metafora_trio._memory.feed import Feed, Item, Request
 from metafora_trio._memory.session import MemorySession
 from metafora_trio._memory.store import Store
 from metafora_trio._model.view import ClaimRemoved, TaskRemoved
-from metafora_trio.testing.conformance import CoordinatorConformance, Subject, eventually
+from metafora_trio.testing.conformance import CoordinatorConformance, eventually
 from metafora_trio.testing.conformance._subject import raises, told
+from tests.support.subjects import memory_subject
 
 Patch = Callable[[pytest.MonkeyPatch], None]
 
@@ -69,6 +70,12 @@ def submit_always_again(self: Store, tasks: Sequence[mt.Task], *, again: bool) -
 def delete_by_prefix(self: Store, task: str) -> None:
     for id in [id for id in self.tasks if id.startswith(task)] or [task]:
         right_delete(self, id)
+
+
+def begin_with_an_empty_view(self: Store, feed: Feed) -> None:
+    right_feed(self, feed)
+    feed.inbox.put(feed.view)
+    feed.view = contract.ClusterView()
 
 
 def keep_the_session(self: Store, identity: str) -> None:
@@ -129,6 +136,7 @@ def lagging(self: MemoryClient) -> None:
 
 
 right_submit, right_delete, right_queue_command = Store.submit, Store.delete, Store.queue_command
+right_feed = Store.feed
 right_session_apply, right_ask = MemorySession._apply, MemorySession._ask
 right_wait_changed = Feed.wait_changed
 
@@ -143,6 +151,7 @@ WRONG: dict[str, Patch] = {
     "test_a_task_is_submitted_once": patch(Store, "submit", submit_one_by_one),
     "test_an_ended_task_is_submitted_again_only_when_told": patch(Store, "submit", submit_always_again),
     "test_a_deleted_id_is_no_prefix": patch(Store, "delete", delete_by_prefix),
+    "test_joining_shows_what_is_stored": patch(Store, "feed", begin_with_an_empty_view),
     "test_join_and_leave_are_seen": patch(Store, "end_session", keep_the_session),
     "test_leaving_gives_up_every_claim": patch(Store, "end_session", keep_the_session),
     "test_an_expired_session_is_lost": patch(Store, "end_session", keep_the_session),
@@ -164,12 +173,7 @@ def test_caught(check: str, monkeypatch: pytest.MonkeyPatch) -> None:
     WRONG[check](monkeypatch)
 
     async def main(latency: float) -> None:
-        coordinator = mt.MemoryCoordinator(latency=latency)
-
-        async def expire(session: contract.Session) -> None:
-            coordinator.expire(session.node.identity)
-
-        await getattr(CoordinatorConformance(), check)(Subject(coordinator, expire))
+        await getattr(CoordinatorConformance(), check)(memory_subject(latency=latency))
 
     caught = 0
     for latency in (0.0, 0.1):

@@ -11,7 +11,9 @@ import trio.testing
 import metafora_trio as mt
 from metafora_trio import contract
 from metafora_trio._memory.coordinator import from_url
-from metafora_trio.testing.conformance import CoordinatorConformance, Subject, eventually
+from metafora_trio.testing.conformance import CoordinatorConformance, eventually
+from metafora_trio.testing.conformance._subject import get_claim
+from tests.support.subjects import memory_subject
 
 
 async def submit(coordinator: mt.MemoryCoordinator, *ids: str) -> None:
@@ -19,21 +21,11 @@ async def submit(coordinator: mt.MemoryCoordinator, *ids: str) -> None:
         await client.submit(mt.Task(id) for id in ids)
 
 
-def own(session: contract.Session, task: str) -> mt.Claim:
-    (claim,) = session.view.own_claims(task, session.node.identity)
-    return claim
-
-
 @pytest.mark.parametrize("latency", [0.0, 0.3], ids=["at-once", "delayed"])
 @pytest.mark.parametrize("check", [name for name in dir(CoordinatorConformance) if name.startswith("test_")])
 async def test_conformance(check: str, latency: float, autojump_clock: trio.testing.MockClock) -> None:
     """The suite that every coordinator passes, one by one: only an argument of the test itself sets its clock."""
-    coordinator = mt.MemoryCoordinator(latency=latency)
-
-    async def expire(session: contract.Session) -> None:
-        coordinator.expire(session.node.identity)
-
-    await getattr(CoordinatorConformance(), check)(Subject(coordinator, expire))
+    await getattr(CoordinatorConformance(), check)(memory_subject(latency=latency))
 
 
 # ---- faults on demand
@@ -47,9 +39,7 @@ async def test_expired_while_it_works(autojump_clock: trio.testing.MockClock) ->
 
     async def node() -> None:
         async with coordinator.open_session(mt.NodeInfo("a")) as a:
-            a.claim("t")
-            await eventually(a, lambda it: it.view.head("t"))
-            claim = own(a, "t")
+            claim = await get_claim(a, "t")
             coordinator.expire(a.node.identity)
             seen.append(a.current)
             seen.append(a.lease.end - trio.current_time())
@@ -76,10 +66,7 @@ async def test_crash(autojump_clock: trio.testing.MockClock) -> None:
     async with coordinator.open_session(mt.NodeInfo("watcher")) as watcher:
         with trio.CancelScope() as process:
             async with coordinator.open_session(mt.NodeInfo("a")) as a:
-                a.claim("t")
-                await eventually(a, lambda it: it.view.head("t"))
-                await eventually(watcher, lambda it: it.view.head("t"))
-                claim = own(a, "t")
+                claim = await get_claim(a, "t", seen_by=[watcher])
                 a.finish(claim, mt.TaskState(mt.StateName.COMPLETED))  # on its way
                 coordinator.crash(a.node.identity)
                 process.cancel()
@@ -103,8 +90,7 @@ async def test_partition(autojump_clock: trio.testing.MockClock) -> None:
         a.claim("t1")
         coordinator.partition(a.node.identity)
         old = a.view
-        b.claim("t2")
-        await eventually(b, lambda it: it.view.head("t2"))
+        await get_claim(b, "t2")
         await trio.sleep(60)
         assert not a.current
         assert a.is_pending("t1")
@@ -181,8 +167,7 @@ async def test_a_long_partition_ends_the_session(autojump_clock: trio.testing.Mo
 
     async def node(watcher: contract.Session) -> None:
         async with coordinator.open_session(mt.NodeInfo("a")) as a:
-            a.claim("t")
-            await eventually(a, lambda it: it.view.head("t"))
+            await get_claim(a, "t")
             coordinator.partition(a.node.identity)
             start = trio.current_time()
             try:
@@ -214,9 +199,7 @@ async def test_leaving_sends_what_was_asked_for(autojump_clock: trio.testing.Moc
     await submit(coordinator, "t")
     async with mt.open_client(coordinator) as client:
         async with coordinator.open_session(mt.NodeInfo("a")) as a:
-            a.claim("t")
-            await eventually(a, lambda it: it.view.head("t"))
-            a.finish(own(a, "t"), mt.TaskState(mt.StateName.COMPLETED))
+            a.finish(await get_claim(a, "t"), mt.TaskState(mt.StateName.COMPLETED))
         assert (await client.get("t")).state == "completed"
 
 
@@ -229,7 +212,7 @@ async def test_a_request_is_made_once_at_a_time(autojump_clock: trio.testing.Moc
         a.bid("t")
         assert a.outstanding == 1
         await eventually(a, lambda it: it.outstanding == 0)
-        claim = own(a, "t")
+        (claim,) = a.view.own_claims("t", a.node.identity)
         a.release(claim)
         a.hand_over(claim, claim)
         assert a.outstanding == 1

@@ -169,29 +169,6 @@ def test_a_page_of_a_run_that_ended_before_its_first_fault(tmp_path: Path, capsy
     assert (result["verdict"], result["lost"]) == ("interrupted", 0)
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["--break", "everything"],
-        ["--links", "wires"],
-        ["--nodes", "1"],
-        ["--seconds", "5"],
-        ["--session-timeout", "1"],
-        ["--keep", "."],
-        ["--check", "nowhere"],
-        ["--report", "nowhere/out.html"],
-    ],
-)
-def test_wrong_usage_exits_with_2_before_anything_is_started(
-    arguments: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as exit:
-        main(arguments)
-
-    assert exit.value.code == 2
-    assert "usage: python -m stress.chaos" in capsys.readouterr().err
-
-
 @given(st.lists(st.tuples(st.integers(0, 100), st.integers(0, 30)), max_size=20))
 def test_faults_in_one_lane_do_not_overlap(spans: list[tuple[int, int]]) -> None:
     faults = sorted((at, at + length) for at, length in spans)

@@ -8,8 +8,9 @@ from contextlib import asynccontextmanager
 import metafora_trio as mt
 from metafora_trio import contract
 from metafora_trio.testing.conformance import eventually
+from metafora_trio.testing.conformance._subject import get_claim
 
-__all__ = ["COMPLETED", "claim", "cluster", "finish"]
+__all__ = ["COMPLETED", "cluster", "finish"]
 
 COMPLETED = mt.TaskState(mt.StateName.COMPLETED)
 
@@ -24,14 +25,7 @@ async def cluster(*names: str, latency: float = 0.0) -> AsyncGenerator[tuple[mt.
         yield client, a
 
 
-async def claim(session: contract.Session, task: str) -> mt.Claim:
-    """Claim a task, and wait until the session sees it."""
-    session.claim(task)
-    await eventually(session, lambda it: it.view.own_claims(task, it.node.identity))
-    return session.view.own_claims(task, session.node.identity)[0]
-
-
 async def finish(session: contract.Session, task: str, state: mt.TaskState | None = COMPLETED) -> None:
     """Claim a task, and end it in this state."""
-    session.finish(await claim(session, task), state)
+    session.finish(await get_claim(session, task), state)
     await eventually(session, lambda it: task not in it.view.tasks)

@@ -133,6 +133,11 @@ class Cluster:
     async def submit(self, *ids: str, **props: Any) -> None:
         await self.client.submit(Task(id, props) for id in ids)
 
+    async def submit_until_running(self, *ids: str, **props: Any) -> None:
+        """Submit tasks, and wait until all of them run."""
+        await self.submit(*ids, **props)
+        await self.wait_running(*ids)
+
     def owners(self) -> dict[str, list[str]]:
         """Who has a claim in each task that has one, from the truth of the store: names, the owner first."""
         truth = self.coordinator._store.truth

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +16,31 @@ def children(pid: int) -> list[int]:
     return [
         int(child) for thread in Path(f"/proc/{pid}/task").glob("*/children") for child in thread.read_text().split()
     ]
+
+
+def run_until_signalled(
+    arguments: Sequence[str], number: int, *, when: str, **environment: str
+) -> tuple[int, list[int]]:
+    """Run `python -m` with some arguments until a line of its stderr contains a text, then send it a signal.
+
+    Args:
+        arguments: a module and the arguments of its command line.
+        number: the signal.
+        when: the text to wait for.
+        **environment: further variables of its environment.
+
+    Returns:
+        Its exit status, and the processes that it had started by then.
+    """
+    command = [sys.executable, "-m", *arguments]
+    variables = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **environment}
+    with subprocess.Popen(command, env=variables, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert any(when in line for line in process.stderr)
+        started = children(process.pid)
+        process.send_signal(number)
+        process.communicate(timeout=30)
+    return process.returncode, started
 
 
 def has_ended(pid: int) -> bool:

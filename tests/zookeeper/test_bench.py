@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from stress.bench import cold_start, idle, moves
 from stress.bench.command import main
-from tests.support.processes import children, wait_ended
+from tests.support.processes import run_until_signalled, wait_ended
 
-ROOT = Path(__file__).parent.parent.parent
 KEYS = {
     "claims": ["tasks", "seconds", "per_s", "raw_per_s", "ratio", "attempts_per_task", "duplicates"],
     "cluster": ["seconds", "spread", "attempts_per_task", "duplicates"],
@@ -48,17 +44,12 @@ def test_the_last_line_is_one_json_object_with_the_keys(
 
 @pytest.mark.parametrize("number,status", [(signal.SIGTERM, 130), (signal.SIGKILL, -signal.SIGKILL)])
 def test_everything_started_ends_with_the_benchmark(number: signal.Signals, status: int, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "stress.bench", "idle", "--tasks", "12"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "TMPDIR": str(tmp_path)}
-    with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as bench:
-        assert bench.stderr is not None
-        assert any("12 tasks run" in line for line in bench.stderr)
-        started = children(bench.pid)
-        bench.send_signal(number)
-        bench.wait(timeout=30)
+    command = ["stress.bench", "idle", "--tasks", "12"]
+
+    ended_with, started = run_until_signalled(command, number, when="12 tasks run", TMPDIR=str(tmp_path))
 
     assert len(started) == 2  # a server and a node
     wait_ended(started)
-    assert bench.returncode == status
+    assert ended_with == status
     if number is signal.SIGTERM:
         assert list(tmp_path.iterdir()) == []

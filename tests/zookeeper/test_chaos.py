@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from stress.chaos import run as chaos_run
 from stress.chaos.command import main
-from tests.support.processes import children, wait_ended
+from tests.support.processes import run_until_signalled, wait_ended
 
-ROOT = Path(__file__).parent.parent.parent
 SMALL = ["--servers", "1", "--nodes", "3", "--tasks", "12", "--session-timeout", "2", "--seed", "3"]
 
 
@@ -55,18 +51,13 @@ def test_tasks_that_ignore_their_lease_are_found(
 def test_everything_started_ends_with_the_run(number: signal.Signals, status: int, tmp_path: Path) -> None:
     """Also a node that is frozen just then."""
     report, kept = tmp_path / "report.html", tmp_path / "run"
-    command = [sys.executable, "-m", "stress.chaos", *SMALL, "--report", str(report), "--keep", str(kept)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as chaos:
-        assert chaos.stderr is not None
-        assert any("] freeze " in line for line in chaos.stderr)
-        started = children(chaos.pid)
-        chaos.send_signal(number)
-        chaos.communicate(timeout=30)
+    command = ["stress.chaos", *SMALL, "--report", str(report), "--keep", str(kept)]
+
+    ended_with, started = run_until_signalled(command, number, when="] freeze ")
 
     assert len(started) == 4  # a server and three nodes
     wait_ended(started)
-    assert chaos.returncode == status
+    assert ended_with == status
     if number is signal.SIGINT:
         assert "interrupted" in report.read_text()
     assert main(["--check", str(kept)]) == 130  # not 0: what has happened by then was well, the rest is not known

@@ -10,9 +10,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 import trio
 
-from metafora_trio import Claim, NodeInfo, SessionLost, StateName, Task, TaskState
+from metafora_trio import NodeInfo, SessionLost, StateName, Task, TaskState
 from metafora_trio.contract import Session
 from metafora_trio.testing.conformance import eventually
+from metafora_trio.testing.conformance._subject import get_claim, own
 from metafora_trio_zookeeper import ZooKeeperCoordinator
 from metafora_trio_zookeeper.testing.real import Ensemble, ProxyLoop, TcpProxy
 from tests.support.zookeeper.sessions import connection_of, expire
@@ -39,19 +40,6 @@ async def session(hosts: str, namespace: str, name: str) -> AsyncGenerator[Sessi
 async def submit(hosts: str, namespace: str, *ids: str) -> None:
     async with ZooKeeperCoordinator(hosts, namespace=f"/{namespace}").open_client() as client:
         await client.submit([Task(id) for id in ids], again=False)
-
-
-def own(session: Session, task: str) -> Claim | None:
-    claims = session.view.own_claims(task, session.node.identity)
-    return claims[0] if claims else None
-
-
-async def get_claim(session: Session, task: str) -> Claim:
-    session.claim(task)
-    await eventually(session, lambda it: own(it, task))
-    claim = own(session, task)
-    assert claim is not None
-    return claim
 
 
 async def test_three_sessions_on_three_servers_race(ensemble: Ensemble, namespace: str) -> None:

@@ -40,6 +40,16 @@ class MembershipConformance:
                 assert (b.node.name, b.view.nodes[identity]) == ("b", b.node)
             await eventually(a, lambda it: identity not in it.view.nodes)
 
+    async def test_joining_shows_what_is_stored(self, subject: Subject) -> None:
+        """When the body begins, the view is complete and may be acted on."""
+        await submit(subject, (), "t")
+        async with members(subject, "a") as (a,):
+            claim = await get_claim(a, "t")
+            async with subject.coordinator.open_session(NodeInfo("b")) as b:
+                assert b.current
+                assert {a.node.identity, b.node.identity} == b.view.nodes.keys()
+                assert (list(b.view.tasks), b.view.head("t")) == (["t"], claim)
+
     async def test_a_name_may_be_used_twice(self, subject: Subject) -> None:
         async with members(subject, "a", "a") as (first, second):
             assert first.node.identity != second.node.identity
