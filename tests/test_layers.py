@@ -27,7 +27,6 @@ USERS = ("metafora_trio", "metafora_trio.balancers", "metafora_trio.contract", "
 """What everything outside the core may import; besides, tools for tests may import `metafora_trio.testing`."""
 
 SHARED_BY_SIMULATIONS = {
-    Path("coordinators/metafora_trio_zookeeper/testing/simulated/_cluster.py"),
     Path("stress/simulate/memory_cluster.py"),
 }
 """Two simulated clusters that reach into the node and the store, until there is one over a protocol of its own."""

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Generator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
-from unittest import mock
 
 import outcome
 import trio
 
 from metafora_trio import Command, CommandName, Consumer, CoordinatorUnavailable, Handler, StateName, Task
-from metafora_trio._node import membership  # noqa: TID251 - until the clusters are one
 from metafora_trio.testing.simulation import Monitor, Process, SimulatedClient, SimulatedNode, WatchedHandler, World
 from metafora_trio_zookeeper import ZooKeeperCoordinator
 from metafora_trio_zookeeper._layout import Layout
@@ -80,7 +78,6 @@ class SimulatedCluster:
         self._lingering: dict[str, tuple[float, bool]] = {}
         self._options = options
         self._open = ExitStack()
-        self._open.enter_context(mock.patch.object(membership, "watch_lease", _no_watchdog))
         self._open.callback(self.world.close)
         self._client = SimulatedClient(self._coordinator(), self._truth.expectations, self.monitor)
         self._client.process = self.world.spawn("client", self._client.run)
@@ -356,6 +353,7 @@ class SimulatedCluster:
             connect=lambda: self.zookeeper.connect(self.session_timeout),
             rng=self._fork(),
             suspended=lambda: 0.0,
+            watched=False,
         )
 
     def _check_processes(self) -> None:
@@ -376,9 +374,3 @@ class SimulatedCluster:
                 return
             except CoordinatorUnavailable:
                 await trio.sleep(1.0)
-
-
-@contextmanager
-def _no_watchdog(*_: object) -> Generator[None]:
-    """The watchdog is a thread, and threads know nothing of virtual time."""
-    yield
