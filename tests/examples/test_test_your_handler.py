@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from metafora_trio import Handler
-from metafora_trio_zookeeper.testing.simulated import SimulatedCluster
+from metafora_trio.testing.simulation import SimulatedCluster
 
 PAGE = Path(__file__).parents[2] / "docs" / "howto" / "test-your-handler.md"
 BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), flags=re.DOTALL | re.MULTILINE)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import trio
 
@@ -28,7 +28,16 @@ class BrokenPromise(AssertionError):
 
 
 class Place(Protocol):
-    """Where tasks run: a process."""
+    """Where a node or a client runs: a `Process`, or a part of one.
+
+    Attributes:
+        name: for people.
+        frozen: whether it is stopped, and will go on.
+        dead: whether it was killed.
+        ended: whether what runs there has returned.
+        rate: how fast its clock runs.
+        time: what its clock shows, in seconds: what `trio.current_time()` is there.
+    """
 
     @property
     def name(self) -> str: ...
@@ -36,6 +45,15 @@ class Place(Protocol):
     def frozen(self) -> bool: ...
     @property
     def dead(self) -> bool: ...
+    @property
+    def ended(self) -> bool: ...
+    @property
+    def rate(self) -> float: ...
+    @property
+    def time(self) -> float: ...
+
+    def call(self, function: Callable[..., object], *args: Any) -> None:
+        """Run a plain function there: at once, or when it goes on if it is frozen, or never if it is dead."""
 
 
 @dataclass(eq=False, slots=True)
