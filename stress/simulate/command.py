@@ -71,6 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "steps": total.steps,
         "virtual_hours": round(total.seconds / 3600, 2),
         "faults": total.faults.total(),
+        "overruns": total.overruns,
         "violations": int(total.failure is not None),
         "per_second": round(total.histories / (time.monotonic() - began), 1),
         "seed": seed,

@@ -33,6 +33,7 @@ class Tally:
 
     Attributes:
         assumptions: which assumption each fault breaks; empty for most.
+        overruns: how many scopes were open more than 50 ms after the end of their lease, with an excuse or without.
         failure: the last history that failed, and how: after the shrinking, the shortest one found.
     """
 
@@ -41,6 +42,7 @@ class Tally:
     seconds: float = 0.0
     faults: Counter[str] = field(default_factory=Counter)
     assumptions: dict[str, str] = field(default_factory=dict)
+    overruns: int = 0
     failure: Failure | None = None
 
     def add(self, cluster: SimulatedCluster, steps: int) -> None:
@@ -50,6 +52,7 @@ class Tally:
         self.seconds += cluster.world.now
         self.faults.update(cluster.faults)
         self.assumptions.update(cluster.assumptions)
+        self.overruns += len(cluster.monitor.overruns)
 
     def merge(self, other: Tally) -> None:
         """Add what another search has done."""
@@ -58,4 +61,5 @@ class Tally:
         self.seconds += other.seconds
         self.faults.update(other.faults)
         self.assumptions.update(other.assumptions)
+        self.overruns += other.overruns
         self.failure = self.failure or other.failure

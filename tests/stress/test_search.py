@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from stress.simulate.brokers import BROKERS
 from stress.simulate.machine import quiet
 from stress.simulate.script import Script, Step, play, shorten
 from stress.simulate.search import search
+from stress.simulate.tally import Tally
 from tests.support.processes import children, ignores, wait_ended, wait_until
 
 SCRIPT = Script(
@@ -96,6 +98,29 @@ def test_a_script_is_shortened_to_what_it_takes() -> None:
 # ---- the state machine
 
 
+def test_what_was_done_is_added_up() -> None:
+    """Overruns too, which are rare: most leases are renewed, and most scopes close in time."""
+    steps = (
+        Step("start"),
+        Step("run_for", {"seconds": 3.0}),
+        Step("submit", {"task": "t1"}),
+        Step("linger", {"task": "t1", "seconds": 20.0, "shield": True}),
+        Step("run_for", {"seconds": 1.0}),
+        Step("partition", {"node": "n1"}),
+        Step("run_for", {"seconds": 10.0}),
+    )
+    once, twice = Tally(), Tally()
+    with quiet(), replace(SCRIPT, steps=steps).open() as cluster:
+        for step in steps:
+            step.apply(cluster)
+        once.add(cluster, len(steps))
+    twice.merge(once)
+    twice.merge(once)
+    assert (twice.histories, twice.steps, twice.seconds, twice.overruns) == (2, 14, 28.0, 2)
+    assert twice.faults == {"linger": 2, "partition": 2}
+    assert twice.assumptions["linger"].startswith("scopes close by the end of the lease")
+
+
 @pytest.mark.parametrize("broker", BROKERS)
 def test_no_promise_is_broken(broker: str) -> None:
     """A bounded set of histories, the same each time; `python -m stress.simulate` goes on from here."""
@@ -125,7 +150,8 @@ def test_simulate(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--histories", "4", "--seed", "1", "--processes", "1", "--json"]
     assert simulate.main(arguments) == 0
     summary = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert list(summary) == ["histories", "steps", "virtual_hours", "faults", "violations", "per_second", "seed"]
+    names = ["histories", "steps", "virtual_hours", "faults", "overruns", "violations", "per_second", "seed"]
+    assert list(summary) == names
     assert (summary["histories"], summary["violations"], summary["seed"]) == (4, 0, 1)
 
 

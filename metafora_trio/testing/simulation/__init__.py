@@ -21,9 +21,9 @@ from ._hosts import SharedProcess as SharedProcess
 from ._memory_broker import MemoryBroker as MemoryBroker
 from ._monitor import BrokenPromise as BrokenPromise
 from ._monitor import Monitor as Monitor
-from ._monitor import Place as Place
-from ._monitor import WatchedRun as WatchedRun
 from ._node import SimulatedNode as SimulatedNode
 from ._node import WatchedHandler as WatchedHandler
+from ._runs import Place as Place
+from ._runs import WatchedRun as WatchedRun
 from ._world import Process as Process
 from ._world import World as World

@@ -17,8 +17,9 @@ from metafora_trio.contract import ClusterView
 
 from ._client import Expectations
 from ._faults import Fault
-from ._monitor import Monitor, Place
+from ._monitor import Monitor
 from ._node import SimulatedNode
+from ._runs import Place
 from ._world import World
 
 __all__ = ["BrokerContents", "BrokerFactory", "SimulatedBroker", "SimulationContext"]

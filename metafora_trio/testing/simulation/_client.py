@@ -11,7 +11,8 @@ import trio
 from metafora_trio import Client, Coordinator, CoordinatorUnavailable, MetaforaError, open_client
 from metafora_trio.testing.history import EventName
 
-from ._monitor import Monitor, Place
+from ._monitor import Monitor
+from ._runs import Place
 
 __all__ = ["Expectations", "SimulatedClient"]
 

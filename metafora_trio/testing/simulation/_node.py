@@ -8,7 +8,8 @@ import trio
 
 from metafora_trio import Consumer, Handler, Outcome, RunningTask
 
-from ._monitor import Monitor, Place, WatchedRun
+from ._monitor import Monitor
+from ._runs import Place, WatchedRun
 
 __all__ = ["SimulatedNode", "WatchedHandler"]
 
@@ -81,6 +82,7 @@ class WatchedHandler:
 
     async def __call__(self, task: RunningTask) -> Outcome | None:
         run = self._monitor.start(task.id, task.node, task.token, self.place)
+        self._monitor.watch_lease(run, task)
         ended = True
         try:
             return await (self._wait(task, run) if self._handler is None else self._handler(task))
