@@ -190,6 +190,7 @@ def test_ctrl_c_ends_a_search(module: str, arguments: list[str], everybody: bool
         (mutants.main, ["--processes", "0"], "0 is less than 1"),
         (mutants.main, ["--save", "no/such/folder"], "--save: no folder no/such/folder"),
         (mutants.main, ["unheard-of"], "no mutant unheard-of"),
+        (mutants.main, ["read-is-proof-of-life", "--broker", "memory"], "no mutant read-is-proof-of-life with"),
         (replay.main, ["no/such/file"], "No such file or directory: 'no/such/file'"),
         (replay.main, [__file__], "test_search.py: Extra data"),
     ],
@@ -217,14 +218,18 @@ def test_replay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "broken: at " in capsys.readouterr().out
 
 
-def test_mutants(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("broker", BROKERS)
+def test_mutants(broker: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Those of the node need nothing of a broker but the protocol."""
     name = "claimed-is-owned"
     assert name in map(str, MUTANTS)
-    arguments = [name, "--histories", "100", "--processes", "1", "--save", str(tmp_path), "--json"]
+    arguments = [name, "--broker", broker, "--histories", "100", "--processes", "1", "--save", str(tmp_path), "--json"]
     assert mutants.main(arguments) == 0
     summary = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert summary["escaped"] == []
-    assert Script.read(tmp_path / f"{name}.json").steps
+    script = Script.read(tmp_path / f"{name}.json")
+    assert script.steps
+    assert script.broker == broker
 
 
 def test_a_bug_of_the_library_is_no_catch(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
