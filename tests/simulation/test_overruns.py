@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
@@ -110,6 +111,16 @@ def test_what_is_open_after_a_thaw_is_seen_after_50_ms(rate: float) -> None:
         with pytest.raises(BrokenPromise, match=r"t on .* is still open"):
             cluster.run_for(1.0)
         assert cluster.world.now - began == pytest.approx(0.06, abs=0.001)
+
+
+def test_a_lease_without_end_is_not_overrun() -> None:
+    with SimulatedCluster(stubborn, nodes=1, session_timeout=math.inf) as cluster:
+        cluster.submit("t")
+        cluster.run_until_running("t")
+        cluster.stop_task("t")
+        cluster.run_for(50.0)
+        assert [run.task for run in cluster.monitor.open_runs()] == ["t"]
+        assert cluster.monitor.overruns == []
 
 
 def test_where_an_assumption_was_broken_an_overrun_is_only_counted() -> None:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from trio._core import _run as trio_run
 
 from metafora_trio import StateName
 from metafora_trio.testing.history import check_history
@@ -69,11 +70,20 @@ def test_a_node_that_is_cut_off_stops_its_task_in_time_and_comes_back(cluster: S
     assert owners(cluster) == ["n1", "n2"]
 
 
-def test_settling_ends_a_partition(cluster: SimulatedCluster) -> None:
+@pytest.mark.parametrize("heal", ["one", "all", "settle"])
+def test_a_short_partition_costs_nothing(cluster: SimulatedCluster, heal: str) -> None:
+    """Whatever ends it: the session goes on, and so do its tasks."""
+    sessions = [node.identity for node in cluster.nodes.values()]
+    runs = len(cluster.monitor.started)
     cluster.partition("n2")
+    cluster.run_for(0.3)
+    if heal == "settle":
+        cluster.settle()
+    else:
+        cluster.heal("n2" if heal == "one" else None)
     cluster.run_for(8.0)
-    cluster.settle()
-    assert owners(cluster) == ["n1", "n2"]
+    assert [node.identity for node in cluster.nodes.values()] == sessions
+    assert len(cluster.monitor.started) == runs
 
 
 def test_a_session_that_is_ended_early_is_void(cluster: SimulatedCluster) -> None:
@@ -152,6 +162,15 @@ def test_own_processes_can_be_paused_and_have_their_own_clocks(broker: BrokerFac
             with pytest.raises(ValueError, match="n2 cannot have a clock of its own"):
                 cluster.start(rate=1.01)
         cluster.settle()
+
+
+@each_broker
+def test_a_cluster_that_cannot_be_made_leaves_nothing_behind(broker: BrokerFactory) -> None:
+    """A world changes how Trio schedules in this thread: that must end with it."""
+    before = trio_run._r
+    with pytest.raises(TypeError, match="unheard_of"):
+        SimulatedCluster(nodes=1, broker=broker, unheard_of=True)
+    assert trio_run._r is before
 
 
 @each_broker

@@ -118,6 +118,19 @@ def test_servers_fail(cluster: SimulatedCluster) -> None:
     cluster.settle()
 
 
+def test_a_client_waits_for_the_servers() -> None:
+    """It connects again and again, and then does what it was asked to do meanwhile."""
+    with SimulatedCluster(nodes=1, broker=ZooKeeperBroker) as cluster:
+        for server in (1, 2, 3):
+            cluster.inflict("kill_server", server=server)
+        cluster.submit("t")
+        cluster.run_for(25.0)
+        assert cluster.client.outstanding == 1
+        cluster.heal()
+        cluster.run_until_running("t")
+        cluster.settle()
+
+
 def test_a_task_that_shields_itself_beyond_its_lease_breaks_an_assumption(cluster: SimulatedCluster) -> None:
     cluster.linger("t1", 30.0, shield=True)
     cluster.linger("t2", 30.0)
@@ -176,7 +189,7 @@ def test_what_does_not_come_to_rest_is_told(cluster: SimulatedCluster) -> None:
 
 def test_a_client_that_is_never_answered_is_told(cluster: SimulatedCluster) -> None:
     """At rest is only what has nothing to wait for."""
-    cluster._client.outstanding += 1
+    cluster.client.outstanding += 1
     with pytest.raises(BrokenPromise, match=r"not answered in time: \['1 requests'\]"):
         cluster.settle()
 
@@ -184,7 +197,7 @@ def test_a_client_that_is_never_answered_is_told(cluster: SimulatedCluster) -> N
 def test_a_token_that_shrinks_is_told(cluster: SimulatedCluster) -> None:
     """As it would after somebody had deleted a bucket, and with it what counts its claims."""
     assert isinstance(cluster.broker, ZooKeeperBroker)
-    cluster.broker.log_checker._tokens["t1"] = 1000
+    cluster.broker.log_checker.tokens["t1"] = 1000
     cluster.crash("n1")
     cluster.crash("n2")
     cluster.start()

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from metafora_trio._node.membership import Membership
-from metafora_trio.testing.simulation import BrokenPromise
+from metafora_trio.testing.simulation import BrokenPromise, BrokerFactory, Fault, MemoryBroker, SimulationContext
+from metafora_trio_zookeeper.testing.simulated import ZooKeeperBroker
 from stress.mutants import command as mutants
 from stress.mutants.all_mutants import MUTANTS
 from stress.simulate import command as simulate
@@ -129,6 +130,32 @@ def test_no_promise_is_broken(broker: str) -> None:
     assert tally.histories >= 60
     without_own_clocks = {"drift"} if broker == "memory" else set()
     assert tally.faults.keys() == tally.assumptions.keys() - without_own_clocks  # each fault is drawn
+
+
+class Bare:
+    """A broker that has what the protocol asks for, and no fault."""
+
+    faults: Mapping[str, Fault] = {}
+    remedies: Mapping[str, Callable[..., None]] = {}
+
+    def __init__(self, context: SimulationContext) -> None:
+        inner = MemoryBroker(context)
+        self.expiry_delay, self.coordinator, self.spawn = inner.expiry_delay, inner.coordinator, inner.spawn
+        self.contents, self.observe, self.heal, self.recover = inner.contents, inner.observe, inner.heal, inner.recover
+
+
+@pytest.mark.parametrize(
+    "broker, faults", [(Bare, {"linger"}), (ZooKeeperBroker, {"pause", "drift", "delay", "crash"})]
+)
+def test_a_third_broker_needs_nothing_but_the_protocol(
+    broker: BrokerFactory, faults: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Searches draw from what it offers, whatever its name; those for ZooKeeper's servers are for ZooKeeper."""
+    monkeypatch.setitem(BROKERS, "third", broker)
+    tally = search(seed=4, histories=40, broker="third")
+    assert tally.failure is None
+    assert tally.faults.keys() >= faults
+    assert tally.faults.keys() & {"kill_server", "elect"} == set()
 
 
 def test_the_same_seed_draws_the_same_histories() -> None:

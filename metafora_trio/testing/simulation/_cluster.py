@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -48,6 +49,7 @@ class SimulatedCluster:
     Attributes:
         world: virtual time, and the processes in it.
         broker: the simulated broker.
+        client: submits tasks and sends commands.
         monitor: what runs, and what was wrong.
         expectations: what clients have asked for.
         nodes: all there ever were, by name.
@@ -77,16 +79,34 @@ class SimulatedCluster:
         self._lingering: dict[str, tuple[float, bool]] = {}
         self._options = options
         self._changes = 0
-        context = SimulationContext(
-            self.world, self.monitor, self.expectations, self.nodes, session_timeout, self._fork
+        with ExitStack() as undo:  # what the world has changed in this thread must not outlive a broker that fails
+            undo.callback(self.world.close)
+            self.broker: SimulatedBroker = broker(self._context())
+            self.assumptions: Mapping[str, str] = {
+                "drift": CLOCKS_DRIFT_LITTLE,
+                "linger": SCOPES_CLOSE_IN_TIME,
+                **{name: fault.breaks for name, fault in self.broker.faults.items()},
+            }
+            self.steps: Mapping[str, Callable[..., object]] = self._all_steps()
+            self.client: SimulatedClient = SimulatedClient(self.broker.coordinator(), self.expectations, self.monitor)
+            self.client.place = self.broker.spawn("client", self.client.run)
+            self._check = SettledCheck(self.nodes, self.client, self.expectations, self.broker, self.monitor)
+            for _ in range(nodes):
+                self.start()
+            undo.pop_all()
+
+    def _context(self) -> SimulationContext:
+        return SimulationContext(
+            world=self.world,
+            monitor=self.monitor,
+            expectations=self.expectations,
+            nodes=self.nodes,
+            session_timeout=self.session_timeout,
+            fork=self._fork,
         )
-        self.broker: SimulatedBroker = broker(context)
-        self.assumptions: Mapping[str, str] = {
-            "drift": CLOCKS_DRIFT_LITTLE,
-            "linger": SCOPES_CLOSE_IN_TIME,
-            **{name: fault.breaks for name, fault in self.broker.faults.items()},
-        }
-        self.steps: Mapping[str, Callable[..., object]] = {
+
+    def _all_steps(self) -> Mapping[str, Callable[..., object]]:
+        return {
             "run_for": self.run_for,
             "start": self.start,
             "drain": self.drain,
@@ -100,11 +120,6 @@ class SimulatedCluster:
             **{name: partial(self.inflict, name) for name in self.broker.faults},
             **self.broker.remedies,
         }
-        self._client = SimulatedClient(self.broker.coordinator(), self.expectations, self.monitor)
-        self._client.place = self.broker.spawn("client", self._client.run)
-        self._check = SettledCheck(self.nodes, self._client, self.expectations, self.broker, self.monitor)
-        for _ in range(nodes):
-            self.start()
 
     def __enter__(self) -> SimulatedCluster:
         return self
@@ -268,22 +283,22 @@ class SimulatedCluster:
     def submit(self, task: str, *, again: bool = False, **props: Any) -> None:
         """Have the client submit a task."""
         submitted = Task(task, props)
-        self._client.ask(lambda client: client.submit(submitted, again=again), task)
+        self.client.ask(lambda client: client.submit(submitted, again=again), task)
 
     def delete(self, task: str) -> None:
         """Have the client delete a task."""
-        self._client.ask(lambda client: client.delete(task), task, there=False)
+        self.client.ask(lambda client: client.delete(task), task, there=False)
 
     def stop_task(self, task: str) -> None:
         """Have the client ask the owner of a task to give it back."""
         self.expectations.stopped[task] += 1
-        self._client.ask(lambda client: client.stop_task(task))
+        self.client.ask(lambda client: client.stop_task(task))
 
     def send(self, node: str, command: str) -> None:
         """Have the client send a command to a node: freeze, unfreeze, balance or drain."""
         if command == CommandName.DRAIN:
             self.expectations.leaving.add(node)
-        self._client.ask(lambda client: client.send(node, Command(command)))
+        self.client.ask(lambda client: client.send(node, Command(command)))
 
     def finish(self, task: str, *, fail: bool = False) -> None:
         """Have the default handler of a task, wherever it runs now, return (or raise)."""

@@ -102,8 +102,9 @@ class SharedPlace:
         return self._process.time
 
     def call(self, function: Callable[..., object], *args: Any) -> None:
-        """Run a plain function in the process, at once."""
-        self._process.call(function, *args)
+        """Run a plain function in the process, at once, unless the node has died or left."""
+        if not (self.dead or self.ended):
+            self._process.call(function, *args)
 
     def __repr__(self) -> str:
         state = "dead" if self.dead else "ended" if self.ended else "running"
@@ -140,7 +141,7 @@ class SharedProcess:
         """Cancel what runs there. Nothing that it still does counts."""
         place.dead = True
         self._context.monitor.kill(place)
-        place.call(place.scope.cancel)
+        self._process.call(place.scope.cancel)
 
     async def _run(self) -> None:
         async with trio.open_nursery() as nursery:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-from metafora_trio import Command, MemoryCoordinator, NodeNotFound
+from metafora_trio import Command, MemoryCoordinator
 from metafora_trio._memory.store import Store
 from metafora_trio.contract import Claim, ClaimRemoved, QueuedCommand, TaskRemoved, ViewEvent
 
@@ -84,16 +84,8 @@ class MemoryBroker:
 
     def _disturb(self, node: str, disturb: Callable[[str], None]) -> None:
         found = self._context.nodes[node]
-        if (identity := found.identity) is None:
-            return
-
-        def carry_out() -> None:
-            try:
-                disturb(identity)
-            except NodeNotFound:  # its session has just ended
-                return
-
-        found.place.call(carry_out)
+        if identity := found.identity:
+            found.place.call(disturb, identity)
 
 
 class _Coordinator(MemoryCoordinator):

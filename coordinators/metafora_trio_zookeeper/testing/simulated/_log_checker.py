@@ -33,6 +33,7 @@ class LogChecker:
 
     Attributes:
         changes: counts the transactions that changed something.
+        tokens: the highest token so far that owned each task.
     """
 
     def __init__(
@@ -44,13 +45,13 @@ class LogChecker:
         expectations: Expectations,
     ) -> None:
         self.changes: int = 0
+        self.tokens: dict[str, int] = {}
         self._zookeeper = zookeeper
         self._layout = layout
         self._reader = reader
         self._monitor = monitor
         self._expectations = expectations
         self._read = 0
-        self._tokens: dict[str, int] = {}
 
     def read_log(self) -> None:
         """Check the transactions since the last call."""
@@ -87,10 +88,10 @@ class LogChecker:
     def _check_queue(self, changed: Claim) -> None:
         """Whatever assumption is broken, the token grows with every owner, and no session queues up twice."""
         task, claims = changed.task, self._reader.claims(changed.task)
-        token, node = min(claims, default=(self._tokens.get(task, -1), ""))
-        if token < self._tokens.get(task, -1):
-            self._monitor.violation(f"{task} is owned by {node} with token {token} after token {self._tokens[task]}")
-        self._tokens[task] = token
+        token, node = min(claims, default=(self.tokens.get(task, -1), ""))
+        if token < self.tokens.get(task, -1):
+            self._monitor.violation(f"{task} is owned by {node} with token {token} after token {self.tokens[task]}")
+        self.tokens[task] = token
         if sum(node == changed.node for _, node in claims) > 1:
             self._monitor.violation(f"{changed.node} has more than one claim for {task}: {sorted(claims)}")
 
