@@ -27,12 +27,6 @@ LAYERS = (
 USERS = ("metafora_trio", "metafora_trio.balancers", "metafora_trio.contract", "metafora_trio.events")
 """What everything outside the core may import; besides, tools for tests may import `metafora_trio.testing`."""
 
-SHARED_BY_SIMULATIONS = {
-    Path("coordinators/metafora_trio_zookeeper/testing/simulated/_cluster.py"),
-    Path("stress/simulate/memory_cluster.py"),
-}
-"""Two simulated clusters that reach into the node and the store, until there is one over a protocol of its own."""
-
 
 def is_module(name: str, root: Path) -> bool:
     """Whether a full name is that of a module, of the core or below `root`."""
@@ -84,8 +78,6 @@ def test_others_come_in_by_the_doors(folder: str) -> None:
         allowed = {*USERS}
         if folder == "stress" or "testing" in inside.parts:
             allowed |= {f"metafora_trio.testing.{name}" for name in ("conformance", "history", "simulation")}
-        if inside in SHARED_BY_SIMULATIONS:
-            continue
         if bad := {module for module in ours(file, ROOT) if module not in allowed}:
             found[str(inside)] = bad
     assert found == {}

@@ -53,6 +53,7 @@ class ZooKeeperCoordinator(Coordinator):
         connect: makes a connection; for a simulated ensemble in the place of kazoo.
         rng: for marks and jitter.
         suspended: for how many seconds the machine has been suspended so far.
+        watched: whether a thread may watch the lease, see `Session.watched`: false on virtual time.
 
     Raises:
         ValueError: an argument breaks a rule; the message names it. (Of `tls` and `sasl`: on the first connection.)
@@ -73,6 +74,7 @@ class ZooKeeperCoordinator(Coordinator):
         connect: Callable[[], Connection] | None = None,
         rng: random.Random | None = None,
         suspended: Callable[[], float] = suspended_seconds,
+        watched: bool = True,
     ) -> None:
         self.hosts: str = _check_hosts(hosts)
         if not MIN_SESSION_TIMEOUT <= session_timeout <= _DAY:
@@ -89,6 +91,7 @@ class ZooKeeperCoordinator(Coordinator):
         self._connect = connect or self._connect_kazoo
         self._rng = rng or random.SystemRandom()
         self._suspended = suspended
+        self._watched = watched
 
     @property
     def namespace(self) -> str:
@@ -124,6 +127,7 @@ class ZooKeeperCoordinator(Coordinator):
             asked_timeout=self.session_timeout,
             rng=self._rng,
             suspended=self._suspended,
+            watched=self._watched,
         )
         joined = False
         try:

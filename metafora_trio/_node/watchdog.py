@@ -19,6 +19,7 @@ from typing import Literal
 import trio
 
 from metafora_trio._model.lease import Lease
+from metafora_trio._model.overrun import OverrunDetector
 
 __all__ = ["EXIT_CODE", "OnOverrun", "watch_lease"]
 
@@ -26,10 +27,6 @@ EXIT_CODE = 70
 """With which the process ends (EX_SOFTWARE of sysexits.h)."""
 
 OnOverrun = Literal["log", "exit"]
-
-_LOOKS = 5
-_BETWEEN_LOOKS = 0.01
-"""Seconds. Together the 50 ms that a process has after a thaw to cancel what is no longer its own."""
 
 
 class _Watchdog:
@@ -51,19 +48,12 @@ class _Watchdog:
         self.stopped = threading.Event()
 
     def run(self) -> None:
-        reported = -1.0
-        looks = 0
+        detector = OverrunDetector()
         while True:
-            end = self.lease.end
-            late = self.clock() - end
-            # At the end of a lease, and when a frozen process goes on after it, this thread wakes together with
-            # Trio's, which needs a moment to close the scopes. Looks are counted, not seconds: those pass while the
-            # process is frozen, and then nobody could have closed anything.
-            looks = looks + 1 if late > 0 and end != reported else 0
-            if looks > _LOOKS and (tasks := self.open_tasks()):
-                self.report(tasks, late)
-                reported = end
-            if self.stopped.wait(max(-late, _BETWEEN_LOOKS)):
+            now, end = self.clock(), self.lease.end
+            if tasks := detector.look(now, end, self.open_tasks):
+                self.report(tasks, now - end)
+            if self.stopped.wait(detector.until_next_look(now, end)):
                 return
 
     def report(self, tasks: Sequence[str], late: float) -> None:

@@ -1,8 +1,8 @@
 """The pytest plugin: the fixture `metafora_cluster`, a whole cluster on virtual time.
 
-Found by pytest through the entry point `metafora`; nothing is to be configured. It is loaded in every pytest run of
-everybody who has this package installed. So it stands outside of `metafora_trio.testing`, parts of which use private
-names of Trio: what another Trio might break is imported by the fixture, and only by it.
+pytest finds it through the entry point `metafora`, without any configuration, and loads it in every test run of
+everybody who has this package installed. So the plugin itself imports nothing of `metafora_trio.testing`, parts of
+which use private names of Trio that another Trio might not have. Only the fixture does, when a test asks for it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pytest
 
 if TYPE_CHECKING:
     from metafora_trio import Handler
-    from metafora_trio_zookeeper.testing.simulated import SimulatedCluster
+    from metafora_trio.testing.simulation import SimulatedCluster
 
 __all__ = ["metafora_cluster"]
 
@@ -24,10 +24,11 @@ __all__ = ["metafora_cluster"]
 def metafora_cluster() -> Iterator[Callable[..., SimulatedCluster]]:
     """Makes clusters: `cluster = metafora_cluster(handler, nodes=3)`.
 
-    The arguments are those of `metafora_trio_zookeeper.testing.SimulatedCluster`. The clusters are closed after the
-    test; what their nodes were doing is then cut short, so a test that cares how things end calls `settle`.
+    The arguments are those of `metafora_trio.testing.simulation.SimulatedCluster`. The broker is in memory unless
+    `broker` says otherwise: `broker=ZooKeeperBroker`. The clusters are closed after the test. What their nodes were
+    doing is then cut short, so a test that cares how things end calls `settle`.
     """
-    from metafora_trio_zookeeper.testing.simulated import SimulatedCluster
+    from metafora_trio.testing.simulation import SimulatedCluster
 
     with ExitStack() as opened:
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from . import node as node
 from . import zookeeper as zookeeper
 from .mutant import Mutant as Mutant
 
-__all__ = ["MUTANTS", "Mutant"]
+__all__ = ["MUTANTS", "Mutant", "mutants_of"]
 
-MUTANTS: tuple[Mutant, ...] = (
+_OF_THE_NODE: tuple[Mutant, ...] = (
     node.released_before_closed,
     node.claimed_is_owned,
     node.claim_on_its_way_out_starts,
     node.ended_task_opens,
-    node.lease_not_looked_at_on_opening,
     node.identity_is_the_name,
     node.loser_keeps_its_claim,
     node.bid_never_withdrawn,
@@ -24,18 +25,29 @@ MUTANTS: tuple[Mutant, ...] = (
     node.donor_and_heir_miscount,
     node.lease_without_budget,
     node.late_heartbeat_counts_in_full,
-    zookeeper.lease_is_no_deadline,
-    zookeeper.lease_counts_from_the_reply,
-    zookeeper.read_is_proof_of_life,
-    zookeeper.no_barrier_on_reconnect,
-    zookeeper.no_resync_after_reconnect,
-    zookeeper.no_watches_after_reconnect,
-    zookeeper.claims_again_while_pending,
-    zookeeper.ambiguous_claim_forgotten,
-    zookeeper.done_without_conditions,
-    zookeeper.claim_goes_before_the_task,
-    zookeeper.leaving_marks_dropped,
-    zookeeper.deleted_outright,
-    zookeeper.stale_write_accepted,
 )
+_OF_A_BROKER: Mapping[str, tuple[Mutant, ...]] = {
+    "zookeeper": (
+        zookeeper.lease_is_no_deadline,
+        zookeeper.lease_not_looked_at_on_opening,
+        zookeeper.lease_counts_from_the_reply,
+        zookeeper.read_is_proof_of_life,
+        zookeeper.no_barrier_on_reconnect,
+        zookeeper.no_resync_after_reconnect,
+        zookeeper.no_watches_after_reconnect,
+        zookeeper.claims_again_while_pending,
+        zookeeper.ambiguous_claim_forgotten,
+        zookeeper.done_without_conditions,
+        zookeeper.claim_goes_before_the_task,
+        zookeeper.leaving_marks_dropped,
+        zookeeper.deleted_outright,
+        zookeeper.stale_write_accepted,
+    )
+}
+MUTANTS: tuple[Mutant, ...] = (*_OF_THE_NODE, *(each for some in _OF_A_BROKER.values() for each in some))
 """All of them; each name once."""
+
+
+def mutants_of(broker: str) -> tuple[Mutant, ...]:
+    """Those that can be searched for with a broker: the node's, which every broker has, and its own."""
+    return (*_OF_THE_NODE, *_OF_A_BROKER.get(broker, ()))

@@ -1,6 +1,7 @@
 """Has the simulation teeth? `python -m stress.mutants` puts deliberate bugs into the library and searches for them.
 
-Each mutant (`all_mutants.py`) switches one rule of the protocol off. For each, histories are drawn until one breaks a
+Each mutant (`all_mutants.py`) switches one rule of the protocol off: those of the node with any broker, others with one
+broker only. For each, histories are drawn until one breaks a
 promise; the table says which, and after how many. A promise that the same history breaks without the mutant, too, is a
 find of another kind: a bug of the library. Exit status: 1 if a mutant got away, or for such a bug; 2 usage; 130
 interrupted.
@@ -19,11 +20,12 @@ from pathlib import Path
 from metafora_trio.testing.simulation import BrokenPromise
 from stress.arguments import at_least
 from stress.pool import open_pool
+from stress.simulate.brokers import BROKERS
 from stress.simulate.machine import quiet
 from stress.simulate.script import Script, play
 from stress.simulate.search import search
 
-from .all_mutants import MUTANTS, Mutant
+from .all_mutants import MUTANTS, Mutant, mutants_of
 
 __all__ = ["Catch", "hunt", "main"]
 
@@ -54,13 +56,13 @@ class Catch:
         return bool(self.check) and not self.genuine
 
 
-def hunt(name: str, seed: int, histories: int) -> Catch:
-    """Search for one mutant."""
+def hunt(name: str, seed: int, histories: int, broker: str = "zookeeper") -> Catch:
+    """Search for one mutant with a broker, one of `BROKERS`."""
     (mutant,) = (mutant for mutant in MUTANTS if mutant.name == name)
     drawn = 0
     while drawn < histories:
         with mutant.patch():
-            tally = search(seed + drawn, min(_BATCH, histories - drawn))
+            tally = search(seed + drawn, min(_BATCH, histories - drawn), broker=broker)
         drawn += tally.histories
         failure = tally.failure
         if failure is not None and failure.broken:  # what merely fails, breaks no promise
@@ -83,6 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status."""
     parser = argparse.ArgumentParser("python -m stress.mutants", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"which (all): {', '.join(map(str, MUTANTS))}")
+    parser.add_argument("--broker", choices=list(BROKERS), default="zookeeper", help="which broker (zookeeper)")
     parser.add_argument("--seed", type=int, default=1, help="the same seed draws the same histories (1)")
     parser.add_argument("--histories", type=at_least(1), default=2000, help="how many for each at most (2000)")
     cores = len(os.sched_getaffinity(0))
@@ -90,14 +93,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--save", type=Path, help="a folder for the history that catches each, NAME.json")
     parser.add_argument("--json", action="store_true", help="end with one JSON object on one line")
     options = parser.parse_args(arguments)
-    chosen = _chosen(parser, options.names)
+    chosen = _chosen(parser, options.names, options.broker)
     if options.save is not None and not options.save.is_dir():
         parser.error(f"--save: no folder {options.save}")
     catches: list[Catch] = []
     print(f"{'mutant':34} {'histories':>9}  caught by")
     try:
         with open_pool(options.processes) as pool:
-            hunts = [pool.submit(hunt, mutant.name, options.seed, options.histories) for mutant in chosen]
+            how = options.seed, options.histories, options.broker
+            hunts = [pool.submit(hunt, mutant.name, *how) for mutant in chosen]
             for future in hunts:
                 catch = future.result()
                 catches.append(catch)
@@ -116,8 +120,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(bool(escaped))
 
 
-def _chosen(parser: argparse.ArgumentParser, names: Sequence[str]) -> Sequence[Mutant]:
-    known = {mutant.name: mutant for mutant in MUTANTS}
+def _chosen(parser: argparse.ArgumentParser, names: Sequence[str], broker: str) -> Sequence[Mutant]:
+    known = {mutant.name: mutant for mutant in mutants_of(broker)}
     if unknown := [name for name in names if name not in known]:
-        parser.error(f"no mutant {', '.join(unknown)}")
-    return [known[name] for name in names] or MUTANTS
+        parser.error(f"no mutant {', '.join(unknown)} with the broker {broker}")
+    return [known[name] for name in names] or [*known.values()]

@@ -23,6 +23,7 @@ from metafora_trio_zookeeper.testing.simulated._quorum import Quorum
 from metafora_trio_zookeeper.testing.simulated._server import Origin
 
 from .mutant import Change, mutant
+from .node import lease_is_only_an_event
 
 __all__ = [
     "ambiguous_claim_forgotten",
@@ -32,6 +33,7 @@ __all__ = [
     "done_without_conditions",
     "lease_counts_from_the_reply",
     "lease_is_no_deadline",
+    "lease_not_looked_at_on_opening",
     "leaving_marks_dropped",
     "no_barrier_on_reconnect",
     "no_resync_after_reconnect",
@@ -51,6 +53,13 @@ _Settle = Callable[[Unit, RequestError | None], None]
 
 @mutant(rule="The lease is the deadline of the scope around all tasks.", source=_LEASE)
 def lease_is_no_deadline() -> Iterator[Change]:
+    yield ZooKeeperSession, "_on_renewed", lambda self: None
+
+
+@mutant(rule="The clock is looked at in the step in which a scope opens.", source=_QUEUE)
+def lease_not_looked_at_on_opening() -> Iterator[Change]:
+    """The session cancels nothing at the end of the lease, and the node stops only what runs at that moment."""
+    yield from lease_is_only_an_event()
     yield ZooKeeperSession, "_on_renewed", lambda self: None
 
 

@@ -18,15 +18,13 @@ from collections.abc import Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import closing
 from pathlib import Path
-from typing import get_args
 
-from metafora_trio.testing.simulation import FAULTS
 from stress.arguments import at_least
 from stress.pool import open_pool
 
-from .machine import Tally
-from .script import Broker
+from .brokers import BROKERS
 from .search import search
+from .tally import Tally
 
 __all__ = ["main"]
 
@@ -40,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=1.0, help="how long to search (1)")
     parser.add_argument("--histories", type=at_least(1), help="how many to draw, however long it takes")
     parser.add_argument("--seed", type=int, help="the same seed draws the same histories (random)")
-    parser.add_argument("--broker", choices=get_args(Broker), default="zookeeper", help="what it stands on (zookeeper)")
+    parser.add_argument("--broker", choices=list(BROKERS), default="zookeeper", help="which broker (zookeeper)")
     cores = len(os.sched_getaffinity(0))
     parser.add_argument("--processes", type=at_least(1), default=cores, help="how many (all cores)")
     parser.add_argument("--save", type=Path, default=Path(), help="the folder for what breaks a promise (.)")
@@ -73,6 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "steps": total.steps,
         "virtual_hours": round(total.seconds / 3600, 2),
         "faults": total.faults.total(),
+        "overruns": total.overruns,
         "violations": int(total.failure is not None),
         "per_second": round(total.histories / (time.monotonic() - began), 1),
         "seed": seed,
@@ -80,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, value in summary.items():
         print(f"{name:14} {value:,}")
     for name, count in total.faults.most_common():
-        print(f"  {name:14} {count:12,}" + (f"   breaks: {FAULTS[name]}" if FAULTS[name] else ""))
+        print(f"  {name:14} {count:12,}" + (f"   breaks: {broken}" if (broken := total.assumptions.get(name)) else ""))
     if total.failure is not None:
         file = options.save / f"violation-{seed}.json"
         file.write_text(total.failure.script.encode())
@@ -91,9 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 130 if interrupted and total.failure is None else int(total.failure is not None)
 
 
-def _search_all(
-    seed: int, processes: int, end: float | None, histories: int | None, broker: Broker
-) -> Generator[Tally]:
+def _search_all(seed: int, processes: int, end: float | None, histories: int | None, broker: str) -> Generator[Tally]:
     """Search batch after batch, each with a seed of its own; whichever process does it, a batch is the same."""
     seeds = random.Random(seed)
     left = histories

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections import Counter
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from metafora_trio.testing.simulation import BrokenPromise, SimulatedNode
+from metafora_trio.testing.simulation import BrokenPromise, SimulatedCluster, SimulatedNode
 
-from .memory_cluster import MemoryNode
-from .script import Broker, Cluster, Script, Step
+from .script import Script, Step
+from .tally import Failure, Tally
 
-__all__ = ["CHOICE", "MAX_NODES", "MAX_TASKS", "Failure", "Machine", "MemoryMachine", "Tally", "one_of", "quiet"]
+__all__ = ["CHOICE", "MAX_NODES", "MAX_TASKS", "Machine", "one_of", "quiet"]
 
 T = TypeVar("T")
 
@@ -31,52 +30,10 @@ CHOICE = st.integers(0, 5)
 _CLEANUP = st.sampled_from([0.0, 0.0, 0.02, 0.3, 5.0])
 """Seconds that a task takes to end when it is cancelled; at most what its lease leaves it."""
 _ACTS = ("submit", "submit", "submit_again", "delete", "stop_task", "stop_task", "finish", "freeze", "drain")
+_RATES = st.sampled_from([1.0, 1.0, 1.0, 1.0009, 0.9991, 1.02, 0.98])
+_OVER_BY_THEMSELVES = {"crash", "pause", "lose_reply", "expire", "elect", "drift", "linger"}
+"""Faults that `heal` does nothing about."""
 _GAPS = (0.0, 0.002, 0.01, 0.05, 0.2, 0.35, 0.5, 0.85)
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A history that breaks a promise.
-
-    Attributes:
-        script: the history.
-        problem: the promise, or what else went wrong.
-        broken: whether it is a broken promise.
-    """
-
-    script: Script
-    problem: str
-    broken: bool
-
-
-@dataclass
-class Tally:
-    """What was done so far, over all histories of a machine.
-
-    Attributes:
-        failure: the last history that failed, and how: after the shrinking, the shortest one found.
-    """
-
-    histories: int = 0
-    steps: int = 0
-    seconds: float = 0.0
-    faults: Counter[str] = field(default_factory=Counter)
-    failure: Failure | None = None
-
-    def add(self, cluster: Cluster, steps: int) -> None:
-        """Count a history that has ended."""
-        self.histories += 1
-        self.steps += steps
-        self.seconds += cluster.world.now
-        self.faults.update(cluster.faults)
-
-    def merge(self, other: Tally) -> None:
-        """Add what another search has done."""
-        self.histories += other.histories
-        self.steps += other.steps
-        self.seconds += other.seconds
-        self.faults.update(other.faults)
-        self.failure = self.failure or other.failure
 
 
 class Machine(RuleBasedStateMachine):
@@ -84,16 +41,16 @@ class Machine(RuleBasedStateMachine):
 
     Attributes:
         tally: of all histories of the class; a subclass has its own.
-        broker: what the cluster stands on.
+        broker: which one the cluster has, of `BROKERS`.
     """
 
     tally = Tally()
-    broker: Broker = "memory"
+    broker: str
 
     def __init__(self) -> None:
         super().__init__()
         self.script: Script
-        self.cluster: Cluster
+        self.cluster: SimulatedCluster
         self.tasks: list[str] = []
         self.failed = False
 
@@ -116,7 +73,7 @@ class Machine(RuleBasedStateMachine):
         if tasks:
             self.do("run_for", seconds=0.5)
             self.submit(tasks, cleanup)
-        if slow and self.broker == "zookeeper":
+        if slow and self.offers("delay"):
             self.do("run_for", seconds=0.5)
             self.do("delay", node="n1", seconds=slow)
         if warm:
@@ -153,7 +110,11 @@ class Machine(RuleBasedStateMachine):
 
     # ---- what there is to choose from
 
-    def live(self, *, frozen: bool | None = False) -> list[SimulatedNode | MemoryNode]:
+    def offers(self, *faults: str) -> bool:
+        """Whether the broker offers all these faults."""
+        return self.cluster.broker.faults.keys() >= {*faults}
+
+    def live(self, *, frozen: bool | None = False) -> list[SimulatedNode]:
         """The nodes that run; by default those that are not frozen."""
         nodes = self.cluster.nodes.values()
         return [node for node in nodes if node.running and frozen in (None, node.frozen)]
@@ -180,7 +141,13 @@ class Machine(RuleBasedStateMachine):
 
     # ---- nodes
 
-    @precondition(lambda self: self.live(frozen=None))
+    @precondition(lambda self: len(self.live(frozen=None)) < MAX_NODES)
+    @rule(rate=_RATES)
+    def start(self, rate: float) -> None:
+        own_clock = rate != 1.0 and self.offers("pause")  # then each node has a process of its own
+        self.do("start", **({"rate": rate} if own_clock else {}))
+
+    @precondition(lambda self: self.offers("crash") and self.live(frozen=None))
     @rule(choice=CHOICE)
     def crash(self, choice: int) -> None:
         self.do("crash", node=self.pick(choice, frozen=None))
@@ -199,6 +166,43 @@ class Machine(RuleBasedStateMachine):
     def send(self, choice: int, command: str) -> None:
         self.do("send", node=self.pick(choice), command=command)
 
+    # ---- nodes with processes of their own
+
+    @precondition(lambda self: self.offers("pause") and self.live())
+    @rule(choice=CHOICE, timeouts=st.sampled_from([0.02, 0.3, 0.45, 0.6, 1.1, 2.0]))
+    def pause(self, choice: int, timeouts: float) -> None:
+        self.do("pause", node=self.pick(choice), seconds=timeouts * self.script.session_timeout)
+
+    @precondition(lambda self: self.offers("pause") and self.live())
+    @rule(choice=CHOICE)
+    def stop(self, choice: int) -> None:
+        self.do("pause", node=self.pick(choice))
+
+    @precondition(lambda self: self.offers("pause") and self.live(frozen=True))
+    @rule(choice=CHOICE)
+    def resume(self, choice: int) -> None:
+        self.do("resume", node=self.pick(choice, frozen=True))
+
+    @precondition(lambda self: self.offers("pause", "delay", "partition") and self.live())
+    @precondition(lambda self: len(self.tasks) <= MAX_TASKS - 2)
+    @rule(choice=CHOICE, later=st.sampled_from([0.4, 0.58, 0.63, 0.7, 0.9]), timeouts=st.sampled_from([0.7, 1.5]))
+    def freeze_before_the_answer(self, choice: int, later: float, timeouts: float) -> None:
+        """A node is frozen with the answers to its claims on their way, and goes on too late."""
+        self.calm_down()
+        if not self.live():
+            return
+        node = self.pick(choice)
+        self.do("delay", node=node, seconds=0.2)
+        self.do("run_for", seconds=2.2)
+        self.submit(2, 0.0)
+        self.do("run_for", seconds=later)
+        self.do("pause", node=node)
+        self.do("run_for", seconds=0.2)
+        self.do("partition", node=node)
+        self.do("run_for", seconds=timeouts * self.script.session_timeout)
+        self.do("resume", node=node)
+        self.do("run_for", seconds=0.5)
+
     # ---- links
 
     @precondition(lambda self: self.live(frozen=None) and self.cluster.faults.keys() & {"partition", "delay"})
@@ -206,14 +210,27 @@ class Machine(RuleBasedStateMachine):
     def heal_node(self, choice: int) -> None:
         self.do("heal", node=self.pick(choice, frozen=None))
 
-    @precondition(
-        lambda self: self.cluster.faults.keys() & {"partition", "delay", "isolate_server", "lag_server", "kill_server"}
-    )
+    @precondition(lambda self: self.cluster.faults.keys() - _OVER_BY_THEMSELVES)
     @rule()
     def heal(self) -> None:
         self.do("heal")
 
-    @precondition(lambda self: self.live(frozen=None))
+    @precondition(lambda self: self.offers("partition") and self.live(frozen=None))
+    @rule(choice=CHOICE)
+    def partition(self, choice: int) -> None:
+        self.do("partition", node=self.pick(choice, frozen=None))
+
+    @precondition(lambda self: self.offers("delay") and self.live(frozen=None))
+    @rule(choice=CHOICE, seconds=st.sampled_from([0.02, 0.2, 0.6, 1.0]))
+    def delay(self, choice: int, seconds: float) -> None:
+        self.do("delay", node=self.pick(choice, frozen=None), seconds=seconds)
+
+    @precondition(lambda self: self.offers("lose_reply") and self.live())
+    @rule(choice=CHOICE)
+    def lose_reply(self, choice: int) -> None:
+        self.do("lose_reply", node=self.pick(choice))
+
+    @precondition(lambda self: self.offers("expire") and self.live(frozen=None))
     @rule(choice=CHOICE)
     def expire(self, choice: int) -> None:
         self.do("expire", node=self.pick(choice, frozen=None))
@@ -262,7 +279,7 @@ class Machine(RuleBasedStateMachine):
         choice=CHOICE,
     )
     def much_at_once(self, acts: list[tuple[str, int, float]], slow: float, choice: int) -> None:
-        if slow and self.broker == "zookeeper":
+        if slow and self.offers("delay"):
             self.calm_down()
             if self.live(frozen=None):
                 self.do("delay", node=self.pick(choice, frozen=None), seconds=slow)
@@ -290,13 +307,40 @@ class Machine(RuleBasedStateMachine):
         self.do("start")
         joining = f"n{len(self.cluster.nodes)}"
         self.do("run_for", seconds=0.5)
-        if slow != "nobody" and self.broker == "zookeeper":
+        if slow != "nobody" and self.offers("delay"):
             self.do("delay", node=joining if slow == "the joining" else owner, seconds=0.2)
         self.do("run_for", seconds=later - 0.5)
         if act == "freeze the joining":
             self.do("send", node=joining, command="freeze")
         else:
             self.act(act, choice)
+
+    @precondition(lambda self: self.offers("delay") and self.live() and len(self.tasks) <= MAX_TASKS - 2)
+    @rule(
+        choice=CHOICE,
+        slow=st.sampled_from([0.2, 0.3, 0.6]),
+        pause=st.sampled_from([0.0, 0.2, 0.4, 0.6, 0.9, 1.2]),
+        acts=st.lists(
+            st.tuples(st.sampled_from(["stop_task", "finish"]), st.sampled_from([0.05, 0.2, 0.35, 0.5])),
+            min_size=2,
+            max_size=3,
+        ),
+    )
+    def contest(self, choice: int, slow: float, pause: float, acts: list[tuple[str, float]]) -> None:
+        """Two nodes claim the same task, as one sees late what the other does; the winner gives it up at once."""
+        self.calm_down()
+        if not self.live():
+            return
+        self.do("delay", node=self.pick(choice), seconds=slow)
+        before = len(self.tasks)
+        for _, gap in acts:
+            self.submit(1, 0.0)
+            self.do("run_for", seconds=gap)
+        self.do("run_for", seconds=pause)
+        for task, (act, gap) in zip(self.tasks[before:], acts, strict=False):
+            self.do(act, task=task)
+            self.do("run_for", seconds=gap / 2)
+        self.do("run_for", seconds=1.0)
 
     def calm_down(self) -> None:
         """What is to come is sharp, and would be lost among other disturbances."""
@@ -327,20 +371,6 @@ class Machine(RuleBasedStateMachine):
                 self.drain(choice, command=True)
             case _:
                 return
-
-
-class MemoryMachine(Machine):
-    """With the memory coordinator: all in one process, which has no links within."""
-
-    @precondition(lambda self: len(self.live(frozen=None)) < MAX_NODES)
-    @rule()
-    def start(self) -> None:
-        self.do("start")
-
-    @precondition(lambda self: self.live())
-    @rule(choice=CHOICE)
-    def partition(self, choice: int) -> None:
-        self.do("partition", node=self.pick(choice))
 
 
 def one_of(things: Sequence[T], choice: int) -> T:

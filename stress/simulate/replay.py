@@ -10,10 +10,10 @@ import sys
 from collections.abc import Sequence
 
 from metafora_trio.testing.history import EventName, HistoryEvent
-from metafora_trio.testing.simulation import BrokenPromise
+from metafora_trio.testing.simulation import BrokenPromise, SimulatedCluster
 
 from .machine import quiet
-from .script import Cluster, Script
+from .script import Script
 
 __all__ = ["main"]
 
@@ -26,11 +26,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         script = Script.read(options.file)
+        opened = script.open()
     except OSError as error:
         parser.error(str(error))
     except ValueError as error:
         parser.error(f"{options.file}: {error}")
-    with quiet(not options.log), script.open() as cluster:
+    with quiet(not options.log), opened as cluster:
         teller = _Teller(cluster)
         try:
             for step in script.steps:
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 class _Teller:
     """Prints the steps, and between them what came of them."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: SimulatedCluster) -> None:
         self._cluster = cluster
         self._told = 0
 

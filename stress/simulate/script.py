@@ -6,44 +6,23 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
-from metafora_trio.testing.simulation import BrokenPromise
-from metafora_trio_zookeeper.testing.simulated import SimulatedCluster
+from metafora_trio.testing.simulation import BrokenPromise, SimulatedCluster
 
-from .memory_cluster import MemoryCluster
+from .brokers import BROKERS
 
-__all__ = ["STEPS", "Played", "Script", "Step", "play", "shorten"]
-
-Broker = Literal["zookeeper", "memory"]
-Cluster = SimulatedCluster | MemoryCluster
-
-STEPS = (
-    *("start", "crash", "drain", "pause", "resume"),
-    *("partition", "delay", "lose_reply", "heal"),
-    *("isolate_server", "lag_server", "kill_server", "start_server", "elect", "expire"),
-    *("submit", "delete", "stop_task", "send", "finish", "linger"),
-    "run_for",
-)
-"""What a step may do: methods of `SimulatedCluster`; `MemoryCluster` has most of them."""
+__all__ = ["Played", "Script", "Step", "play", "shorten"]
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step: a method of the cluster and its arguments.
-
-    Raises:
-        ValueError: there is no such step.
-    """
+    """One step: its name in `SimulatedCluster.steps`, and its arguments."""
 
     do: str
     args: Mapping[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        if self.do not in STEPS:
-            raise ValueError(f"no step {self.do!r}; there are {', '.join(STEPS)}")
-
-    def apply(self, cluster: Cluster) -> None:
+    def apply(self, cluster: SimulatedCluster) -> None:
         """Do it, and all that follows from it at the same instant. What is to be done to a node that does not run (any
         more) is left out: so a script outlives changes of the library, and of its own earlier steps.
 
@@ -52,7 +31,7 @@ class Step:
         """
         if "node" in self.args and not cluster.runs(self.args["node"]):
             return
-        getattr(cluster, self.do)(**self.args)
+        cluster.steps[self.do](**self.args)
         cluster.run_for(0.0)
 
 
@@ -70,7 +49,7 @@ class Script:
     seed: int
     session_timeout: float
     steps: tuple[Step, ...]
-    broker: Broker = "zookeeper"
+    broker: str = "zookeeper"
 
     def encode(self) -> str:
         """As JSON, one step a line."""
@@ -89,7 +68,7 @@ class Script:
             record = json.loads(text)
             steps = tuple(Step(step.pop("do"), step) for step in record["steps"])
             broker = record.get("broker", "zookeeper")
-            if broker not in get_args(Broker):
+            if broker not in BROKERS:
                 raise ValueError(f"not a script: no broker {broker!r}")
             return cls(int(record["seed"]), float(record["session_timeout"]), steps, broker)
         except (KeyError, TypeError, AttributeError) as error:
@@ -100,11 +79,18 @@ class Script:
         """From a file. Raises as `decode` does."""
         return cls.decode(Path(path).read_text())
 
-    def open(self) -> Cluster:
-        """The cluster that it begins with: no node, no task."""
-        if self.broker == "memory":
-            return MemoryCluster(seed=self.seed, session_timeout=self.session_timeout)
-        return SimulatedCluster(seed=self.seed, session_timeout=self.session_timeout)
+    def open(self) -> SimulatedCluster:
+        """The cluster that it begins with: no node, no task.
+
+        Raises:
+            ValueError: it has a step that there is not with its broker.
+        """
+        cluster = SimulatedCluster(seed=self.seed, session_timeout=self.session_timeout, broker=BROKERS[self.broker])
+        unknown = sorted({step.do for step in self.steps} - cluster.steps.keys())
+        if unknown:
+            cluster.close()
+            raise ValueError(f"no step {unknown[0]!r} with the broker {self.broker!r}: {', '.join(cluster.steps)}")
+        return cluster
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import hypothesis
 from hypothesis import HealthCheck, Phase, Verbosity, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from metafora_trio.testing.simulation import BrokenPromise
 
-from .machine import Failure, MemoryMachine, Tally, quiet
-from .script import Broker, play, shorten
+from .machine import Machine, quiet
+from .script import play, shorten
+from .tally import Failure, Tally
 from .zookeeper_machine import ZooKeeperMachine
 
 __all__ = ["search"]
 
+_MACHINES: Mapping[str, type[Machine]] = {"zookeeper": ZooKeeperMachine}
+"""Those that can do more than `Machine`, which knows what every broker may offer."""
 
-def search(seed: int, histories: int, *, broker: Broker = "zookeeper", steps: int = 25) -> Tally:
+
+def search(seed: int, histories: int, *, broker: str = "zookeeper", steps: int = 25) -> Tally:
     """Draw histories until one breaks a promise, and shorten that one.
 
     Hypothesis would shrink it, too, but draws everything anew for it: what takes it minutes takes seconds here.
@@ -23,7 +29,7 @@ def search(seed: int, histories: int, *, broker: Broker = "zookeeper", steps: in
     Args:
         seed: names the search: the same seed draws the same histories.
         histories: how many at most.
-        broker: what the clusters stand on.
+        broker: which one the clusters have, of `BROKERS`.
         steps: how many steps a history may have, after its beginning.
 
     Returns:
@@ -31,13 +37,13 @@ def search(seed: int, histories: int, *, broker: Broker = "zookeeper", steps: in
     """
 
     tally = Tally()
-    machine = ZooKeeperMachine if broker == "zookeeper" else MemoryMachine
+    machine = _MACHINES.get(broker, Machine)
 
     @hypothesis.seed(seed)
     class Search(machine):  # type: ignore[misc,valid-type]
         pass
 
-    Search.tally = tally
+    Search.tally, Search.broker = tally, broker
     search_settings = settings(
         max_examples=histories,
         stateful_step_count=steps,

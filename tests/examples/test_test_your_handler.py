@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from metafora_trio import Handler
-from metafora_trio_zookeeper.testing.simulated import SimulatedCluster
+from metafora_trio.testing.simulation import SimulatedCluster
 from tests.support.pages import python_blocks, run_blocks
 
 PAGE = "docs/howto/test-your-handler.md"

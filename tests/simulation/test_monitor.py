@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import pytest
+import trio
 
 from metafora_trio.testing.simulation import BrokenPromise, Monitor, World
-
-
-@dataclass
-class Place:
-    name: str
-    frozen: bool = False
-    dead: bool = False
-
 
 A, B = "a.1", "b.2"
 
@@ -27,8 +19,8 @@ class Watched:
         self.world = world
         self.owner: tuple[str, int] | None = None
         self.monitor = Monitor(world, lambda task: self.owner)
-        self.a = Place("a")
-        self.b = Place("b")
+        self.a = world.spawn("a", trio.sleep_forever)
+        self.b = world.spawn("b", trio.sleep_forever)
         world.run_for(1.0)
 
     def own(self, node: str, token: int) -> None:
@@ -98,15 +90,15 @@ def test_a_claim_that_goes_while_the_task_runs(watched: Watched) -> None:
 def frozen_past_its_lease(watched: Watched) -> None:
     watched.own(A, 1)
     watched.monitor.start("t", A, 1, watched.a)
-    watched.a.frozen = True
+    watched.world.freeze(watched.a)
     watched.monitor.freeze(watched.a)
     watched.world.run_for(9.0)
     watched.monitor.claim_gone("t", A, 1)
     watched.own(B, 2)
     watched.monitor.start("t", B, 2, watched.b)
     watched.world.run_for(1.0)
-    watched.a.frozen = False
     watched.monitor.thaw(watched.a)
+    watched.world.thaw(watched.a)
 
 
 def test_a_frozen_process_does_not_run_and_has_a_moment_after_the_thaw(watched: Watched) -> None:
@@ -177,7 +169,7 @@ def test_a_token_that_shrinks_where_an_assumption_was_broken(watched: Watched) -
 def test_the_dead_do_nothing(watched: Watched) -> None:
     watched.own(A, 1)
     run = watched.monitor.start("t", A, 1, watched.a)
-    watched.a.dead = True
+    watched.world.kill(watched.a)
     watched.monitor.kill(watched.a)
     watched.monitor.stop(run, ended=True)
     watched.monitor.start("t", A, 1, watched.a)

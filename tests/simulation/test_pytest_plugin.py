@@ -18,6 +18,8 @@ def test_of_a_stranger():
     assert [name for name in sys.modules if name.startswith(parts)] == ["metafora_trio.testing.pytest_plugin"]
 """
 _OF_A_USER = """
+import sys
+
 opened = []
 
 def test_two_clusters(metafora_cluster):
@@ -28,6 +30,19 @@ def test_two_clusters(metafora_cluster):
 
 def test_that_they_are_closed():
     assert [process for cluster in opened for process in cluster.world.processes if not process.ended] == []
+
+def test_that_no_backend_is_loaded():
+    assert [name for name in sys.modules if name.startswith(("metafora_trio_zookeeper", "kazoo"))] == []
+"""
+_WITH_A_BROKER = """
+from metafora_trio_zookeeper.testing.simulated import ZooKeeperBroker
+
+def test_a_pause(metafora_cluster):
+    cluster = metafora_cluster(nodes=2, broker=ZooKeeperBroker)
+    cluster.submit("t")
+    cluster.run_until_running("t")
+    cluster.pause(cluster.owner("t"), 5.0)
+    cluster.settle()
 """
 
 
@@ -46,8 +61,13 @@ def test_who_does_not_use_it_loads_nothing_of_it(tmp_path: Path) -> None:
 
 
 def test_clusters_are_closed_after_the_test(tmp_path: Path) -> None:
-    """The fixture makes any number of clusters, and leaves no process of theirs behind."""
-    assert run_pytest(tmp_path, _OF_A_USER).startswith("2 passed")
+    """The fixture makes any number of clusters, in memory by default, and leaves no process of theirs behind."""
+    assert run_pytest(tmp_path, _OF_A_USER).startswith("3 passed")
+
+
+def test_a_broker_is_a_choice(tmp_path: Path) -> None:
+    """With a broker whose nodes have processes of their own a test can pause them."""
+    assert run_pytest(tmp_path, _WITH_A_BROKER).startswith("1 passed")
 
 
 def test_trio_is_pinned_for_those_who_test() -> None:

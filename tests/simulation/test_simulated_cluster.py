@@ -13,13 +13,13 @@ import trio
 
 from metafora_trio import RunningTask, StateName
 from metafora_trio.testing.history import check_history
-from metafora_trio.testing.simulation import BrokenPromise
-from metafora_trio_zookeeper.testing.simulated import SimulatedCluster
+from metafora_trio.testing.simulation import BrokenPromise, SimulatedCluster
+from metafora_trio_zookeeper.testing.simulated import ZooKeeperBroker
 
 
 @pytest.fixture
 def cluster() -> Iterator[SimulatedCluster]:
-    with SimulatedCluster(nodes=2, seed=1) as cluster:
+    with SimulatedCluster(nodes=2, seed=1, broker=ZooKeeperBroker) as cluster:
         cluster.run_for(3.0)
         for task in ("t1", "t2"):
             cluster.submit(task)
@@ -68,7 +68,7 @@ def test_a_paused_node_loses_its_task_and_joins_again(cluster: SimulatedCluster)
 
 @pytest.mark.parametrize("way", ["both", "to", "from"])
 def test_a_node_that_is_cut_off_stops_its_task_in_time(cluster: SimulatedCluster, way: str) -> None:
-    cluster.partition("n1", way=way)  # type: ignore[arg-type]
+    cluster.partition("n1", way=way)
     cluster.run_for(2.5)
     assert [run.place.name for run in cluster.monitor.open_runs()] == ["n2"]
     cluster.heal("n1")
@@ -105,17 +105,30 @@ def test_a_session_that_is_ended_early_costs_only_what_the_fence_stops(cluster: 
 
 
 def test_servers_fail(cluster: SimulatedCluster) -> None:
-    cluster.isolate_server(1)
+    cluster.inflict("isolate_server", server=1)
     cluster.run_for(1.0)
-    cluster.kill_server(2)
+    cluster.inflict("kill_server", server=2)
     cluster.run_for(1.0)
-    cluster.start_server(2)
+    cluster.remedy("start_server", server=2)
     cluster.heal()
-    cluster.lag_server(3, 0.5)
-    cluster.elect(0.5)
+    cluster.inflict("lag_server", server=3, seconds=0.5)
+    cluster.inflict("elect", out=0.5)
     cluster.lose_reply("n1")
     cluster.run_for(3.0)
     cluster.settle()
+
+
+def test_a_client_waits_for_the_servers() -> None:
+    """It connects again and again, and then does what it was asked to do meanwhile."""
+    with SimulatedCluster(nodes=1, broker=ZooKeeperBroker) as cluster:
+        for server in (1, 2, 3):
+            cluster.inflict("kill_server", server=server)
+        cluster.submit("t")
+        cluster.run_for(25.0)
+        assert cluster.client.outstanding == 1
+        cluster.heal()
+        cluster.run_until_running("t")
+        cluster.settle()
 
 
 def test_a_task_that_shields_itself_beyond_its_lease_breaks_an_assumption(cluster: SimulatedCluster) -> None:
@@ -142,7 +155,7 @@ def test_a_broken_promise_is_raised(cluster: SimulatedCluster) -> None:
         cluster.run_for(1.0)
 
 
-def test_a_node_that_fails_fails_the_test(cluster: SimulatedCluster) -> None:
+def test_a_node_that_fails_fails_the_test() -> None:
     class Boom(BaseException):
         pass
 
@@ -167,22 +180,23 @@ def test_what_does_not_come_to_rest_is_told(cluster: SimulatedCluster) -> None:
     cluster.crash("n2")
     cluster.submit("t3")
     cluster.settle()  # a new node takes everything
-    cluster.zookeeper.heal = lambda process=None, server=None: None  # type: ignore[method-assign]
     cluster.partition("n3")
+    cluster.broker.heal = lambda node=None: None  # type: ignore[method-assign]
     with pytest.raises(BrokenPromise, match="not at rest in time: "):
         cluster.settle()
 
 
 def test_a_client_that_is_never_answered_is_told(cluster: SimulatedCluster) -> None:
     """At rest is only what has nothing to wait for."""
-    cluster._client.outstanding += 1
+    cluster.client.outstanding += 1
     with pytest.raises(BrokenPromise, match=r"not answered in time: \['1 requests'\]"):
         cluster.settle()
 
 
 def test_a_token_that_shrinks_is_told(cluster: SimulatedCluster) -> None:
     """As it would after somebody had deleted a bucket, and with it what counts its claims."""
-    cluster._truth._tokens["t1"] = 1000
+    assert isinstance(cluster.broker, ZooKeeperBroker)
+    cluster.broker.log_checker.tokens["t1"] = 1000
     cluster.crash("n1")
     cluster.crash("n2")
     cluster.start()
@@ -192,7 +206,7 @@ def test_a_token_that_shrinks_is_told(cluster: SimulatedCluster) -> None:
 
 def test_stop_task_twice_lets_a_task_wait_longer(cluster: SimulatedCluster) -> None:
     """Each time that it comes back a node leaves it alone for twice as long, up to a minute."""
-    expectations = cluster._truth.expectations
+    expectations = cluster.expectations
     assert expectations.left_alone == 0.0
     for _ in range(3):
         cluster.stop_task("t1")

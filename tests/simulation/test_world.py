@@ -92,6 +92,7 @@ def test_a_frozen_process_runs_nothing_and_its_clock_runs_on(world: World) -> No
     world.run_for(4.0)
     assert log == []
     world.thaw(process)
+    world.thaw(process)  # which changes nothing
     world.run_for(0.0)
     assert set(log) == {"first", "second", "a 4.5"}
     assert log.index("first") < log.index("second")

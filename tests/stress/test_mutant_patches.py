@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from metafora_trio.testing.simulation import BrokenPromise
-from metafora_trio_zookeeper.testing.simulated import SimulatedCluster
+from metafora_trio.testing.simulation import BrokenPromise, SimulatedCluster
+from metafora_trio_zookeeper.testing.simulated import ZooKeeperBroker
 from stress.mutants.all_mutants import MUTANTS, Mutant
 from stress.simulate.machine import quiet
 
@@ -27,7 +27,7 @@ def live() -> None:
     Raises:
         BrokenPromise: a promise was broken.
     """
-    with quiet(), SimulatedCluster(nodes=2, seed=3) as cluster:
+    with quiet(), SimulatedCluster(nodes=2, seed=3, broker=ZooKeeperBroker) as cluster:
         cluster.run_for(1.0)
         for task in ("t1", "t2", "t3", "t4"):
             cluster.submit(task)

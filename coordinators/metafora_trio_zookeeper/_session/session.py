@@ -64,6 +64,7 @@ class ZooKeeperSession(Session):
         asked_timeout: the session timeout that was asked for, in seconds.
         rng: for jitter.
         suspended: see `suspended_seconds`.
+        watched: see `Session.watched`.
 
     Attributes:
         scope: the cancel scope of the body; its deadline is the lease.
@@ -80,6 +81,7 @@ class ZooKeeperSession(Session):
         asked_timeout: float,
         rng: random.Random,
         suspended: Callable[[], float],
+        watched: bool = True,
     ) -> None:
         self.node = node
         self.view = ClusterView()
@@ -87,6 +89,7 @@ class ZooKeeperSession(Session):
         self.scope = trio.CancelScope()
         self.lost: SessionLost | None = None
         self.server = ""
+        self._watched = watched
         self._me = node.identity
         self._connection = connection
         self._rng = rng
@@ -121,7 +124,7 @@ class ZooKeeperSession(Session):
 
     @property
     def watched(self) -> bool:
-        return True
+        return self._watched
 
     @property
     def session_timeout(self) -> float:

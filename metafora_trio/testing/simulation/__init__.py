@@ -1,15 +1,29 @@
-"""Clusters on virtual time: many processes in one thread, the same every time."""
+"""Clusters on virtual time: many processes in one thread, the same every time.
+
+`SimulatedCluster` is what tests use. `SimulatedBroker` is what the author of a backend implements, with `NodeProcesses`
+or `SharedProcess` to host nodes and `MemoryBroker` as the example. `World` is the virtual time below both.
+"""
 
 from __future__ import annotations
 
+from ._broker import BrokerContents as BrokerContents
+from ._broker import BrokerFactory as BrokerFactory
+from ._broker import SimulatedBroker as SimulatedBroker
+from ._broker import SimulationContext as SimulationContext
 from ._client import Expectations as Expectations
 from ._client import SimulatedClient as SimulatedClient
-from ._faults import FAULTS as FAULTS
+from ._cluster import SimulatedCluster as SimulatedCluster
+from ._faults import NO_EARLY_EXPIRY as NO_EARLY_EXPIRY
+from ._faults import Fault as Fault
+from ._hosts import NodeProcesses as NodeProcesses
+from ._hosts import SharedPlace as SharedPlace
+from ._hosts import SharedProcess as SharedProcess
+from ._memory_broker import MemoryBroker as MemoryBroker
 from ._monitor import BrokenPromise as BrokenPromise
 from ._monitor import Monitor as Monitor
-from ._monitor import Place as Place
-from ._monitor import WatchedRun as WatchedRun
 from ._node import SimulatedNode as SimulatedNode
 from ._node import WatchedHandler as WatchedHandler
+from ._runs import Place as Place
+from ._runs import WatchedRun as WatchedRun
 from ._world import Process as Process
 from ._world import World as World

@@ -12,7 +12,7 @@ from metafora_trio import Client, Coordinator, CoordinatorUnavailable, MetaforaE
 from metafora_trio.testing.history import EventName
 
 from ._monitor import Monitor
-from ._world import Process
+from ._runs import Place
 
 __all__ = ["Expectations", "SimulatedClient"]
 
@@ -20,7 +20,7 @@ Ask = Callable[[Client], Awaitable[None]]
 
 
 class Expectations:
-    """What clients have asked for, and what must be so therefore.
+    """What clients have asked for, and what must be so for that reason.
 
     Attributes:
         there: whether a task must be there (if only its end), or gone, where that is known.
@@ -66,19 +66,19 @@ class Expectations:
 
 
 class SimulatedClient:
-    """A real `Client`. Who makes it has a process run it.
+    """A real `Client`. Its creator has a process run it, and sets `place`.
 
     Args:
-        coordinator: how it reaches the servers.
-        wishes: is told what is asked for and what was acknowledged.
-        monitor: is told what was acknowledged.
+        coordinator: how it reaches the broker.
+        expectations: takes what is asked for and what was acknowledged.
+        monitor: takes what was acknowledged.
 
     Attributes:
-        process: the one that runs it.
+        place: where it runs.
         outstanding: how many requests have not been answered.
     """
 
-    process: Process
+    place: Place
 
     def __init__(self, coordinator: Coordinator, expectations: Expectations, monitor: Monitor) -> None:
         self.outstanding: int = 0
@@ -106,7 +106,7 @@ class SimulatedClient:
             if task is not None:
                 self._monitor.client_saw(EventName.SUBMIT if there else EventName.DELETE, task)
 
-        self.process.call(self._send.send_nowait, do)
+        self.place.call(self._send.send_nowait, do)
 
     async def run(self) -> None:
         """What the process is to do."""

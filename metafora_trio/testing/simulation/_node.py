@@ -8,42 +8,42 @@ import trio
 
 from metafora_trio import Consumer, Handler, Outcome, RunningTask
 
-from ._monitor import Monitor, Place, WatchedRun
-from ._world import Process
+from ._monitor import Monitor
+from ._runs import Place, WatchedRun
 
 __all__ = ["SimulatedNode", "WatchedHandler"]
 
 
 class SimulatedNode:
-    """A node: a process with a consumer.
+    """A node: a consumer, and where it runs.
 
     Attributes:
-        name: its name, and its process's.
+        name: its name, and that of its place.
         consumer: the real one.
-        process: where it runs.
+        place: where it runs.
         drained: whether it was told to leave directly.
     """
 
-    def __init__(self, consumer: Consumer, process: Process) -> None:
+    def __init__(self, consumer: Consumer, place: Place) -> None:
         self.name: str = consumer.name
         self.consumer: Consumer = consumer
-        self.process: Process = process
+        self.place: Place = place
         self.drained: bool = False
 
     def drain(self) -> None:
         """Have it leave politely."""
         self.drained = True
-        self.process.call(self.consumer.start_draining)
+        self.place.call(self.consumer.start_draining)
 
     @property
     def running(self) -> bool:
-        """Whether its process runs, if perhaps frozen."""
-        return not (self.process.dead or self.process.ended)
+        """Whether it runs, if perhaps frozen."""
+        return not (self.place.dead or self.place.ended)
 
     @property
     def frozen(self) -> bool:
         """Whether its process is stopped."""
-        return self.process.frozen
+        return self.place.frozen
 
     @property
     def identity(self) -> str | None:
@@ -56,7 +56,7 @@ class SimulatedNode:
         return self.running and (self.drained or self.consumer.statistics().draining)
 
     def __repr__(self) -> str:
-        return f"<SimulatedNode {self.name} {self.process!r}>"
+        return f"<SimulatedNode {self.name} {self.place!r}>"
 
 
 class WatchedHandler:
@@ -82,6 +82,7 @@ class WatchedHandler:
 
     async def __call__(self, task: RunningTask) -> Outcome | None:
         run = self._monitor.start(task.id, task.node, task.token, self.place)
+        self._monitor.watch_lease(run, task)
         ended = True
         try:
             return await (self._wait(task, run) if self._handler is None else self._handler(task))

@@ -1,6 +1,6 @@
-"""A ZooKeeper ensemble on virtual time, in one process."""
+"""A ZooKeeper ensemble on virtual time, in one process, and the broker with which a simulated cluster uses it."""
 
 from __future__ import annotations
 
-from ._cluster import SimulatedCluster as SimulatedCluster
+from ._broker import ZooKeeperBroker as ZooKeeperBroker
 from ._ensemble import SimulatedZooKeeper as SimulatedZooKeeper

@@ -1,0 +1,135 @@
+"""ZooKeeperBroker: a simulated ensemble in a simulated cluster.
+
+Every node is a process of its own, with a real `ZooKeeperCoordinator`. What is simulated is all below: connections,
+servers, the network between them, and time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+
+from metafora_trio.testing.simulation import (
+    NO_EARLY_EXPIRY,
+    BrokerContents,
+    Fault,
+    NodeProcesses,
+    Process,
+    SimulationContext,
+)
+from metafora_trio_zookeeper import ZooKeeperCoordinator
+from metafora_trio_zookeeper._layout import Layout
+
+from ._ensemble import SimulatedZooKeeper
+from ._log_checker import LogChecker
+from ._namespace_reader import NamespaceReader
+from ._network import Way
+
+__all__ = ["ZooKeeperBroker"]
+
+_NAMESPACE, _BUCKETS = "/m", 2
+_LATENCY = 0.001
+"""Seconds from a node to a server, or back."""
+
+
+class ZooKeeperBroker:
+    """A `SimulatedBroker`; see there for what the methods do. Hand the class to a `SimulatedCluster`, or
+    `functools.partial(ZooKeeperBroker, servers=5)`.
+
+    Args:
+        context: see `SimulationContext`.
+        servers: how many ZooKeeper servers there are.
+
+    Attributes:
+        zookeeper: the simulated ensemble.
+        log_checker: checks each transaction of it.
+        faults: besides those that `SimulatedBroker.faults` names: `isolate_server(server)` cuts a server off from the
+            others, `lag_server(server, seconds)` has it show what was written only this much later,
+            `kill_server(server)` is SIGKILL, and `elect(out)` has the leader change, so that nobody is served for `out`
+            seconds. `partition` takes a `server` (None: all) and a `way` ("to" the servers, "from" them, or "both").
+        remedies: `resume(node)` and `start_server(server)`.
+    """
+
+    def __init__(self, context: SimulationContext, *, servers: int = 3) -> None:
+        self.zookeeper: SimulatedZooKeeper = SimulatedZooKeeper(context.world, servers=servers, rng=context.fork())
+        self._context = context
+        self._processes = NodeProcesses(context)
+        layout = Layout(_NAMESPACE, _BUCKETS)
+        self._reader = NamespaceReader(self.zookeeper, layout)
+        self.log_checker: LogChecker = LogChecker(
+            self.zookeeper, layout, self._reader, context.monitor, context.expectations
+        )
+        self.faults: Mapping[str, Fault] = {
+            **self._processes.faults,
+            "partition": Fault(self._partition),
+            "delay": Fault(self._delay),
+            "lose_reply": Fault(self._lose_reply),
+            "expire": Fault(self._expire, NO_EARLY_EXPIRY),
+            "isolate_server": Fault(lambda server: self.zookeeper.isolate_server(server)),
+            "lag_server": Fault(lambda server, seconds: self.zookeeper.lag_server(server, seconds)),
+            "kill_server": Fault(lambda server: self.zookeeper.kill_server(server)),
+            "elect": Fault(self.zookeeper.elect),
+        }
+        self.remedies: Mapping[str, Callable[..., None]] = {
+            **self._processes.remedies,
+            "start_server": lambda server: self.zookeeper.start_server(server),
+        }
+
+    @property
+    def expiry_delay(self) -> float:
+        return self.zookeeper.tick
+
+    def coordinator(self) -> ZooKeeperCoordinator:
+        timeout = self._context.session_timeout
+        return ZooKeeperCoordinator(
+            "simulated:2181",
+            namespace=_NAMESPACE,
+            session_timeout=timeout,
+            buckets=_BUCKETS,
+            connect=lambda: self.zookeeper.connect(timeout),
+            rng=self._context.fork(),
+            suspended=lambda: 0.0,
+            watched=False,
+        )
+
+    def spawn(self, name: str, async_function: Callable[[], Awaitable[object]], *, rate: float = 1.0) -> Process:
+        return self._processes.spawn(name, async_function, rate=rate)
+
+    def contents(self) -> BrokerContents:
+        return self._reader.contents()
+
+    def observe(self) -> int:
+        self.log_checker.read_log()
+        return self.log_checker.changes
+
+    def heal(self, node: str | None = None) -> None:
+        if node is not None:
+            self.zookeeper.heal(self._processes.process_of(node))
+            return
+        self.zookeeper.heal()
+        self.zookeeper.heal_servers()
+        for name in self._context.nodes:
+            self._delay(name, _LATENCY)
+
+    def recover(self) -> None:
+        self.heal()
+        self._processes.resume_all()
+
+    def servers_of(self, node: str) -> list[int]:
+        """The servers that a node is connected to now, or connecting to."""
+        return self.zookeeper.servers_of(self._processes.process_of(node))
+
+    # ---- faults
+
+    def _partition(self, node: str, server: int | None = None, way: Way = "both") -> None:
+        self.zookeeper.cut(self._processes.process_of(node), server, way)
+
+    def _delay(self, node: str, seconds: float) -> None:
+        self.zookeeper.delay(self._processes.process_of(node), seconds)
+
+    def _lose_reply(self, node: str) -> None:
+        self.zookeeper.lose_replies(self._processes.process_of(node))
+
+    def _expire(self, node: str) -> None:
+        for identity, session in self._reader.sessions_of(node).items():
+            self._context.monitor.void(identity)
+            self.zookeeper.expire(session)

@@ -1,0 +1,149 @@
+"""Where nodes run: each in a process of its own, or all in one. Brokers use these to host nodes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from ._faults import Fault
+from ._world import Process
+
+if TYPE_CHECKING:
+    from ._broker import SimulationContext
+
+__all__ = ["NodeProcesses", "SharedPlace", "SharedProcess"]
+
+
+class NodeProcesses:
+    """Runs each node, and the client, in a process of its own, which can be killed, stopped and resumed.
+
+    Args:
+        context: as the broker was given it.
+    """
+
+    def __init__(self, context: SimulationContext) -> None:
+        self._context = context
+
+    def spawn(self, name: str, async_function: Callable[[], Awaitable[object]], *, rate: float = 1.0) -> Process:
+        """See `SimulatedBroker.spawn`."""
+        return self._context.world.spawn(name, async_function, rate=rate)
+
+    @property
+    def faults(self) -> Mapping[str, Fault]:
+        """What can happen to a process, for `SimulatedBroker.faults`."""
+        return {"crash": Fault(self.crash), "pause": Fault(self.pause)}
+
+    @property
+    def remedies(self) -> Mapping[str, Callable[..., None]]:
+        """What ends that, for `SimulatedBroker.remedies`."""
+        return {"resume": self.resume}
+
+    def process_of(self, node: str) -> Process:
+        """The process of a node."""
+        place = self._context.nodes[node].place
+        assert isinstance(place, Process)
+        return place
+
+    def crash(self, node: str) -> None:
+        """SIGKILL."""
+        process = self.process_of(node)
+        self._context.world.kill(process)
+        self._context.monitor.kill(process)
+
+    def pause(self, node: str, seconds: float | None = None) -> None:
+        """SIGSTOP; and SIGCONT after some seconds, unless that is None."""
+        process = self.process_of(node)
+        if not process.frozen:
+            self._context.world.freeze(process)
+            self._context.monitor.freeze(process)
+        if seconds is not None:
+            self._context.world.after(seconds, self.resume, node)
+
+    def resume(self, node: str) -> None:
+        """SIGCONT."""
+        process = self.process_of(node)
+        if process.frozen and not process.dead:
+            self._context.monitor.thaw(process)
+            self._context.world.thaw(process)
+
+    def resume_all(self) -> None:
+        """SIGCONT for every process that is stopped."""
+        for node in self._context.nodes:
+            self.resume(node)
+
+
+class SharedPlace:
+    """Where one node runs within a `SharedProcess`.
+
+    Attributes:
+        name: the node's.
+        dead: whether it was killed.
+        ended: whether it has left by itself, or has been cleared away after it was killed.
+        frozen: never true: one process cannot be stopped in part.
+        rate: always 1, because there is one clock.
+    """
+
+    frozen: bool = False
+    rate: float = 1.0
+
+    def __init__(self, name: str, process: Process) -> None:
+        self.name: str = name
+        self.dead: bool = False
+        self.ended: bool = False
+        self.scope = trio.CancelScope()
+        self._process = process
+
+    @property
+    def time(self) -> float:
+        """What the clock shows."""
+        return self._process.time
+
+    def call(self, function: Callable[..., object], *args: Any) -> None:
+        """Run a plain function in the process, at once, unless the node has died or left."""
+        if not (self.dead or self.ended):
+            self._process.call(function, *args)
+
+    def __repr__(self) -> str:
+        state = "dead" if self.dead else "ended" if self.ended else "running"
+        return f"<SharedPlace {self.name!r} {state}>"
+
+
+class SharedProcess:
+    """Runs the client and all nodes in one process, for a broker that lives in the same one.
+
+    Args:
+        context: as the broker was given it.
+    """
+
+    def __init__(self, context: SimulationContext) -> None:
+        self._context = context
+        self._send, self._receive = trio.open_memory_channel[Callable[[], Awaitable[None]]](math.inf)
+        self._process = context.world.spawn("nodes", self._run)
+
+    def spawn(self, name: str, async_function: Callable[[], Awaitable[object]], *, rate: float = 1.0) -> SharedPlace:
+        """See `SimulatedBroker.spawn`."""
+        if rate != 1.0:
+            raise ValueError(f"{name} cannot have a clock of its own: all nodes share one process")
+        place = SharedPlace(name, self._process)
+
+        async def run() -> None:
+            with place.scope:
+                await async_function()
+            place.ended = True
+
+        self._process.call(self._send.send_nowait, run)
+        return place
+
+    def kill(self, place: SharedPlace) -> None:
+        """Cancel what runs there. Nothing that it still does counts."""
+        place.dead = True
+        self._context.monitor.kill(place)
+        self._process.call(place.scope.cancel)
+
+    async def _run(self) -> None:
+        async with trio.open_nursery() as nursery:
+            async for run in self._receive:
+                nursery.start_soon(run)

@@ -1,0 +1,67 @@
+"""The runs of handlers in a simulated cluster, and the places where they run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import trio
+
+__all__ = ["Place", "WatchedRun"]
+
+
+class Place(Protocol):
+    """Where a node or a client runs: a `Process`, or a part of one.
+
+    Attributes:
+        name: for people.
+        frozen: whether it is stopped, and will go on.
+        dead: whether it was killed.
+        ended: whether what runs there has returned.
+        rate: how fast its clock runs.
+        time: what its clock shows, in seconds: what `trio.current_time()` is there.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def frozen(self) -> bool: ...
+    @property
+    def dead(self) -> bool: ...
+    @property
+    def ended(self) -> bool: ...
+    @property
+    def rate(self) -> float: ...
+    @property
+    def time(self) -> float: ...
+
+    def call(self, function: Callable[..., object], *args: Any) -> None:
+        """Run a plain function there: at once, or when it goes on if it is frozen, or never if it is dead."""
+
+
+@dataclass(eq=False, slots=True)
+class WatchedRun:
+    """One run of a handler.
+
+    Attributes:
+        task: the task's id.
+        node: the identity of the session.
+        token: the fencing token.
+        place: where it runs.
+        end: set when the default handler is to end; with `fails` by an exception.
+        ended: whether the handler has ended by itself: it returned, or raised before it was told to stop.
+        overran: whether it is still there after the end of its lease, on purpose: that breaks an assumption.
+    """
+
+    task: str
+    node: str
+    token: int
+    place: Place
+    end: trio.Event
+    fails: bool = False
+    ended: bool = False
+    overran: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.task} on {self.node} with token {self.token}"

@@ -1,0 +1,154 @@
+"""SettledCheck: whether a simulated cluster has settled, and what is still not as it should be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+from metafora_trio import StateName
+from metafora_trio.contract import ClaimKind, node_name
+
+from ._broker import BrokerContents, SimulatedBroker
+from ._client import Expectations, SimulatedClient
+from ._monitor import Monitor
+from ._node import SimulatedNode
+
+__all__ = ["SettledCheck"]
+
+
+class SettledCheck:
+    """Looks at a cluster that nobody disturbs any more.
+
+    Args:
+        nodes: all there ever were, by name.
+        client: has asked for things.
+        expectations: what must be so once all of that is done.
+        broker: what is stored.
+        monitor: what runs.
+    """
+
+    def __init__(
+        self,
+        nodes: Mapping[str, SimulatedNode],
+        client: SimulatedClient,
+        expectations: Expectations,
+        broker: SimulatedBroker,
+        monitor: Monitor,
+    ) -> None:
+        self._nodes = nodes
+        self._client = client
+        self._expectations = expectations
+        self._broker = broker
+        self._monitor = monitor
+        self._answered = _Remembered(lambda: not self.unanswered())
+        self._settled = _Remembered(lambda: not self.problems())
+
+    def running(self) -> list[str]:
+        """The names of the nodes that run."""
+        return [node.name for node in self._nodes.values() if node.running]
+
+    def unanswered(self) -> list[str]:
+        """All that was asked for and may still happen."""
+        contents = self._broker.contents()
+        requests = [f"{self._client.outstanding} requests"] if self._client.outstanding else []
+        commanded = [node.name for node in self._nodes.values() if self._may_get_command(node, contents)]
+        return [*requests, *(f"commands to {name}" for name in commanded)]
+
+    def _may_get_command(self, node: SimulatedNode, contents: BrokerContents) -> bool:
+        """Whether a node may still carry out a command: one that waits at the broker, or one that it may have received
+        in a session that is over, if the node does not know yet that it is."""
+        sessions = [identity for identity in contents.view.nodes if node_name(identity) == node.name]
+        if not node.running:
+            return False
+        return node.identity not in (None, *sessions) or any(it in sessions for it in contents.commanded)
+
+    def is_answered(self, changes: int) -> bool:
+        """Whether everything that was asked for has been done.
+
+        Args:
+            changes: how often the broker's contents have changed.
+        """
+        return self._answered(self._seen(changes))
+
+    def is_settled(self, changes: int) -> bool:
+        """Whether the cluster has settled. For `changes` see `is_answered`."""
+        return self._settled(self._seen(changes))
+
+    def _seen(self, changes: int) -> object:
+        """All that an answer can depend on, or a number that counts its changes."""
+        nodes = [(node.running, node.leaving, node.identity) for node in self._nodes.values()]
+        return self._monitor.changes, changes, self._client.outstanding, nodes
+
+    def problems(self) -> list[str]:
+        """All that is not as it should be in a settled cluster."""
+        contents = self._broker.contents()
+        live = [node for node in self._nodes.values() if node.running]
+        loads = {node.name: 0 for node in live if not node.leaving}
+        found = [problem for task in sorted(contents.view.tasks) for problem in self._of_task(task, contents, loads)]
+        if loads and max(loads.values()) - min(loads.values()) > 1:
+            found.append(f"the load is uneven: {loads}")
+        members = sorted(node.identity or f"{node.name} (no session)" for node in live)
+        return [
+            *found,
+            *_left_over(contents),
+            *_of_sessions(contents, members),
+            *self._of_clients(contents),
+            *(f"{node.name} has not left" for node in live if node.leaving),
+        ]
+
+    def _of_task(self, task: str, contents: BrokerContents, loads: dict[str, int]) -> Iterator[str]:
+        runs = self._monitor.runs[task]
+        claims = [(claim.seq, claim.node) for claim in contents.view.queue(task)]
+        if contents.view.deleted(task):
+            yield f"{task} was deleted, and is still there"
+        elif len(claims) != 1:
+            yield f"{task} has the claims {claims}"
+        elif [(run.token, run.node) for run in runs] != claims:
+            yield f"{task} is owned by {claims}, and runs: {[str(run) for run in runs]}"
+        elif (name := runs[0].place.name) in loads:
+            loads[name] += 1
+        else:
+            yield f"{task} runs on {name}"
+
+    def _of_clients(self, contents: BrokerContents) -> Iterator[str]:
+        known = {*contents.view.tasks, *contents.states}
+        for task, there in self._expectations.there.items():
+            if there and task not in known:
+                yield f"{task} was submitted, and is forgotten"
+            elif not there and task in known:
+                yield f"{task} was deleted, and is still there"
+
+
+class _Remembered:
+    """Answers a question that takes long, and remembers the answer as long as nothing has changed."""
+
+    def __init__(self, question: Callable[[], bool]) -> None:
+        self._question = question
+        self._seen: object = None
+        self._answer = False
+
+    def __call__(self, seen: object) -> bool:
+        if seen != self._seen:
+            self._seen, self._answer = seen, self._question()
+        return self._answer
+
+
+def _left_over(contents: BrokerContents) -> Iterator[str]:
+    view, states = contents.view, contents.states
+    for task, state in states.items():
+        if task not in view.tasks and state is StateName.RUNNABLE:
+            yield f"{task} has a state, and is not there"
+    for task in view.tasks:
+        if states.get(task) is not StateName.RUNNABLE:
+            yield f"{task} is there, and its state is {states.get(task)}"
+    for claim in view.claims():
+        if claim.task not in view.tasks or (claim.kind is ClaimKind.BID and len(view.queue(claim.task)) > 1):
+            yield f"the {claim.kind.name.lower()} of {claim.node} for {claim.task} is left over"
+    yield from (f"a command to {identity} is left over" for identity in contents.commanded)
+    yield from contents.leftovers
+
+
+def _of_sessions(contents: BrokerContents, members: list[str]) -> Iterator[str]:
+    nodes = contents.view.nodes
+    if (present := sorted(nodes)) != members:
+        yield f"the members are {present}, and the nodes that run are {members}"
+    yield from (f"{identity} is still frozen" for identity in present if nodes[identity].frozen)

@@ -1,0 +1,12 @@
+"""The brokers that can be simulated, by the names that the command line and scripts use. Add yours here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from metafora_trio.testing.simulation import BrokerFactory, MemoryBroker
+from metafora_trio_zookeeper.testing.simulated import ZooKeeperBroker
+
+__all__ = ["BROKERS"]
+
+BROKERS: Mapping[str, BrokerFactory] = {"zookeeper": ZooKeeperBroker, "memory": MemoryBroker}

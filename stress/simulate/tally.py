@@ -1,0 +1,65 @@
+"""What a search has done, and the failure that ended it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from metafora_trio.testing.simulation import SimulatedCluster
+
+from .script import Script
+
+__all__ = ["Failure", "Tally"]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A history that breaks a promise.
+
+    Attributes:
+        script: the history.
+        problem: the promise, or what else went wrong.
+        broken: whether it is a broken promise.
+    """
+
+    script: Script
+    problem: str
+    broken: bool
+
+
+@dataclass
+class Tally:
+    """What was done so far, over all histories of a machine.
+
+    Attributes:
+        assumptions: which assumption each fault breaks; empty for most.
+        overruns: how many scopes were open more than 50 ms after the end of their lease, with an excuse or without.
+        failure: the last history that failed, and how: after the shrinking, the shortest one found.
+    """
+
+    histories: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+    faults: Counter[str] = field(default_factory=Counter)
+    assumptions: dict[str, str] = field(default_factory=dict)
+    overruns: int = 0
+    failure: Failure | None = None
+
+    def add(self, cluster: SimulatedCluster, steps: int) -> None:
+        """Count a history that has ended."""
+        self.histories += 1
+        self.steps += steps
+        self.seconds += cluster.world.now
+        self.faults.update(cluster.faults)
+        self.assumptions.update(cluster.assumptions)
+        self.overruns += len(cluster.monitor.overruns)
+
+    def merge(self, other: Tally) -> None:
+        """Add what another search has done."""
+        self.histories += other.histories
+        self.steps += other.steps
+        self.seconds += other.seconds
+        self.faults.update(other.faults)
+        self.assumptions.update(other.assumptions)
+        self.overruns += other.overruns
+        self.failure = self.failure or other.failure

@@ -1,0 +1,83 @@
+"""Where nodes run: what a process of their own, or a part of one, does when it is killed, stopped and resumed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from metafora_trio.testing.simulation import SharedPlace, SimulatedCluster
+from metafora_trio_zookeeper.testing.simulated import ZooKeeperBroker
+
+
+@pytest.fixture
+def own_processes() -> Iterator[SimulatedCluster]:
+    with SimulatedCluster(nodes=2, broker=ZooKeeperBroker) as cluster:
+        cluster.run_for(3.0)
+        yield cluster
+
+
+@pytest.fixture
+def shared_process() -> Iterator[SimulatedCluster]:
+    with SimulatedCluster(nodes=2) as cluster:
+        cluster.run_for(3.0)
+        yield cluster
+
+
+def test_a_process_that_is_stopped_twice_is_stopped_once(own_processes: SimulatedCluster) -> None:
+    """A later SIGCONT belongs to either; only the first stop is in the history."""
+    own_processes.pause("n1")
+    own_processes.pause("n1", 1.0)
+    assert repr(own_processes.nodes["n1"]) == "<SimulatedNode n1 <Process 'n1' frozen>>"
+    own_processes.run_for(2.0)
+    assert not own_processes.nodes["n1"].frozen
+    assert [event.ev for event in own_processes.monitor.events] == ["freeze", "thaw"]
+
+
+def test_a_process_that_was_killed_while_it_was_stopped_does_not_go_on(own_processes: SimulatedCluster) -> None:
+    own_processes.pause("n1")
+    own_processes.crash("n1")
+    own_processes.resume("n1")
+    own_processes.settle()
+    assert not own_processes.runs("n1")
+    assert [event.ev for event in own_processes.monitor.events] == ["freeze", "kill"]
+
+
+def test_settling_lets_all_processes_go_on(own_processes: SimulatedCluster) -> None:
+    own_processes.pause("n1")
+    own_processes.pause("n2")
+    own_processes.settle()
+    assert [node.frozen for node in own_processes.nodes.values()] == [False, False]
+
+
+def test_a_process_that_is_not_stopped_goes_on(own_processes: SimulatedCluster) -> None:
+    own_processes.resume("n1")
+    assert own_processes.monitor.events == []
+
+
+def test_the_parts_of_a_process_end_alone(shared_process: SimulatedCluster) -> None:
+    shared_process.crash("n1")
+    shared_process.drain("n2")
+    shared_process.start()
+    shared_process.run_for(5.0)
+    places = [node.place for node in shared_process.nodes.values()]
+    assert [repr(place) for place in places] == [
+        "<SharedPlace 'n1' dead>",
+        "<SharedPlace 'n2' ended>",
+        "<SharedPlace 'n3' running>",
+    ]
+
+
+def test_a_part_that_is_over_hears_nothing(shared_process: SimulatedCluster) -> None:
+    """As a process that is dead or has ended."""
+    heard: list[str] = []
+    shared_process.crash("n1")
+    for node in shared_process.nodes.values():
+        node.place.call(heard.append, node.name)
+    assert heard == ["n2"]
+
+
+def test_the_parts_of_a_process_have_its_clock(shared_process: SimulatedCluster) -> None:
+    place = shared_process.nodes["n1"].place
+    assert isinstance(place, SharedPlace)
+    assert (place.time, place.rate, place.frozen) == (3.0, 1.0, False)

@@ -1,0 +1,187 @@
+"""The protocol `SimulatedBroker`: each broker brings nodes up, lets them run, fail and be cut off, and settles."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+from trio._core import _run as trio_run
+
+from metafora_trio import StateName
+from metafora_trio.testing.history import check_history
+from metafora_trio.testing.simulation import BrokenPromise, BrokerFactory, SimulatedCluster
+from stress.simulate.brokers import BROKERS
+
+each_broker = pytest.mark.parametrize("broker", BROKERS.values(), ids=BROKERS)
+
+
+@pytest.fixture(params=list(BROKERS.values()), ids=list(BROKERS))
+def cluster(request: pytest.FixtureRequest) -> Iterator[SimulatedCluster]:
+    with SimulatedCluster(nodes=2, seed=1, broker=request.param) as cluster:
+        cluster.run_for(3.0)
+        for task in ("t1", "t2"):
+            cluster.submit(task)
+        cluster.run_until_running("t1", "t2")
+        yield cluster
+
+
+def owners(cluster: SimulatedCluster) -> list[str | None]:
+    return sorted([cluster.owner("t1"), cluster.owner("t2")], key=str)
+
+
+def test_nodes_come_up_and_share_the_tasks(cluster: SimulatedCluster) -> None:
+    assert owners(cluster) == ["n1", "n2"]
+    assert cluster.owner("t3") is None
+    assert sorted(cluster.broker.contents().view.nodes) == sorted(str(it.identity) for it in cluster.nodes.values())
+    cluster.settle()
+    assert check_history(cluster.monitor.events).ok
+
+
+def test_a_task_ends_and_runs_again(cluster: SimulatedCluster) -> None:
+    cluster.finish("t1", fail=True)
+    cluster.run_for(1.0)
+    assert (cluster.owner("t1"), cluster.state("t1")) == (None, StateName.FAILED)
+    cluster.submit("t1", again=True)
+    cluster.run_until_running("t1")
+    cluster.delete("t1")
+    cluster.run_for(1.0)
+    assert (cluster.owner("t1"), cluster.state("t1")) == (None, None)
+    cluster.settle()
+
+
+def test_a_crashed_node_is_replaced(cluster: SimulatedCluster) -> None:
+    cluster.crash("n1")
+    assert not cluster.runs("n1")
+    cluster.run_for(7.0)
+    assert owners(cluster) == ["n2", "n2"]
+    with pytest.raises(ValueError, match="n1 does not run"):
+        cluster.crash("n1")
+    cluster.settle()
+    assert cluster.faults == {"crash": 1}
+
+
+def test_a_node_that_is_cut_off_stops_its_task_in_time_and_comes_back(cluster: SimulatedCluster) -> None:
+    cluster.partition("n1")
+    cluster.run_for(2.5)
+    assert {run.place.name for run in cluster.monitor.open_runs()} == {"n2"}
+    cluster.heal("n1")
+    cluster.settle()
+    assert owners(cluster) == ["n1", "n2"]
+
+
+@pytest.mark.parametrize("heal", ["one", "all", "settle"])
+def test_a_short_partition_costs_nothing(cluster: SimulatedCluster, heal: str) -> None:
+    """Whatever ends it: the session goes on, and so do its tasks."""
+    sessions = [node.identity for node in cluster.nodes.values()]
+    runs = len(cluster.monitor.started)
+    cluster.partition("n2")
+    cluster.run_for(0.3)
+    if heal == "settle":
+        cluster.settle()
+    else:
+        cluster.heal("n2" if heal == "one" else None)
+    cluster.run_for(8.0)
+    assert [node.identity for node in cluster.nodes.values()] == sessions
+    assert len(cluster.monitor.started) == runs
+
+
+def test_a_session_that_is_ended_early_is_void(cluster: SimulatedCluster) -> None:
+    before = cluster.nodes["n1"].identity
+    assert before is not None
+    cluster.expire("n1")
+    cluster.run_for(6.0)
+    assert cluster.monitor.is_void(before)
+    assert cluster.nodes["n1"].identity not in (None, before)
+    cluster.settle()
+
+
+def test_commands_reach_their_node(cluster: SimulatedCluster) -> None:
+    cluster.send("n1", "freeze")
+    cluster.run_for(1.0)
+    assert cluster.nodes["n1"].consumer.frozen
+    cluster.send("n2", "drain")
+    cluster.settle()
+    assert not cluster.nodes["n1"].consumer.frozen
+    assert not cluster.runs("n2")
+
+
+def test_when_all_have_drained_another_takes_over(cluster: SimulatedCluster) -> None:
+    cluster.drain("n1")
+    cluster.drain("n2")
+    cluster.settle()
+    assert owners(cluster) == ["n3", "n3"]
+
+
+def test_a_node_that_leaves_by_itself_breaks_a_promise(cluster: SimulatedCluster) -> None:
+    cluster.nodes["n1"].drain()  # which the cluster does not know of
+    with pytest.raises(BrokenPromise, match="n1 has left, and nobody told it to"):
+        cluster.run_for(10.0)
+
+
+def test_what_has_changed_is_counted(cluster: SimulatedCluster) -> None:
+    """A look at everything takes long, so it is taken only when the number has grown."""
+    cluster.settle()
+    before = cluster.broker.observe()
+    cluster.run_for(3.0)
+    assert cluster.broker.observe() == before
+    cluster.submit("t3")
+    cluster.run_until_running("t3")
+    assert cluster.broker.observe() > before
+
+
+def test_no_thread_is_started(cluster: SimulatedCluster) -> None:
+    """A thread, such as the watchdog's, would live in real time."""
+    assert "metafora-watchdog" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_a_fault_that_a_broker_does_not_offer_is_refused(cluster: SimulatedCluster) -> None:
+    with pytest.raises(ValueError, match="this broker has no fault 'flood', only: crash, "):
+        cluster.inflict("flood", node="n1")
+    with pytest.raises(ValueError, match="this broker has no remedy 'drain_water', only: "):
+        cluster.remedy("drain_water", node="n1")
+    assert cluster.faults == {}
+
+
+@each_broker
+def test_own_processes_can_be_paused_and_have_their_own_clocks(broker: BrokerFactory) -> None:
+    """All of that, or nothing of it where the nodes share one process."""
+    with SimulatedCluster(nodes=1, broker=broker) as cluster:
+        cluster.run_for(3.0)
+        if "pause" in cluster.broker.faults:
+            cluster.pause("n1")
+            assert cluster.nodes["n1"].frozen
+            cluster.resume("n1")
+            cluster.start(rate=1.01)
+            assert cluster.faults == {"pause": 1, "drift": 1}
+        else:
+            with pytest.raises(ValueError, match="no fault 'pause'"):
+                cluster.pause("n1")
+            with pytest.raises(ValueError, match="no remedy 'resume'"):
+                cluster.resume("n1")
+            with pytest.raises(ValueError, match="n2 cannot have a clock of its own"):
+                cluster.start(rate=1.01)
+        cluster.settle()
+
+
+@each_broker
+def test_a_cluster_that_cannot_be_made_leaves_nothing_behind(broker: BrokerFactory) -> None:
+    """A world changes how Trio schedules in this thread: that must end with it."""
+    before = trio_run._r
+    with pytest.raises(TypeError, match="unheard_of"):
+        SimulatedCluster(nodes=1, broker=broker, unheard_of=True)
+    assert trio_run._r is before
+
+
+@each_broker
+def test_the_same_seed_makes_the_same_history(broker: BrokerFactory) -> None:
+    def history() -> object:
+        with SimulatedCluster(nodes=2, seed=7, broker=broker) as cluster:
+            for task in ("t1", "t2", "t3"):
+                cluster.submit(task)
+            cluster.run_for(5.0)
+            cluster.crash("n1")
+            cluster.settle()
+            return cluster.monitor.events, cluster.world.now
+
+    assert history() == history()
