@@ -216,6 +216,16 @@ def test_stop_task_twice_lets_a_task_wait_longer(cluster: SimulatedCluster) -> N
     assert expectations.left_alone == 60.0
 
 
+def test_the_wall_clock_is_virtual() -> None:
+    """What nodes record is dated by the simulated time, so that an hour that passes in no time is an hour."""
+    with SimulatedCluster(nodes=1) as cluster:
+        cluster.run_for(3600.0)
+        cluster.start()
+        cluster.run_for(5.0)
+        first, second = (node.since for node in cluster.broker.contents().view.nodes.values())
+        assert second - first == pytest.approx(3600.0, abs=5.0)
+
+
 def test_the_handler_is_the_users() -> None:
     ran: list[str] = []
 

@@ -6,6 +6,8 @@ or `SharedProcess` to host nodes and `MemoryBroker` as the example. `World` is t
 
 from __future__ import annotations
 
+from metafora_trio._clock import TrioClock as TrioClock
+
 from ._broker import BrokerContents as BrokerContents
 from ._broker import BrokerFactory as BrokerFactory
 from ._broker import SimulatedBroker as SimulatedBroker

@@ -17,6 +17,7 @@ import outcome
 import trio
 
 from metafora_trio import Command, CommandName, Consumer, CoordinatorUnavailable, Handler, StateName, Task
+from metafora_trio._clock import TrioClock
 from metafora_trio.contract import node_name
 
 from ._broker import BrokerFactory, SimulatedBroker, SimulationContext
@@ -44,7 +45,8 @@ class SimulatedCluster:
         seed: the source of all chance. The same calls on the same seed make the same history.
         session_timeout: T, in seconds.
         broker: makes the broker, which decides which faults there are.
-        options: further arguments for each `Consumer`.
+        options: further arguments for each `Consumer`. Its `clock` is a `TrioClock` unless you pass another, so the
+            dates that nodes record are of virtual time, too.
 
     Attributes:
         world: virtual time, and the processes in it.
@@ -196,7 +198,7 @@ class SimulatedCluster:
         """
         name = f"n{len(self.nodes) + 1}"
         handler = WatchedHandler(self.monitor, self._lingering, self._handler)
-        options = {**self._options, **options}
+        options = {"clock": TrioClock(), **self._options, **options}
         consumer = Consumer(self.broker.coordinator(), handler, name=name, rng=self._fork(), **options)
         handler.place = self.broker.spawn(name, partial(self._be_node, consumer), rate=rate)
         node = self.nodes[name] = SimulatedNode(consumer, handler.place)
