@@ -1,4 +1,4 @@
-"""Situation: what `reconcile` needs to know of this node, besides the task."""
+"""Situation: the state of this node, as far as `reconcile` needs it."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ class Opinion(Protocol):
     """Answers the questions about a task that depend on load and time."""
 
     def wants(self, task: str) -> bool:
-        """Whether a bid of this node for the task is still justified."""
+        """Return whether this node's bid for the task is still justified."""
         ...
 
     def consents(self, task: str, heir: str) -> bool:
-        """Whether to hand the running task over to the node that has bid for it."""
+        """Return whether to hand the running task over to the node that has bid for it."""
         ...
 
 
 class Situation:
-    """The node in one session. Implements `NodeSituation`.
+    """The state of a node in one session. Implements `NodeSituation`.
 
     Args:
-        session: this membership's.
+        session: the session.
         opinion: the planner.
-        max_handovers: how many tasks may be on their way to other nodes at once.
+        max_handovers: the maximum number of tasks being handed over at once.
     """
 
     def __init__(self, session: Session, opinion: Opinion, *, max_handovers: int) -> None:
@@ -69,7 +69,7 @@ class Situation:
         return self._opinion.consents(task, heir)
 
     def end_drain(self) -> None:
-        """Wait for heirs no longer."""
+        """Stop waiting for heirs, because the drain has timed out."""
         self._drain_ended = True
 
     def begin_handover(self) -> None:
@@ -77,6 +77,6 @@ class Situation:
         self._handovers += 1
 
     def end_handover(self) -> bool:
-        """Count it no longer. Returns whether another task may go now that could not before."""
+        """Stop counting the task. Returns True if that allows another handover, which was not allowed before."""
         self._handovers -= 1
         return self._handovers == self._max_handovers - 1
