@@ -202,7 +202,7 @@ class MemoryCluster:
                 return
 
     def _unrest(self) -> Iterator[str]:
-        truth, live = self._store.truth, [node for node in self.nodes.values() if node.running]
+        truth, live = self._store.view, [node for node in self.nodes.values() if node.running]
         loads = {node.name: 0 for node in live if not node.leaving}
         for task in {*truth.tasks, *truth.claimed_tasks()}:
             queue, runs = truth.queue(task), self.monitor.runs[task]
@@ -228,7 +228,7 @@ class MemoryCluster:
     # ----
 
     def _owner(self, task: str) -> tuple[str, int] | None:
-        truth = self._store.truth
+        truth = self._store.view
         head = truth.head(task)
         return None if head is None or task not in truth.tasks else (head.node, head.seq)
 
