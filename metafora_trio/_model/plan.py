@@ -3,7 +3,7 @@
 The plan is sticky. A task moves only if it must for the cluster to come within one task of even, so the number of
 moves is the smallest possible. No node assigns tasks to others: every node computes the same plan from the same view
 and acts only on its own lines. If two views differ for a moment, that costs a failed attempt, never correctness,
-because claims decide who owns a task.
+because claims decide which node owns a task.
 
 In a simulation with Go Metafora's, KCL's and Ordasity's balancers, only this plan reached a spread of one with the
 fewest possible moves. Affinity is rendezvous hashing (Thaler and Ravishankar, 1998).
