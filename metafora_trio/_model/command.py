@@ -52,7 +52,7 @@ class Command:
         """
         record: Any = json.loads(encoded)
         if not isinstance(record, dict) or not isinstance(record.get("command"), str):
-            raise ValueError("a command is a JSON object with the field 'command'")
+            raise ValueError("a command must be a JSON object with the field 'command'")
         parameters = record.get("parameters") or {}
         task = parameters.get("task") if isinstance(parameters, dict) else None
         return cls(record["command"], task if isinstance(task, str) else None)

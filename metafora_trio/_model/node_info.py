@@ -66,7 +66,7 @@ class NodeInfo:
         """
         record: Any = json.loads(encoded or b"{}")
         if not isinstance(record, dict):
-            raise ValueError(f"a node record is a JSON object, not {type(record).__name__}")
+            raise ValueError(f"a node record must be a JSON object, not {type(record).__name__}")
         capacity = record.get("capacity")
         return cls(
             identity=identity,

@@ -90,7 +90,7 @@ class TaskState:
         """Decode the output of `encode`. Raises `ValueError` if it is not a state record."""
         record = json.loads(encoded)
         if not isinstance(record, dict):
-            raise ValueError(f"a state record is a JSON object, not {type(record).__name__}")
+            raise ValueError(f"a state record must be a JSON object, not {type(record).__name__}")
         return cls(
             state=StateName(record.get("state", "runnable")),
             errors=tuple(

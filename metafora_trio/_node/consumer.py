@@ -194,8 +194,8 @@ class Consumer:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:  # noqa: ASYNC128 - it does, in the loop
         """Join the cluster and run tasks until drained or cancelled. `task_status.started` is called on the first join.
 
-        If the session is lost, an event reports it and the node tries to join again until it succeeds. All tasks of the
-        lost session end before that.
+        If the session is lost, all its tasks end, an event reports the loss, and the node tries to join again until it
+        succeeds.
 
         Cancellation stops every task at once and closes the session. Other nodes then take the tasks. Use `drain` to
         leave without such a gap.

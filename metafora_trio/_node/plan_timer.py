@@ -16,8 +16,8 @@ _TICK = 3.0
 _DEBOUNCE = (0.15, 0.35)
 """Range of the random delay from a change to the plan, in seconds. Otherwise all nodes would act on the same view."""
 _COST_FACTOR = 10
-"""The delay before a plan is at least this many times the duration of the last one, so slow plans are made less
-often."""
+"""The delay before a plan is at least this many times the duration of the last one. Planning therefore takes at most a
+tenth of the time."""
 _SETTLE_CAP = 4
 """A series of joins delays the plan by at most this many times `settle`."""
 

@@ -24,7 +24,7 @@ __all__ = ["Planner"]
 
 _CLAIM_WINDOW = 512
 """The maximum number of claims under way. It is large enough to fill the broker's pipeline, and small enough that most
-tasks claimed by other nodes meanwhile are dropped before a claim for them is sent."""
+tasks that other nodes claim in the meantime are dropped before a claim for them is sent."""
 _BID_WINDOW = 16
 _BID_TIMEOUT = 30.0
 """Seconds after which an unanswered bid is withdrawn. The time that a task may take to stop is added."""

@@ -8,10 +8,10 @@ from metafora_trio._model.claim import Claim
 from metafora_trio._model.view import ClusterView
 from metafora_trio.contract import Session
 
-__all__ = ["Opinion", "Situation"]
+__all__ = ["Situation", "TaskPolicy"]
 
 
-class Opinion(Protocol):
+class TaskPolicy(Protocol):
     """Answers the questions about a task that depend on load and time."""
 
     def wants(self, task: str) -> bool:
@@ -28,13 +28,13 @@ class Situation:
 
     Args:
         session: the session.
-        opinion: the planner.
+        policy: the planner.
         max_handovers: the maximum number of tasks being handed over at once.
     """
 
-    def __init__(self, session: Session, opinion: Opinion, *, max_handovers: int) -> None:
+    def __init__(self, session: Session, policy: TaskPolicy, *, max_handovers: int) -> None:
         self._session = session
-        self._opinion = opinion
+        self._policy = policy
         self._max_handovers = max_handovers
         self._handovers = 0
         self._drain_ended = False
@@ -61,12 +61,12 @@ class Situation:
         return self._session.is_leaving(claim)
 
     def wants(self, task: str) -> bool:
-        return self._opinion.wants(task)
+        return self._policy.wants(task)
 
     def consents(self, task: str, heir: str) -> bool:
         if self._session.node.frozen or self._handovers >= self._max_handovers:
             return False
-        return self._opinion.consents(task, heir)
+        return self._policy.consents(task, heir)
 
     def end_drain(self) -> None:
         """Stop waiting for heirs, because the drain has timed out."""
