@@ -3,16 +3,15 @@
 The layers, each importing only those before it:
 
     _errors _model/                     plain data, and pure decisions: no Trio
-    _clock _trio_util _service_nursery  the wall clock, waiting, and helpers beside a body
-    _running_task events                what handlers and observers are given
-    contract/                           what a broker must do: the only door for backends
-    balancers/                          what a node may claim, asks for, gives up, and hands over
-    _node/ _client/ _memory/            the consumer and its nursery; the client; the embedded coordinator
-    testing/ cli/                       tools for tests; the command line
+    _clock _trio_util _service_nursery  the wall clock, waiting, and a nursery for background helpers
+    _running_task events                the objects passed to handlers and observers
+    contract/                           the interface to a broker, and the only module a backend imports
+    balancers/                          decide what a node claims, bids for, gives up and hands over
+    _node/ _client/ _memory/            the consumer; the client; the embedded coordinator
+    testing/ cli/                       test tools; the command line
 
-`metafora_trio.testing` is for tests of handlers, balancers and coordinators, `metafora_trio.cli` is the command
-line. The ZooKeeper coordinator is the package `metafora_trio_zookeeper` of the same distribution (extra
-`zookeeper`).
+`metafora_trio.testing` helps to test handlers, balancers and coordinators. `metafora_trio.cli` is the command line.
+The ZooKeeper coordinator is the package `metafora_trio_zookeeper`, in the same distribution (extra `zookeeper`).
 """
 
 from __future__ import annotations

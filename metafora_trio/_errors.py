@@ -3,14 +3,14 @@
 MetaforaError
 ├── InvalidTask              a task's id or properties break a rule (also a ValueError)
 ├── InvalidName              a node's name breaks a rule (also a ValueError)
-├── TaskExists               submitted already, or still ending
-├── TaskFinished             the id has ended; submit with again=True
+├── TaskExists               the task is already submitted, or still ending
+├── TaskFinished             the task has ended; submit it with again=True
 ├── TaskNotFound             no such task
 ├── NodeNotFound             no such node
-├── CoordinatorUnavailable   the broker cannot be reached, or refuses us
+├── CoordinatorUnavailable   the broker cannot be reached, or refuses this process
 │   ├── LayoutMismatch       the namespace was made by another version, or with other settings
-│   └── BrokerTooOld         the broker lacks what the protocol needs
-└── SessionLost              this node's membership is over; its claims are no longer its own
+│   └── BrokerTooOld         the broker lacks an operation that the protocol needs
+└── SessionLost              this node's session is over; it no longer holds its claims
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = [
 
 
 class MetaforaError(Exception):
-    """Base of every error that is Metafora's own."""
+    """Base class of all Metafora errors."""
 
 
 class InvalidTask(MetaforaError, ValueError):
@@ -43,23 +43,23 @@ class InvalidName(MetaforaError, ValueError):
 
 
 class TaskExists(MetaforaError):
-    """A task of this id is in the cluster already, or is still ending after a delete."""
+    """A task with this id is already in the cluster, or is still ending after a delete."""
 
 
 class TaskFinished(MetaforaError):
-    """A task of this id has ended. Submit it with `again=True` to run it once more."""
+    """A task with this id has ended. Submit it with `again=True` to run it again."""
 
 
 class TaskNotFound(MetaforaError):
-    """No task of this id is known."""
+    """There is no task with this id."""
 
 
 class NodeNotFound(MetaforaError):
-    """No live node of this name is in the cluster."""
+    """There is no live node with this name or identity in the cluster."""
 
 
 class CoordinatorUnavailable(MetaforaError):
-    """The broker cannot be reached in time, or refuses us. Trying again later may help."""
+    """The broker cannot be reached in time, or refuses this process. Trying again later may help."""
 
 
 class LayoutMismatch(CoordinatorUnavailable):
@@ -71,4 +71,4 @@ class BrokerTooOld(CoordinatorUnavailable):
 
 
 class SessionLost(MetaforaError):
-    """This node's membership has ended, or can no longer be trusted to go on."""
+    """This node's session has ended, or can no longer be trusted."""

@@ -1,4 +1,4 @@
-"""RunningTask: what a handler is given, and the Handler itself."""
+"""RunningTask: the argument of a handler. Also the Handler protocol."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Handler", "RunControl", "RunningTask", "TaskLease"]
 
 
 class TaskLease:
-    """How long this node may still believe that the task is its own."""
+    """The time for which this node may still believe that it owns the task."""
 
     __slots__ = ("_lease",)
 
@@ -23,15 +23,15 @@ class TaskLease:
         self._lease = lease
 
     def remaining(self) -> float:
-        """Seconds until the task's scope is cancelled unless the broker answers again; never below 0."""
+        """Return the seconds until the task's scope is cancelled unless the broker answers again; never below 0."""
         return max(0.0, self._lease.cancel_at - trio.current_time())
 
     @property
     def end(self) -> float:
-        """When the task must have stopped, cleanup included, unless the broker answers again.
+        """The time by which the task must have stopped, cleanup included, unless the broker answers again.
 
-        In Trio time; infinite with an embedded coordinator. Use it for what Trio cannot cancel, such as processes of
-        the operating system.
+        In Trio time; infinite with an embedded coordinator. Use it to stop anything that Trio cannot cancel, such as
+        operating system processes.
         """
         return self._lease.end
 
@@ -40,13 +40,13 @@ class TaskLease:
 
 
 class RunControl:
-    """What the node changes during a run, and `RunningTask` shows to the handler.
+    """The part of a run that the node changes; `RunningTask` shows it to the handler.
 
     Attributes:
         lease: the session's lease.
         stopping: set when the task is told to stop.
         nursery: the task's nursery while its scope is open, otherwise None.
-        reason: why the task was told to stop, None while it was not.
+        reason: why the task was told to stop; None until then.
     """
 
     __slots__ = ("_cleanup_timeout", "_shields", "lease", "nursery", "reason", "stopping")
@@ -61,14 +61,14 @@ class RunControl:
 
     @property
     def stop_reason(self) -> StopReason | None:
-        """Why the task must stop, None while it need not. A lease that has run out is a reason by itself."""
+        """The reason why the task must stop, or None if it need not. An expired lease is a reason by itself."""
         if self.reason is None and trio.current_time() >= self.lease.cancel_at:
             return StopReason.SESSION_LOST
         return self.reason
 
     @contextmanager
     def shield(self) -> Generator[trio.CancelScope]:
-        """Shield the body from cancellation, until the lease ends or the time for cleanup is over."""
+        """Shield the body from cancellation until the lease ends or the cleanup timeout has passed."""
         end = min(self.lease.end, trio.current_time() + self._cleanup_timeout)
         with trio.CancelScope(shield=True, deadline=end) as scope:
             self._shields[scope] = None
@@ -78,7 +78,7 @@ class RunControl:
                 del self._shields[scope]
 
     def cut_shields(self) -> None:
-        """Shorten every open shield to the end of the lease, which may have been revoked."""
+        """Shorten every open shield to the end of the lease: the lease may have been revoked since it was opened."""
         for scope in self._shields:
             scope.deadline = min(scope.deadline, self.lease.end)
 
@@ -88,10 +88,10 @@ class RunningTask:
 
     Attributes:
         id: the task's id.
-        props: its properties; read only.
+        props: the task's properties; read only.
         node: the identity of this node's session.
-        token: the fencing token: a number that grows with every change of owner. Pass it to any store you write to,
-            and have the store refuse lower ones. That stops a process that was frozen past its lease.
+        token: the fencing token, a number that grows with every change of owner. Pass it to any store you write to,
+            and have the store refuse lower ones. That stops the writes of a process that was frozen past its lease.
         started: when the scope opened, in Trio time.
     """
 
@@ -107,20 +107,20 @@ class RunningTask:
 
     @property
     def lease(self) -> TaskLease:
-        """How long this node may still believe that the task is its own."""
+        """The time for which this node may still believe that it owns the task."""
         return TaskLease(self._control.lease)
 
     @property
     def stopping(self) -> trio.Event:
-        """Set when the task is told to stop. Without `grace`, its scope is cancelled in the same step.
+        """An event set when the task is told to stop. Without `grace`, its scope is cancelled in the same step.
 
-        It is not set when the session is lost or the node itself is cancelled: then there is only the cancellation.
+        The event is not set if the session is lost or the node itself is cancelled; then the task is only cancelled.
         """
         return self._control.stopping
 
     @property
     def nursery(self) -> trio.Nursery:
-        """The task's own nursery. The task runs until the handler and everything started here have ended.
+        """The task's own nursery. The task runs until the handler and everything started in the nursery have ended.
 
         Raises:
             RuntimeError: the task's scope has closed.
@@ -132,15 +132,15 @@ class RunningTask:
 
     @property
     def stop_reason(self) -> StopReason | None:
-        """Why the task must stop, None while it need not."""
+        """The reason why the task must stop, or None if it need not."""
         return self._control.stop_reason
 
     @contextmanager
     def cleanup(self) -> Generator[trio.CancelScope]:
         """Shield an await from cancellation, to clean up: `with task.cleanup(): await connection.aclose()`.
 
-        The shield ends when the lease does, or after the consumer's `cleanup_timeout`, whichever comes first: from
-        then on another node may run the task.
+        The shield ends with the lease, since another node may run the task from then on, or after the consumer's
+        `cleanup_timeout`, whichever comes first.
         """
         with self._control.shield() as scope:
             yield scope
@@ -153,9 +153,9 @@ class RunningTask:
 class Handler(Protocol):
     """The user's async function that executes a task.
 
-    Returning None or `Outcome.DONE` completes the task, `Outcome.RELEASE` gives it back. An exception ends the task as
-    failed, and clients can read its traceback. This also holds while the task is stopping: a handler that winds down
-    during its `grace` and wants the task to go on elsewhere returns `RELEASE`.
+    Returning None or `Outcome.DONE` completes the task; returning `Outcome.RELEASE` gives it back. An exception ends
+    the task as failed, and clients can read its traceback. The same is true while the task is stopping: a handler that
+    winds down during its `grace` must return `RELEASE` if the task is to continue elsewhere.
     """
 
     def __call__(self, task: RunningTask, /) -> Awaitable[Outcome | None]: ...

@@ -1,4 +1,4 @@
-"""A nursery for what serves the body of an async context manager: body first, helpers after."""
+"""A nursery for background helpers of an async context manager's body. The body ends first, then the helpers."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ __all__ = ["open_service_nursery"]
 
 @asynccontextmanager
 async def open_service_nursery() -> AsyncGenerator[trio.Nursery]:
-    """Open a nursery whose tasks serve the body, and are cancelled when the body has ended.
+    """Open a nursery whose tasks serve the body and are cancelled once the body has ended.
 
-    Cancellation from outside reaches the body first, and the helpers only when the body has ended: while it cleans up
-    they still serve it. A helper's exception cancels the body and the other helpers.
+    Cancellation from outside reaches the body first. It reaches the helpers only when the body has ended, so they
+    still serve the body while it cleans up. A helper's exception cancels the body and the other helpers.
 
-    What it raises: an exception of the body, or of one helper, leaves it as it is, never wrapped in a group. Where
-    both raise, or several helpers, a group is raised.
+    An exception from the body alone, or from one helper alone, propagates as it is, never wrapped in a group. If the
+    body and a helper raise, or several helpers do, a group is raised.
     """
     try:
         async with trio.open_nursery() as outer:
@@ -26,7 +26,7 @@ async def open_service_nursery() -> AsyncGenerator[trio.Nursery]:
             try:
                 helpers = await outer.start(_host, scope)
                 yield helpers
-            finally:  # also when `start` is cancelled after the host has begun: nobody else could end it
+            finally:  # also if `start` is cancelled after the host has started: nothing else would end the host
                 scope.cancel()
     except BaseExceptionGroup as group:
         if len(group.exceptions) != 1:
@@ -38,8 +38,8 @@ async def open_service_nursery() -> AsyncGenerator[trio.Nursery]:
 
 
 async def _host(scope: trio.CancelScope, *, task_status: trio.TaskStatus[trio.Nursery]) -> None:
-    """Hold the helpers' nursery in a scope that shields it from what cancels the body."""
-    # Cancelled before it began, `start` would wait for ever for what is shielded from that.
+    """Run the helpers' nursery in a scope that shields it from the body's cancellation."""
+    # Raise if already cancelled. Otherwise `start` would wait forever for a shielded host.
     await trio.lowlevel.checkpoint_if_cancelled()
     with scope:
         try:
@@ -51,5 +51,5 @@ async def _host(scope: trio.CancelScope, *, task_status: trio.TaskStatus[trio.Nu
                 raise
             only = group.exceptions[0]
         else:
-            return  # a helper cancelled the nursery that they share
+            return  # a helper cancelled the helpers' own nursery
         raise only

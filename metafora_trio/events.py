@@ -1,8 +1,8 @@
-"""Events: everything a consumer does, as typed values.
+"""Events: typed values that report everything a consumer does.
 
-There are two ways to follow them. `Consumer(..., observers=[observer])` calls each observer with every event, at once
-and without a loss. `with consumer.subscribe() as events: async for event in events: ...` reads them in a Trio task of
-its own, through a buffer. The standard log is an observer that every consumer has.
+There are two ways to follow them. `Consumer(..., observers=[observer])` calls each observer with every event,
+synchronously and without loss. `with consumer.subscribe() as events: async for event in events: ...` reads them in a
+separate Trio task, through a buffer. Every consumer also has an observer that writes events to the standard log.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ class Event:
 
 
 class Observer(Protocol):
-    """A function that gets every event, in order, in the Trio thread. It must not block.
+    """A function that is called with every event, in order, in the Trio thread. It must not block.
 
-    One that raises is removed, and reported as `ObserverFailed` to the others; it never ends the node.
+    An observer that raises is removed, and the others get `ObserverFailed`. It never ends the node.
     """
 
     def __call__(self, event: Event, /) -> None: ...
@@ -63,14 +63,14 @@ class SessionOpened(Event):
 
 @dataclass(frozen=True, slots=True)
 class SessionEnded(Event):
-    """The membership is over. `reason` is empty unless the session was lost."""
+    """The session is over. `reason` is empty unless the session was lost."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class JoinFailed(Event):
-    """The node could not join again, and tries once more in `delay` seconds. `node` is its name: it has no session."""
+    """The node could not rejoin and tries again in `delay` seconds. `node` is its name, since it has no session."""
 
     error: BaseException
     delay: float
@@ -78,14 +78,14 @@ class JoinFailed(Event):
 
 @dataclass(frozen=True, slots=True)
 class LeaseAtRisk(Event):
-    """Half of the time to the cancelling of all tasks has gone without a proof of life. `remaining` in seconds."""
+    """No heartbeat was acknowledged for half of the time until all tasks are cancelled. `remaining` is in seconds."""
 
     remaining: float
 
 
 @dataclass(frozen=True, slots=True)
 class TaskClaimed(Event):
-    """A claim of this node owns the task now. Told again if the connection broke before the start."""
+    """This node's claim now owns the task. Reported again if the connection broke before the task started."""
 
     task: str
     token: int
@@ -93,7 +93,7 @@ class TaskClaimed(Event):
 
 @dataclass(frozen=True, slots=True)
 class TaskStarted(Event):
-    """The task's scope is open: its handler runs."""
+    """The task's scope is open, and its handler runs."""
 
     task: str
     token: int
@@ -101,7 +101,7 @@ class TaskStarted(Event):
 
 @dataclass(frozen=True, slots=True)
 class TaskStopping(Event):
-    """The task has been told to stop. `heir` is the identity of who asked for it, for a handover."""
+    """The task has been told to stop. For a handover, `heir` is the identity of the node that bid for it."""
 
     task: str
     token: int
@@ -111,7 +111,7 @@ class TaskStopping(Event):
 
 @dataclass(frozen=True, slots=True)
 class TaskStopped(Event):
-    """The task's scope has closed: nothing of it runs here any more. `reason` is None if it ended by itself."""
+    """The task's scope has closed, so no part of it runs here any more. `reason` is None if it ended by itself."""
 
     task: str
     token: int
@@ -120,7 +120,7 @@ class TaskStopped(Event):
 
 @dataclass(frozen=True, slots=True)
 class TaskEnded(Event):
-    """The task's end has been sent to the broker. `error` is the failure in one line."""
+    """The end of the task has been sent to the broker. `error` is the failure in one line, or empty."""
 
     task: str
     token: int
@@ -130,7 +130,7 @@ class TaskEnded(Event):
 
 @dataclass(frozen=True, slots=True)
 class TaskGivenUp(Event):
-    """The claim is being given up: to `heir`, or to whoever comes."""
+    """The claim is being given up, to `heir` or, if that is None, to any node."""
 
     task: str
     token: int
@@ -139,7 +139,7 @@ class TaskGivenUp(Event):
 
 @dataclass(frozen=True, slots=True)
 class TaskStopFailed(Event):
-    """The handler raised while it was being cancelled. The task goes on elsewhere."""
+    """The handler raised while it was being cancelled. The task is not failed, and continues elsewhere."""
 
     task: str
     token: int
@@ -148,7 +148,7 @@ class TaskStopFailed(Event):
 
 @dataclass(frozen=True, slots=True)
 class TaskOverran(Event):
-    """The task's scope closed only after the lease had ended, `seconds` late: another node may have run it."""
+    """The task's scope closed `seconds` after the lease had ended, so another node may have run the task by then."""
 
     task: str
     token: int
@@ -157,7 +157,7 @@ class TaskOverran(Event):
 
 @dataclass(frozen=True, slots=True)
 class BalancerFailed(Event):
-    """The balancer raised, and was taken to have no opinion."""
+    """The balancer raised or gave an invalid answer; the default answer was used instead."""
 
     method: str
     error: BaseException
@@ -165,7 +165,7 @@ class BalancerFailed(Event):
 
 @dataclass(frozen=True, slots=True)
 class ObserverFailed(Event):
-    """An observer raised, and was removed."""
+    """An observer raised and was removed."""
 
     observer: str
     error: BaseException
@@ -181,7 +181,7 @@ class CommandDone(Event):
 
 @dataclass(frozen=True, slots=True)
 class CommandRejected(Event):
-    """A command to this node is unknown or senseless, and was discarded."""
+    """A command to this node is unknown, unreadable or impossible, and was discarded."""
 
     command: str
     why: str

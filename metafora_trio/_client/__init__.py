@@ -1,1 +1,1 @@
-"""The client: submit, delete, look up, send, wait and watch."""
+"""The client: submits and deletes tasks, looks them up, sends commands, waits and watches."""

@@ -1,8 +1,8 @@
-"""Client: what submits and deletes tasks, sends commands, lists nodes, waits and watches.
+"""Client: submits and deletes tasks, sends commands, lists nodes, waits and watches.
 
-Everything is built on the primitives of `BrokerClient`, so it works with every coordinator. What is listed or
-watched comes from a live view, which may lag behind; what is said of one task (`get`, the results of
-`wait`) is read afresh.
+Everything is built on the primitives of `BrokerClient`, so it works with every coordinator. Lists and watches come from
+a live view, which may lag behind the broker. The status of a single task (`get`, the results of `wait`) is read from
+the broker each time.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ __all__ = ["Client", "open_client"]
 
 
 class Client:
-    """Submits and deletes tasks, sends commands, lists nodes. Made by `open_client`; one may be shared by many
-    Trio tasks.
+    """Submits and deletes tasks, sends commands, lists nodes. Create it with `open_client`.
 
-    Every method is a checkpoint and raises `CoordinatorUnavailable` when the broker cannot be reached.
+    Many Trio tasks may share one client. Every method is a checkpoint and raises `CoordinatorUnavailable` if the broker
+    cannot be reached.
     """
 
     def __init__(self, broker: BrokerClient, nursery: trio.Nursery) -> None:
@@ -45,10 +45,10 @@ class Client:
 
         Args:
             *tasks: tasks, or iterables of tasks.
-            again: also run ids once more that have ended; their old state is forgotten.
+            again: if True, run tasks again whose ids have already ended; their old state is forgotten.
 
         Raises:
-            TaskExists: at least one is in the cluster already, is still ending after a delete, or is given twice.
+            TaskExists: at least one is already in the cluster, is still ending after a delete, or is given twice.
             TaskFinished: at least one has ended, and `again` is false.
         """
         batch: dict[str, Task] = {}
@@ -59,19 +59,19 @@ class Client:
         await self._broker.submit(list(batch.values()), again=again)
 
     async def delete(self, *ids: str) -> None:
-        """Delete tasks: a running one is stopped and then gone, of one that has ended the state is forgotten.
+        """Delete tasks. A running task is stopped and then removed; for a task that has ended, its state is forgotten.
 
-        Returns when the deletes are recorded; `wait` waits until the tasks are gone.
+        Returns when the deletes are recorded. Use `wait` to wait until the tasks are gone.
 
         Raises:
-            TaskNotFound: there is no such task. Those before it have been deleted.
+            TaskNotFound: there is no such task. The tasks before it in `ids` have been deleted.
         """
         for task in ids:
             await self._broker.delete(check_task_id(task))
         await trio.lowlevel.checkpoint()
 
     async def get(self, id: str) -> TaskStatus:
-        """What there is to know of one task, also of one that has ended.
+        """Return the full status of one task, even if it has ended.
 
         Raises:
             TaskNotFound: there is no such task.
@@ -82,10 +82,10 @@ class Client:
         return status
 
     async def tasks(self, *, finished: bool = False) -> list[TaskStatus]:
-        """The tasks in the cluster by id, from the view: without properties and state record.
+        """Return the tasks in the cluster, sorted by id. They come from the view, without properties and state records.
 
         Args:
-            finished: also those that have ended, with their state record (one read each).
+            finished: if True, also return tasks that have ended, with their state records (one read each).
         """
         view = await self._broker.open_view()
         found = {task: listed_status(view, task) for task in view.tasks}
@@ -104,17 +104,17 @@ class Client:
         """Wait until tasks have ended.
 
         Args:
-            ids: which; by default all that are in the cluster now.
-            timeout: seconds to wait at most.
-            ended: a dict that gets what is returned, each as soon as it is known: so it is not lost where this raises
-                or is cancelled.
+            ids: the tasks to wait for. By default all tasks that are in the cluster now.
+            timeout: the maximum number of seconds to wait, None for no limit.
+            ended: a dict to fill with the results. Each is added as soon as it is known, so it is not lost if this
+                method raises or is cancelled.
 
         Returns:
-            How each ended, by id. The state of one that was deleted meanwhile is `deleted`.
+            The final status of each task, by id. A task deleted while waiting has the state `deleted`.
 
         Raises:
-            TaskNotFound: one of them is not known.
-            trio.TooSlowError: not all have ended in time; the message names those that have not.
+            TaskNotFound: at least one of the tasks does not exist.
+            trio.TooSlowError: not all tasks have ended in time; the message names those that have not.
         """
         ended = {} if ended is None else ended
         with self._listening() as listener:
@@ -142,9 +142,9 @@ class Client:
 
     @asynccontextmanager
     async def watch(self) -> AsyncGenerator[Watch]:
-        """Follow what changes in the cluster: `async with client.watch() as changes: async for change in changes`.
+        """Follow changes in the cluster: `async with client.watch() as changes: async for change in changes`.
 
-        See `Watch` for what is promised. For the end of certain tasks, `wait` is simpler.
+        See `Watch` for its guarantees. To wait until certain tasks have ended, `wait` is simpler.
         """
         with self._listening() as listener:
             await self._broker.open_view()
@@ -153,18 +153,18 @@ class Client:
     # ---- nodes
 
     async def nodes(self) -> list[NodeStatus]:
-        """The live nodes by identity, with what they have."""
+        """Return the live nodes, sorted by identity, with the number of tasks that each owns and bids for."""
         return node_statuses(await self._broker.open_view())
 
     async def send(self, node: str, command: Command) -> None:
         """Send a command to a node.
 
         Args:
-            node: an identity, or a name, which means every live node of that name.
-            command: what to do.
+            node: an identity, or a name. A name means every live node with that name.
+            command: the command.
 
         Raises:
-            NodeNotFound: no such node is alive.
+            NodeNotFound: there is no such live node.
         """
         view = await self._broker.open_view()
         identities = [node] if node in view.nodes else [id for id, info in view.nodes.items() if info.name == node]
@@ -174,29 +174,35 @@ class Client:
         for identity in identities:
             try:
                 await self._broker.send(identity, command)
-            except NodeNotFound as error:  # the view lags behind; of several of one name the others are still told
+            except NodeNotFound as error:  # the view lags behind; still send to the other nodes with this name
                 gone.append(error)
         if len(gone) == len(identities):
             raise NodeNotFound(f"no live node {node!r}: {gone[0]}") from gone[0]
 
     async def freeze(self, node: str) -> None:
-        """Let a node neither claim, bid nor give, until `unfreeze`. Raises as `send` does."""
+        """Freeze a node: until `unfreeze` it claims nothing, bids for nothing and hands nothing over.
+
+        Raises the same errors as `send`.
+        """
         await self.send(node, Command(CommandName.FREEZE))
 
     async def unfreeze(self, node: str) -> None:
-        """End a `freeze`. Raises as `send` does."""
+        """End a `freeze`. Raises the same errors as `send`."""
         await self.send(node, Command(CommandName.UNFREEZE))
 
     async def balance(self, node: str) -> None:
-        """Let a node balance at once. Raises as `send` does."""
+        """Make a node plan and balance at once. Raises the same errors as `send`."""
         await self.send(node, Command(CommandName.BALANCE))
 
     async def drain(self, node: str) -> None:
-        """Let a node hand over all it has, and leave. Returns when it has been told. Raises as `send` does."""
+        """Make a node hand over all its tasks and leave. Returns when the command is sent, before the node has left.
+
+        Raises the same errors as `send`.
+        """
         await self.send(node, Command(CommandName.DRAIN))
 
     async def stop_task(self, id: str) -> None:
-        """Let the owner of a task give it back; it goes on elsewhere, or there after a while.
+        """Make a task's owner stop the task and give it back. It continues elsewhere, or on that node after a while.
 
         Raises:
             TaskNotFound: no node owns such a task.
@@ -213,7 +219,7 @@ class Client:
 
     @contextmanager
     def _listening(self) -> Iterator[Listener]:
-        """Gather the view's changes; before it is used, `open_view` must have been called."""
+        """Collect the view's changes in a listener. Call `open_view` before using the listener."""
         listener = Listener()
         self._listeners[listener] = None
         if not self._following:
@@ -225,7 +231,7 @@ class Client:
             del self._listeners[listener]
 
     async def _follow(self) -> None:
-        """Tell every listener what changes: the broker's changes can be taken only once."""
+        """Pass the view's changes to every listener, because `take_changes` returns each change only once."""
         await self._broker.open_view()
         while True:
             await self._broker.wait_changed()

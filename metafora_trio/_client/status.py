@@ -1,4 +1,4 @@
-"""What a client says of tasks and nodes: plain data, made from the view or from what was read afresh."""
+"""TaskStatus and NodeStatus: a client's report on tasks and nodes, as plain data, from the view or a fresh read."""
 
 from __future__ import annotations
 
@@ -26,35 +26,35 @@ __all__ = [
 
 
 class StatusName(enum.StrEnum):
-    """What a client sees of a task, in one word."""
+    """The state of a task as a client sees it."""
 
     UNCLAIMED = "unclaimed"
     RUNNING = "running"
     """A node owns it."""
     DELETING = "deleting"
-    """A client has deleted it, and its owner has not removed it yet."""
+    """A client has deleted it, but its owner has not removed it yet."""
     COMPLETED = "completed"
     FAILED = "failed"
     KILLED = "killed"
     DELETED = "deleted"
-    """Nothing of it is left."""
+    """It is gone, with its state record."""
 
     @property
     def ended(self) -> bool:
-        """Whether nothing will run the task unless it is submitted again."""
+        """True if the task will not run unless it is submitted again."""
         return self in (StatusName.COMPLETED, StatusName.FAILED, StatusName.KILLED, StatusName.DELETED)
 
 
 @dataclass(frozen=True, slots=True)
 class TaskStatus:
-    """What is known of a task.
+    """The status of a task.
 
     Attributes:
         id: the task's id.
-        state: whether it waits, runs, or has ended.
+        state: its state.
         queue: its claims, head first.
         props: its properties; None in lists, and for a task that has ended.
-        stored_state: its state record; None in lists, and where there is none.
+        stored_state: its state record; None in lists, and if there is no record.
     """
 
     id: str
@@ -75,7 +75,7 @@ class TaskStatus:
 
     @property
     def ended(self) -> bool:
-        """Whether it is over: nothing will run it unless it is submitted again."""
+        """True if the task will not run unless it is submitted again."""
         return self.state.ended
 
     @property
@@ -89,9 +89,9 @@ class NodeStatus:
     """A live node.
 
     Attributes:
-        node: what it tells of itself.
-        owned: how many tasks it owns.
-        bids: how many more it has asked for.
+        node: the record that it announces.
+        owned: the number of tasks that it owns.
+        bids: the number of other tasks for which it has a claim or a bid in the queue.
     """
 
     node: NodeInfo
@@ -101,11 +101,12 @@ class NodeStatus:
 
 @dataclass(frozen=True, slots=True)
 class TaskChanged:
-    """Something about a task is new.
+    """The status of a task has changed.
 
     Attributes:
         id: the task's id.
-        status: as in `Client.tasks`; None when the task has left the cluster (`Client.get` says how it ended).
+        status: the status as in `Client.tasks`, or None if the task has left the cluster (`Client.get` returns how it
+            ended).
     """
 
     id: str
@@ -114,7 +115,7 @@ class TaskChanged:
 
 @dataclass(frozen=True, slots=True)
 class NodesChanged:
-    """Nodes came, went or told something new of themselves.
+    """Nodes joined, left or announced a change.
 
     Attributes:
         nodes: all live nodes, as in `Client.nodes`.
@@ -124,13 +125,13 @@ class NodesChanged:
 
 
 def listed_status(view: ClusterView, task: str) -> TaskStatus:
-    """A task's status, as far as the view knows."""
+    """Return a task's status from the view."""
     queue = tuple(view.queue(task))
     return TaskStatus(task, _present(queue, deleted=view.deleted(task)), queue)
 
 
 def found_status(task: str, snapshot: TaskSnapshot) -> TaskStatus:
-    """A task's status, as read afresh."""
+    """Return a task's status from a fresh read."""
     found, stored, queue = snapshot.task, snapshot.state, tuple(snapshot.queue)
     if found is None:
         return TaskStatus(task, StatusName(stored.state) if stored else StatusName.DELETED, stored_state=stored)
@@ -138,14 +139,14 @@ def found_status(task: str, snapshot: TaskSnapshot) -> TaskStatus:
 
 
 def _present(queue: Sequence[Claim], *, deleted: bool) -> StatusName:
-    """The state of a task that is in the cluster."""
+    """Return the state of a task that is in the cluster."""
     if deleted:
         return StatusName.DELETING
     return StatusName.RUNNING if queue else StatusName.UNCLAIMED
 
 
 def node_statuses(view: ClusterView) -> list[NodeStatus]:
-    """The live nodes by identity."""
+    """Return the live nodes, sorted by identity."""
     statuses = []
     for identity, node in view.nodes.items():
         owned = len(view.owned_by(identity))

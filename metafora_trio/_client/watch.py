@@ -1,4 +1,4 @@
-"""Watch: an async iterator of what changes in the cluster."""
+"""Watch: an async iterator of changes in the cluster."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Listener", "Watch"]
 
 
 class Listener:
-    """One of several who want to know what changes in one view."""
+    """Collects the changes of a view for one of its several readers."""
 
     def __init__(self) -> None:
         self._changes = Changes(everything=True)
@@ -29,7 +29,7 @@ class Listener:
         self._changed.set()
 
     async def wait(self) -> Changes:
-        """Wait for a change and take it, with all that has gathered. A checkpoint; loses nothing when cancelled."""
+        """Wait until there are changes, and take all of them. A checkpoint; loses nothing when cancelled."""
         await trio.lowlevel.checkpoint()
         while not self._changes:
             await self._changed.wait()
@@ -38,19 +38,20 @@ class Listener:
 
 
 class Watch:
-    """Async iterator of changes; `Client.watch` makes it.
+    """An async iterator of changes, created by `Client.watch`.
 
-    It begins with all there is, then goes on for ever. Level-triggered and coalescing: an item tells how things are
-    at the moment it is taken, and several changes of one task make one item if nobody took the first. So a
-    slow reader costs no memory and loses no last state, but it does not see every state between.
+    It first reports all nodes and tasks, then their changes, without end. It is level-triggered and coalescing: an item
+    shows the state at the moment when it is taken, and several changes of one task become one item if the first has not
+    been taken yet. A slow reader therefore costs no memory and always gets the last state, but it does not see every
+    state in between.
     """
 
     def __init__(self, broker: BrokerClient, listener: Listener) -> None:
         self._broker = broker
         self._listener = listener
         self._changes = Changes()
-        self._told: dict[str, TaskStatus] = {}
-        self._told_nodes: list[NodeInfo] | None = None
+        self._reported: dict[str, TaskStatus] = {}
+        self._reported_nodes: list[NodeInfo] | None = None
 
     def __aiter__(self) -> Watch:
         return self
@@ -65,22 +66,22 @@ class Watch:
                 return change
 
     def _next(self, view: ClusterView) -> TaskChanged | NodesChanged | None:
-        """Take one of the gathered changes that is still one, compared with what was told."""
+        """Return the next pending change that differs from what was last reported, or None."""
         if self._changes.everything:
-            self._changes = Changes(dict.fromkeys([*self._told, *view.tasks]), nodes=True)
+            self._changes = Changes(dict.fromkeys([*self._reported, *view.tasks]), nodes=True)
         if self._changes.nodes:
             self._changes.nodes = False
             nodes = node_statuses(view)
-            before, self._told_nodes = self._told_nodes, [status.node for status in nodes]
-            if before != self._told_nodes:
+            before, self._reported_nodes = self._reported_nodes, [status.node for status in nodes]
+            if before != self._reported_nodes:
                 return NodesChanged(nodes)
         while self._changes.tasks:
             task = next(iter(self._changes.tasks))
             del self._changes.tasks[task]
-            before_task = self._told.pop(task, None)
+            before_task = self._reported.pop(task, None)
             status = listed_status(view, task) if task in view.tasks else None
             if status is not None:
-                self._told[task] = status
+                self._reported[task] = status
             if status != before_task:
                 return TaskChanged(task, status)
         return None

@@ -22,30 +22,30 @@ __all__ = ["MemoryClient"]
 
 
 class MemoryClient(Feed, BrokerClient):
-    """A client of the store; `MemoryCoordinator.open_client` makes it."""
+    """A client of the store, created by `MemoryCoordinator.open_client`."""
 
     def __init__(self, store: Store, *, latency: float) -> None:
         super().__init__(latency)
         self._store = store
 
     async def submit(self, tasks: Sequence[Task], *, again: bool) -> None:
-        async with self._travel():
+        async with self._round_trip():
             self._store.submit(tasks, again=again)
 
     async def delete(self, task: str) -> None:
-        async with self._travel():
+        async with self._round_trip():
             self._store.delete(task)
 
     async def look_up(self, task: str) -> TaskSnapshot:
-        async with self._travel():
+        async with self._round_trip():
             return self._store.look_up(task)
 
     async def finished(self) -> Sequence[str]:
-        async with self._travel():
+        async with self._round_trip():
             return [task for task in self._store.states if task not in self._store.tasks]
 
     async def send(self, identity: str, command: Command) -> None:
-        async with self._travel():
+        async with self._round_trip():
             self._store.queue_command(identity, command)
 
     async def open_view(self) -> ClusterView:
@@ -53,8 +53,11 @@ class MemoryClient(Feed, BrokerClient):
         return self.view
 
     @asynccontextmanager
-    async def _travel(self) -> AsyncGenerator[None]:
-        """Round what happens at the broker. On return the view shows it: the answer comes behind the events."""
+    async def _round_trip(self) -> AsyncGenerator[None]:
+        """Run the body as the broker's part of a request.
+
+        On return the view shows the effect, because the answer arrives after the events that the request caused.
+        """
         await trio.sleep(self.inbox.latency)
         yield
         await trio.sleep(self.inbox.latency)

@@ -1,17 +1,17 @@
 """MemoryCoordinator: a broker in this process, and the shortest example of how to write a coordinator.
 
-A coordinator has three parts, and so has this one:
+Like any coordinator, it has three parts:
 
-* `Store` (`store.py`) is what the broker does: transactions, each all or nothing, whose events go to every subscriber
-  in one order. It keeps the truth as a `ClusterView`, the type that every session's view has, too.
-* `Feed` (`feed.py`) is a subscriber: a live view, brought up to date by a Trio task of its own, never by the caller of
-  a request. So a view changes only while its user awaits.
-* `MemorySession` (`session.py`) and `MemoryClient` (`client.py`) send requests to the store. A request travels as an
-  event does, and its answer comes back behind the events that it caused: when a claim is no longer marked as
-  requested (`is_pending`, `is_leaving`), the view shows what became of it.
+* `Store` (`store.py`) is the broker. Each of its transactions is all or nothing, and its events go to every subscriber
+  in the same order. It keeps its state as a `ClusterView`, the same type as every session's view.
+* `Feed` (`feed.py`) is a subscriber: a live view, updated by its own Trio task and never by the caller of a request. A
+  view therefore changes only while its user awaits.
+* `MemorySession` (`session.py`) and `MemoryClient` (`client.py`) send requests to the store. A request is delayed like
+  an event, and its answer arrives after the events that it caused. Once a request is no longer in flight (`is_pending`,
+  `is_leaving`), the view therefore shows its outcome.
 
-For tests there are faults on demand (`expire`, `crash`, `partition`, `outage`) and delays (`latency`). Time is
-Trio's clock, so that all of it runs on virtual time as well.
+For tests there are faults on demand (`expire`, `crash`, `partition`, `outage`) and delays (`latency`). All times are
+Trio's, so everything also runs on virtual time.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ __all__ = ["MemoryCoordinator", "from_url"]
 
 
 class MemoryCoordinator(Coordinator):
-    """A broker in this process, for programs on one machine, for tests and demonstrations.
+    """A broker in this process, for programs on one machine, tests and demonstrations.
 
-    Nodes and clients that share one `MemoryCoordinator` are one cluster. All of them live in one `trio.run`.
-    Nothing is stored: the tasks are gone with the object.
+    Nodes and clients that share one `MemoryCoordinator` are one cluster. All of them must run in the same `trio.run`.
+    Nothing is stored on disk: the tasks are lost with the object.
 
     Args:
         latency: seconds that a request takes to the broker, and an event to each node and client.
-        session_timeout: seconds of a partition after which the broker ends a session; the lease follows from it
-            (see `Lease`). Infinite by default: only `expire` then ends a session.
-        connect_timeout: seconds after which an outage is reported to who wants to join.
+        session_timeout: seconds of a partition after which the broker ends a session. The lease follows from it (see
+            `Lease`). Infinite by default; then only `expire` ends a session.
+        connect_timeout: seconds after which joining or connecting fails in an outage.
 
     Attributes:
-        outage: while true nobody can join or connect. Sessions and clients that are open go on.
+        outage: while True, no node can join and no client can connect. Open sessions and clients keep working.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class MemoryCoordinator(Coordinator):
             self._sessions[node.identity] = session
             nursery.start_soon(session.keep_up)
             nursery.start_soon(session.send)
-            if session.mortal:
+            if session.can_time_out:
                 nursery.start_soon(session.keep_alive)
             try:
                 with session.scope:
@@ -110,29 +110,30 @@ class MemoryCoordinator(Coordinator):
     # ---- faults on demand. Each takes the identity of a session (`<name>.<mark>`), or raises `NodeNotFound`.
 
     def expire(self, identity: str) -> None:
-        """End a session at once, as an operator can, though its node is well: its claims go at once, its body is
-        cancelled, and `open_session` raises `SessionLost`."""
+        """End a session at once, as an operator can, even though its node is healthy.
+
+        Its claims are removed at once, its body is cancelled, and `open_session` raises `SessionLost`.
+        """
         session = self._find(identity)
         session.mute()
         self._store.end_session(identity)
         session.scope.cancel(reason="the session has expired")
 
     def crash(self, identity: str) -> None:
-        """Let a node die, as far as the cluster can tell: nothing that it does from now on has any effect, and it
-        hears nothing any more.
+        """Make a node look dead to the cluster: from now on its requests have no effect, and it receives no events.
 
-        Cancel what runs the node in the same step: `coordinator.crash(identity); scope.cancel()`. Its claims
-        go when its last task has ended (a process dies before its session does), or after
-        `session_timeout`, whichever is first.
+        Cancel the node itself in the same step: `coordinator.crash(identity); scope.cancel()`. Its claims are removed
+        when its last task has ended (a process dies before its session does) or after `session_timeout`, whichever
+        comes first.
         """
         self._find(identity).mute()
 
     def partition(self, identity: str) -> None:
-        """Cut a session off: its requests and its events wait until `heal`, and it is not `current`."""
+        """Cut a session off: its requests and events wait until `heal`, and it is not `current` until then."""
         self._find(identity).partition()
 
     def heal(self, identity: str) -> None:
-        """End a partition: what has waited comes through, and then the view is made anew."""
+        """End a partition: the requests and events that waited are delivered, and then the view is rebuilt."""
         self._find(identity).heal()
 
     def _find(self, identity: str) -> MemorySession:
@@ -143,12 +144,12 @@ class MemoryCoordinator(Coordinator):
 
 
 def from_url(url: str, **options: Any) -> Coordinator:
-    """A new, empty `MemoryCoordinator` for a `memory://` URL.
+    """Create a new, empty `MemoryCoordinator` for a `memory://` URL.
 
-    Each call makes another cluster: share the object, not the URL.
+    Each call creates a separate cluster: share the object, not the URL.
 
     Args:
-        url: `memory://`; what follows means nothing.
+        url: `memory://`; the rest is ignored.
         **options: the arguments of `MemoryCoordinator`.
     """
     return MemoryCoordinator(**options)

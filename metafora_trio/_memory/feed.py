@@ -1,4 +1,4 @@
-"""Feed: a live view of the store, which follows it over a wire with a delay."""
+"""Feed: a live view of the store, updated over a wire with a delay."""
 
 from __future__ import annotations
 
@@ -32,60 +32,60 @@ T = TypeVar("T")
 
 
 class Wire(Generic[T]):
-    """One direction of a connection: what is put in arrives in order, `latency` seconds later.
+    """One direction of a connection: items arrive in order, `latency` seconds after they were put in.
 
     Attributes:
-        latency: seconds on the way.
-        cut: whether everything is held back, as by a torn network.
+        latency: the delay in seconds.
+        cut: True if all items are held back, as in a network partition.
     """
 
     def __init__(self, latency: float) -> None:
         self.latency = latency
         self.cut = False
         self._items: deque[tuple[float, T]] = deque()
-        self._moved = RepeatedEvent()
+        self._changed = RepeatedEvent()
 
     def put(self, item: T) -> None:
         self._items.append((trio.current_time() + self.latency, item))
-        self._moved.set()
+        self._changed.set()
 
-    def mend(self) -> None:
+    def reconnect(self) -> None:
         self.cut = False
-        self._moved.set()
+        self._changed.set()
 
     @property
     def arrived(self) -> bool:
-        """Whether something waits to be taken."""
+        """True if an item has arrived and has not been taken."""
         return not self.cut and bool(self._items) and self._items[0][0] <= trio.current_time()
 
     def take(self) -> Iterator[T]:
-        """Take what has arrived, one by one."""
+        """Take the items that have arrived, one by one."""
         while self.arrived:
             yield self._items.popleft()[1]
 
-    def rest(self) -> Iterator[T]:
-        """Take everything, also what is still on the way."""
+    def take_all(self) -> Iterator[T]:
+        """Take every item, even if it is still on the way."""
         while self._items:
             yield self._items.popleft()[1]
 
     async def wait_arrived(self) -> None:
-        """Wait until there is something to take. A checkpoint."""
+        """Wait until an item has arrived. A checkpoint."""
         await trio.lowlevel.checkpoint()
         while not self.arrived:
             if self.cut or not self._items:
-                await self._moved.wait()
+                await self._changed.wait()
             else:
                 await trio.sleep_until(self._items[0][0])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Request:
-    """What a session asks of the store, and what is marked until the answer is back.
+    """A request of a session to the store. It is in flight until its answer has arrived.
 
     Attributes:
-        effect: what the store does; it does nothing where the request's condition does not hold.
-        task: the task it is about.
-        leaving: the claim it is to end; None for a claim or bid, which makes one.
+        effect: carries the request out at the store; does nothing if the request's condition does not hold.
+        task: the task, if the request is about one.
+        leaving: the claim to give up; None for a claim or bid, which adds one.
     """
 
     effect: Callable[[], None]
@@ -97,7 +97,7 @@ Item = ViewEvent | QueuedCommand | Request | ClusterView
 
 
 class Feed:
-    """A live view of the store, and what has changed in it since one last looked."""
+    """A live view of the store, and the changes since they were last taken."""
 
     def __init__(self, latency: float) -> None:
         self.view = ClusterView()
@@ -115,7 +115,7 @@ class Feed:
         return changes
 
     async def keep_up(self) -> None:
-        """Apply what arrives, for ever."""
+        """Apply arriving items, forever."""
         while True:
             await self.inbox.wait_arrived()
             self._catch_up()
@@ -139,6 +139,6 @@ class Feed:
                 self._changes.tasks[claim.task] = None
             case (
                 TaskAdded(task) | TaskDeleted(task) | TaskRemoved(task)
-            ):  # pragma: no branch - a session takes the rest
+            ):  # pragma: no branch - a session handles the other items
                 self.view.apply(item)
                 self._changes.tasks[task] = None

@@ -29,7 +29,7 @@ __all__ = ["MemorySession"]
 
 
 class MemorySession(Feed, Session):
-    """A session with the store; `MemoryCoordinator.open_session` makes it."""
+    """A session with the store, created by `MemoryCoordinator.open_session`."""
 
     def __init__(self, store: Store, node: NodeInfo, *, latency: float, session_timeout: float) -> None:
         super().__init__(latency)
@@ -49,8 +49,8 @@ class MemorySession(Feed, Session):
         self._renew_lease()
 
     @property
-    def mortal(self) -> bool:
-        """Whether the broker ends the session when it hears nothing of it for a while."""
+    def can_time_out(self) -> bool:
+        """True if the broker ends the session after a partition of `session_timeout` seconds."""
         return self.session_timeout < math.inf
 
     @property
@@ -132,10 +132,10 @@ class MemorySession(Feed, Session):
             self._outstanding += 1
             self.outbox.put(request)
 
-    # ---- what serves the session
+    # ---- background tasks
 
     async def send(self) -> None:
-        """Bring requests to the store, and its answers back, for ever."""
+        """Deliver requests to the store, and its answers back, forever."""
         while True:
             await self.outbox.wait_arrived()
             for request in self.outbox.take():
@@ -143,7 +143,7 @@ class MemorySession(Feed, Session):
                 self.inbox.put(request)
 
     async def keep_alive(self) -> None:
-        """Renew the lease while the store can be reached; end the session when it could not for too long."""
+        """Renew the lease while the store can be reached; end the session after too long a partition."""
         while True:
             await trio.sleep(self._terms.heartbeat_period)
             if not self.outbox.cut:
@@ -153,7 +153,7 @@ class MemorySession(Feed, Session):
                 self._store.end_session(self.node.identity)
 
     def _renew_lease(self) -> None:
-        if self.mortal:
+        if self.can_time_out:
             self.lease.renew(self._terms, trio.current_time())
             self.scope.deadline = self.lease.cancel_at
 
@@ -178,18 +178,18 @@ class MemorySession(Feed, Session):
                     self._current = True
                     self._healed.set()
 
-    # ---- its end, and faults
+    # ---- closing and faults
 
     def close(self) -> None:
-        """Bring what has been asked for to the store, as far as it can be reached, and leave."""
+        """Deliver the outstanding requests if the store can be reached, and end the session."""
         if not self.outbox.cut:
-            for request in self.outbox.rest():
+            for request in self.outbox.take_all():
                 request.effect()
         self.mute()
         self._store.end_session(self.node.identity)
 
     def mute(self) -> None:
-        """From now on nothing it does counts, and nothing reaches it."""
+        """Cut the session off for good: its requests have no effect any more, and no event reaches it."""
         self._open = False
         self.lease.revoke(trio.current_time())
         self.partition()
@@ -203,7 +203,7 @@ class MemorySession(Feed, Session):
 
     def heal(self) -> None:
         if self._open:
-            self.inbox.mend()
-            self.outbox.mend()
+            self.inbox.reconnect()
+            self.outbox.reconnect()
             self._renew_lease()
-            self.inbox.put(self._store.picture())
+            self.inbox.put(self._store.copy_view())

@@ -1,4 +1,4 @@
-"""The broker of `MemoryCoordinator`: a store with transactions, and the wires and views that follow it."""
+"""Store: the broker of `MemoryCoordinator`, which carries out transactions and sends their events to every feed."""
 
 from __future__ import annotations
 
@@ -34,10 +34,16 @@ __all__ = ["Store"]
 
 
 class Store:
-    """The broker: every method is one transaction, all or nothing, and tells every feed what it has changed."""
+    """The broker. Every method is one transaction, all or nothing, and sends its changes to every feed.
+
+    Attributes:
+        view: the broker's state of nodes, tasks and claims.
+        tasks: the stored tasks by id.
+        states: the state records by task id.
+    """
 
     def __init__(self) -> None:
-        self.truth = ClusterView()
+        self.view = ClusterView()
         self.tasks: dict[str, StoredTask] = {}
         self.states: dict[str, TaskState] = {}
         self._feeds: dict[Feed, None] = {}
@@ -47,30 +53,30 @@ class Store:
 
     def _commit(self, *events: ViewEvent) -> None:
         for event in events:
-            self.truth.apply(event)
+            self.view.apply(event)
             for feed in self._feeds:
                 feed.inbox.put(event)
 
     def number(self) -> int:
-        """A number higher than any before."""
+        """Return a number higher than any before."""
         return next(self._numbers)
 
-    def picture(self) -> ClusterView:
-        """A copy of the truth."""
-        picture, truth = ClusterView(), self.truth
-        for node in truth.nodes.values():
-            picture.apply(NodeAdded(node))
-        for task, deleted in truth.tasks.items():
-            picture.apply(TaskAdded(task))
+    def copy_view(self) -> ClusterView:
+        """Return a copy of the broker's view."""
+        copy = ClusterView()
+        for node in self.view.nodes.values():
+            copy.apply(NodeAdded(node))
+        for task, deleted in self.view.tasks.items():
+            copy.apply(TaskAdded(task))
             if deleted:
-                picture.apply(TaskDeleted(task))
-        for claim in truth.claims():
-            picture.apply(ClaimAdded(claim))
-        return picture
+                copy.apply(TaskDeleted(task))
+        for claim in self.view.claims():
+            copy.apply(ClaimAdded(claim))
+        return copy
 
     def feed(self, feed: Feed) -> None:
-        """Show a feed the truth, and tell it of every change from now on."""
-        feed.view = self.picture()
+        """Give a feed a copy of the view, and send it every change from now on."""
+        feed.view = self.copy_view()
         self._feeds[feed] = None
 
     def stop_feeding(self, feed: Feed) -> None:
@@ -87,10 +93,10 @@ class Store:
         self._commit(NodeAdded(node))
 
     def end_session(self, identity: str) -> None:
-        """Remove a node with its claims and the commands left for it."""
+        """Remove a node with its claims and its queued commands."""
         if self._members.pop(identity, None) is None:
             return
-        claims = [claim for queue in self.truth.claims_of(identity).values() for claim in queue]
+        claims = [claim for queue in self.view.claims_of(identity).values() for claim in queue]
         self._queued_commands = {id: queued for id, queued in self._queued_commands.items() if queued.node != identity}
         self._commit(*map(ClaimRemoved, claims), NodeRemoved(identity))
 
@@ -110,11 +116,11 @@ class Store:
             self.states.pop(claim.task, None)
         else:
             self.states[claim.task] = state
-        # The task goes before the claim: the next in the queue must not see itself as its owner.
+        # Remove the task before the claim. Otherwise the next node in the queue would see itself as the owner.
         self._commit(TaskRemoved(claim.task), ClaimRemoved(claim))
 
     def _has(self, claim: Claim) -> bool:
-        return claim in self.truth.queue(claim.task)
+        return claim in self.view.queue(claim.task)
 
     # ---- clients
 
@@ -139,12 +145,12 @@ class Store:
             raise TaskNotFound(f"no task {task!r}")
 
     def look_up(self, task: str) -> TaskSnapshot:
-        return TaskSnapshot(self.tasks.get(task), self.states.get(task), tuple(self.truth.queue(task)))
+        return TaskSnapshot(self.tasks.get(task), self.states.get(task), tuple(self.view.queue(task)))
 
     def queue_command(self, identity: str, command: Command) -> None:
         member = self._members.get(identity)
         if member is None:
-            raise NodeNotFound(f"the session {identity!r} is over")  # nobody would ever read it
+            raise NodeNotFound(f"the session {identity!r} is over")  # no node would ever read the command
         queued = QueuedCommand(f"{identity}~{self.number():010}", identity, command)
         self._queued_commands[queued.id] = queued
         member.inbox.put(queued)

@@ -1,4 +1,4 @@
-"""Changes: where to look again in a view."""
+"""Changes: a hint which parts of a view have changed."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ __all__ = ["Changes"]
 
 @dataclass(slots=True)
 class Changes:
-    """What changed since one last looked. Only a hint where to look: the view is the truth.
+    """The parts of a view that may have changed since the last look. Only a hint: read the state from the view.
 
     Attributes:
         tasks: the ids of tasks to look at again.
-        nodes: nodes came, went or told something new.
-        everything: the whole view is new.
+        nodes: True if a node joined, left or announced a change.
+        everything: True if the whole view is new.
     """
 
     tasks: dict[str, None] = field(default_factory=dict)

@@ -12,9 +12,9 @@ class ClaimKind(enum.StrEnum):
     """Why a claim was queued."""
 
     CLAIM = "c"
-    """An attempt at an unclaimed task; when it is not the head, it is withdrawn at once."""
+    """An attempt to own an unclaimed task; if it does not become the head, it is withdrawn at once."""
     BID = "b"
-    """A request for a handover, behind an owner."""
+    """A request for a handover, queued behind the owner's claim."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -22,9 +22,9 @@ class Claim:
     """A place in a task's queue of claims; the lowest `seq` is the head, and owns the task.
 
     Attributes:
-        seq: the place, which grows along the queue; also the fencing token.
+        seq: the position, which grows along the queue; also the fencing token.
         task: the task's id.
-        node: the identity of the session that holds it (`<name>.<mark>`).
+        node: the identity of the session that holds the claim (`<name>.<mark>`).
         kind: an attempt, or a bid.
     """
 

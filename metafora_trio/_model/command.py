@@ -1,4 +1,4 @@
-"""Commands to a node, and the order in which they stand at the broker."""
+"""Commands to a node, as a client sends them and as the broker queues them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ class CommandName(enum.StrEnum):
     """The commands a node knows."""
 
     FREEZE = "freeze"
-    """Neither claim, bid nor give, until unfreeze."""
+    """Claim nothing, bid for nothing and hand nothing over until unfreeze."""
     UNFREEZE = "unfreeze"
     BALANCE = "balance"
-    """Ask the balancer at once what to release and what to steal."""
+    """Plan at once: ask the balancer which tasks to release and which to steal."""
     STOP_TASK = "stop_task"
-    """Give back one task (parameter `task`); this node leaves it alone for a while."""
+    """Stop one task (parameter `task`) and give it back; this node does not take it again for a while."""
     DRAIN = "drain"
-    """Leave politely: hand over everything, then end the session."""
+    """Leave gracefully: hand over every task, then end the session."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +29,15 @@ class Command:
     """A command to a node.
 
     Attributes:
-        name: one of `CommandName`; a node reports and discards what it does not know.
-        task: for `stop_task`, the task's id.
+        name: one of `CommandName`; a node reports and discards a command that it does not know.
+        task: the task's id, for `stop_task`.
     """
 
     name: str
     task: str | None = None
 
     def encode(self) -> bytes:
-        """As JSON, with Go Metafora's field names: `{"command", "parameters"}`."""
+        """Encode as JSON with Go Metafora's field names: `{"command", "parameters"}`."""
         record: dict[str, Any] = {"command": str(self.name)}
         if self.task is not None:
             record["parameters"] = {"task": self.task}
@@ -45,10 +45,14 @@ class Command:
 
     @classmethod
     def decode(cls, encoded: bytes) -> Command:
-        """What `encode` wrote. Raises `ValueError` when it is not a command."""
+        """Decode the output of `encode`.
+
+        Raises:
+            ValueError: it is not a command.
+        """
         record: Any = json.loads(encoded)
         if not isinstance(record, dict) or not isinstance(record.get("command"), str):
-            raise ValueError("a command is a JSON object with the field 'command'")
+            raise ValueError("a command must be a JSON object with the field 'command'")
         parameters = record.get("parameters") or {}
         task = parameters.get("task") if isinstance(parameters, dict) else None
         return cls(record["command"], task if isinstance(task, str) else None)
@@ -56,12 +60,12 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class QueuedCommand:
-    """A command as it stands at the broker.
+    """A command in a node's queue at the broker.
 
     Attributes:
-        id: the broker's name of it.
-        node: the identity it is addressed to.
-        command: what to do; None when it cannot be read.
+        id: the broker's name for it.
+        node: the identity of the session it is addressed to.
+        command: the command, or None if it cannot be read.
     """
 
     id: str

@@ -1,13 +1,13 @@
-"""Lease: how long a node may still believe in its session, by its own clock.
+"""Lease: the time for which a node may still believe in its session, measured by the node's own clock.
 
-With T the negotiated session timeout, h = T/12 the heartbeat period and s the moment a heartbeat was *sent*
-that was later acknowledged by a quorum:
+T is the negotiated session timeout, h = T/12 is the heartbeat period, and s is the time at which the last heartbeat
+that a quorum has acknowledged was *sent*. Then:
 
     cancel_at = s + T/2            the scopes of all tasks are cancelled
     end       = s + 2T/3 - margin  every scope must have closed
 
-It is sound because the server expires a session no earlier than s + T - tick/2 - h - eps and negotiates
-T >= 2 ticks (ZooKeeper's ExpiryQueue, LearnerHandler; measured with a follower cut from its leader).
+This is safe because the server expires a session no earlier than s + T - tick/2 - h - eps and negotiates T >= 2 ticks
+(ZooKeeper's ExpiryQueue and LearnerHandler; measured with a follower cut off from its leader).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["HEARTBEATS_PER_TIMEOUT", "MIN_SESSION_TIMEOUT", "Lease", "LeaseTerms
 
 HEARTBEATS_PER_TIMEOUT = 12
 MIN_SESSION_TIMEOUT = 2.0
-"""Seconds. Below it the time for cleanup would drown in the jitter of an event loop."""
+"""In seconds. With a shorter timeout, the jitter of an event loop would use up the time for cleanup."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,33 +34,33 @@ class LeaseTerms:
 
     @property
     def heartbeat_period(self) -> float:
-        """How often to send a heartbeat."""
+        """The time between two heartbeats."""
         return self.session_timeout / HEARTBEATS_PER_TIMEOUT
 
     @property
     def margin(self) -> float:
-        """What drift of clocks and latency of the event loop may take."""
+        """The allowance for clock drift and event loop latency."""
         return max(0.05, 0.03 * self.session_timeout)
 
     @property
     def until_cancel(self) -> float:
-        """From the sending of an acknowledged heartbeat to the cancelling of the tasks."""
+        """The time from sending an acknowledged heartbeat until the tasks are cancelled."""
         return self.session_timeout / 2
 
     @property
     def until_end(self) -> float:
-        """From the sending of an acknowledged heartbeat to the end of the lease."""
+        """The time from sending an acknowledged heartbeat until the lease ends."""
         return self.session_timeout * 2 / 3 - self.margin
 
     def stamp(self, now: float, previous: float) -> float:
-        """What a heartbeat sent now may count from.
+        """Return the time from which a heartbeat sent now counts.
 
-        A late one counts from when it was due, or a stalled loop could stretch the lease: the server's
-        last touch may be one period older than a heartbeat, but not more.
+        A late heartbeat counts from when it was due. Otherwise a stalled event loop could stretch the lease, because
+        the server may have last touched the session one period before the heartbeat, but no earlier than that.
 
         Args:
             now: the time of sending.
-            previous: when the previous heartbeat on the same connection was sent; for the first, when the
+            previous: when the previous heartbeat on the same connection was sent. For the first heartbeat, when the
                 connection was established.
         """
         return min(now, previous + self.heartbeat_period)
@@ -68,11 +68,12 @@ class LeaseTerms:
 
 @dataclass(slots=True)
 class Lease:
-    """A node's lease, in the time of Trio's clock. Infinite where the broker is in the same process.
+    """A node's lease, in Trio time. It stays infinite if the broker is in this process and ends no sessions.
 
     Attributes:
         cancel_at: when the scopes of all tasks are cancelled.
-        end: when all of them must have closed.
+        end: when all of these scopes must have closed.
+        proof: the time from which the newest acknowledged heartbeat counts.
     """
 
     cancel_at: float = math.inf
@@ -81,19 +82,23 @@ class Lease:
 
     @property
     def finite(self) -> bool:
-        """Whether it ends at all unless renewed."""
+        """True if the lease ends unless it is renewed."""
         return self.end < math.inf
 
     def revoke(self, now: float) -> None:
-        """The session is over: there is no time left, not even for cleanup."""
+        """End the lease now because the session is over. No time is left, not even for cleanup."""
         self.cancel_at = min(self.cancel_at, now)
         self.end = min(self.end, now)
 
     def renew(self, terms: LeaseTerms, proof: float) -> bool:
-        """Count from a newer acknowledged heartbeat; older ones change nothing.
+        """Extend the lease by a newer acknowledged heartbeat; an older one changes nothing.
+
+        Args:
+            terms: the durations.
+            proof: the time from which the heartbeat counts (see `LeaseTerms.stamp`).
 
         Returns:
-            Whether the lease got longer.
+            True if the heartbeat was newer.
         """
         if proof <= self.proof:
             return False

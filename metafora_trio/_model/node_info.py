@@ -1,4 +1,4 @@
-"""NodeInfo: what a node tells of itself."""
+"""NodeInfo: the record that a node announces about itself."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ __all__ = ["NodeInfo", "node_name"]
 
 
 def node_name(identity: str) -> str:
-    """The name, for people, within a node's identity `<name>.<mark>`."""
+    """Return the name in a node's identity `<name>.<mark>`. A name is for people and need not be unique."""
     return identity.rpartition(".")[0]
 
 
 @dataclass(frozen=True, slots=True)
 class NodeInfo:
-    """What a node tells of itself.
+    """The record that a node announces about itself.
 
     Attributes:
         identity: `<name>.<mark>`, unique for each session.
         since: when the session began, in seconds since the epoch.
-        capacity: the most tasks it will hold at once, None for no limit.
-        weight: its share relative to other nodes, stored for balancers that heed it; the ones here do not.
+        capacity: the maximum number of tasks it holds at once, None for no limit.
+        weight: its share relative to other nodes. Stored for custom balancers; the built-in ones ignore it.
         tags: labels for balancers.
-        draining: it is leaving; its tasks are for others to bid for.
-        frozen: it neither claims, bids nor gives.
-        full: it has no room at present, whatever its capacity says.
+        draining: the node is leaving, and other nodes may bid for its tasks.
+        frozen: the node claims nothing, bids for nothing and hands nothing over.
+        full: the node can hold no more claims at present, whatever its capacity says.
     """
 
     identity: str
@@ -44,7 +44,7 @@ class NodeInfo:
         return node_name(self.identity)
 
     def encode(self) -> bytes:
-        """As JSON, without the identity, which the znode's name carries."""
+        """Encode as JSON, without the identity: that is in the znode's name."""
         record = {
             "since": self.since,
             "capacity": self.capacity,
@@ -58,14 +58,15 @@ class NodeInfo:
 
     @classmethod
     def decode(cls, identity: str, encoded: bytes) -> NodeInfo:
-        """What `encode` wrote; unknown fields are ignored, missing ones have their defaults.
+        """Decode the output of `encode`. Unknown fields are ignored; missing fields get their defaults.
 
         Raises:
-            ValueError, TypeError: it is not a JSON object, or a field is of another kind: every node plans with them.
+            ValueError, TypeError: it is not a JSON object, or a field has a wrong type. Such a record is refused
+                because every node plans with these fields.
         """
         record: Any = json.loads(encoded or b"{}")
         if not isinstance(record, dict):
-            raise ValueError(f"a node record is a JSON object, not {type(record).__name__}")
+            raise ValueError(f"a node record must be a JSON object, not {type(record).__name__}")
         capacity = record.get("capacity")
         return cls(
             identity=identity,

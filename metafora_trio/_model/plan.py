@@ -1,12 +1,12 @@
-"""Who should own what: one pure function, the same on every node.
+"""The plan: a pure function that says which node should own which task, the same on every node.
 
-The plan is sticky: a task moves only if it must for the cluster to be within one task of even, so the number
-of moves is the lower bound for reaching that. Every node computes the same plan from the same view, and
-acts only on its own lines of it; nobody assigns. Views that differ for a moment cost an attempt, never
-correctness: claims decide.
+The plan is sticky. A task moves only if it must for the cluster to come within one task of even, so the number of
+moves is the smallest possible. No node assigns tasks to others: every node computes the same plan from the same view
+and acts only on its own lines. If two views differ for a moment, that costs a failed attempt, never correctness,
+because claims decide which node owns a task.
 
-Compared with Metafora's, KCL's and Ordasity's balancers in a simulation, this one alone reached a spread of
-one with the fewest possible moves. Affinity is rendezvous hashing (Thaler and Ravishankar, 1998).
+In a simulation with Go Metafora's, KCL's and Ordasity's balancers, only this plan reached a spread of one with the
+fewest possible moves. Affinity is rendezvous hashing (Thaler and Ravishankar, 1998).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def _hash(text: str) -> int:
 
 
 def _affinity(task_hash: int, node_hash: int) -> int:
-    """How well a task and a node fit: a mix of two hashes (the finaliser of splitmix64), cheap for many pairs."""
+    """Return how well a task fits a node: both hashes mixed by splitmix64's finaliser, cheap for many pairs."""
     x = (task_hash ^ node_hash) * 0xBF58476D1CE4E5B9 & _MASK
     x ^= x >> 31
     x = x * 0x94D049BB133111EB & _MASK
@@ -38,12 +38,12 @@ def _affinity(task_hash: int, node_hash: int) -> int:
 
 
 def may_receive(node: NodeInfo) -> bool:
-    """Whether a node takes part in the plan as one that can get tasks."""
+    """Return whether the plan may give tasks to a node."""
     return not (node.draining or node.frozen)
 
 
 def affinity_order(task: str, nodes: Iterable[str]) -> list[str]:
-    """Node identities, the one that fits the task best first: who tries, and who steps in after whom."""
+    """Sort node identities by how well they fit the task, best first: the order in which nodes try to claim it."""
     task_hash = _hash(task)
     return sorted(nodes, key=lambda node: (-_affinity(task_hash, _hash(node)), node))
 
@@ -57,20 +57,21 @@ def plan(
     refused: Collection[str] = (),
     even: bool = True,
 ) -> dict[str, str]:
-    """Say which tasks should change hands, and who should get them.
+    """Plan which tasks should change hands, and which node should get each.
 
     Args:
-        view: the picture. Tasks of nodes that have left count as being without an owner.
-        me: the identity of the planning node. What it knows for certain goes before the view:
-        pending_claims: unclaimed tasks it has asked for already;
-        pending_bids: tasks of others it has bid for, where the bid is not in the view yet;
-        refused: tasks that it must leave alone for a while: of a node over its share, others are moved instead.
-        even: whether nodes over their share give tasks up; without it only tasks without a lasting owner
-            are given out, to the node that fits best.
+        view: the view. Tasks of nodes that have left count as having no owner.
+        me: the identity of the planning node. The next three arguments are facts that it knows before its view does.
+        pending_claims: unclaimed tasks for which it has already requested a claim.
+        pending_bids: tasks of other nodes for which it has requested a bid that is not in the view yet.
+        refused: tasks that it must leave alone for a while. If their owner is over its share, other tasks of that
+            owner move instead.
+        even: True if nodes over their share give tasks up. If False, the plan gives out only tasks that are unclaimed
+            or whose owner drains or has left, each to the node that fits best.
 
     Returns:
-        The heir's identity by task, for tasks that are unclaimed, that stand with a node that drains or has
-        left, or (`even`) that are more than their owner's share. Tasks for which nobody has room are left out.
+        The heir's identity by task, for tasks that are unclaimed, whose owner drains or has left, or (with `even`)
+        that exceed their owner's share. Tasks are left out if no node can take any more.
     """
     loads = {identity: 0 for identity, node in view.nodes.items() if may_receive(node)}
     if not loads:
@@ -102,13 +103,14 @@ def _count(
     pending_claims: Collection[str],
     pending_bids: Collection[str],
 ) -> None:
-    """Fill in how many tasks each node has or is about to get, and which tasks need an owner.
+    """Count in `loads` the tasks that each node has or is about to get, and add the tasks that need an owner to `pool`.
 
-    Work: one step a node, and one for each task that is unclaimed, contested, pending or without a lasting owner.
+    The cost is one step per node, and one per task that is unclaimed, contested, pending, or owned by a node that
+    drains or has left.
     """
     for identity in loads:
         loads[identity] = len(view.owned_by(identity))
-    for task in view.contested:  # a task with an heir counts for the heir
+    for task in view.contested:  # a task with an heir counts as the heir's
         heir = next((c.node for c in view.queue(task)[1:] if c.kind is ClaimKind.BID and c.node in loads), None)
         if heir is not None:
             owner = view.owner(task)
@@ -135,13 +137,13 @@ def _count(
 
 
 def _cap(node: NodeInfo, load: int) -> float:
-    """The most tasks a node can have: its capacity, and when it says that it is full, what it has."""
+    """Return the most tasks a node can have: its capacity or, if it is full, no more than its present load."""
     capacity = math.inf if node.capacity is None else node.capacity
     return min(capacity, load) if node.full else capacity
 
 
 def _quotas(loads: Mapping[str, int], caps: Mapping[str, float], unowned: int) -> dict[str, float]:
-    """How many tasks each node should have: even, nobody above its cap; the fullest get the extra ones."""
+    """Return how many tasks each node should have: evenly many, none above its cap, any extra ones to the fullest."""
     tasks: float = sum(loads.values()) + unowned
     open_nodes = sorted(loads, key=lambda node: (-loads[node], node))
     quotas: dict[str, float] = {}
@@ -168,8 +170,8 @@ def _least_affine(tasks: Iterable[str], node_hash: int, count: int) -> Sequence[
     return heapq.nsmallest(count, tasks, key=lambda task: (_affinity(_hash(task), node_hash), task))
 
 
-def _give_out(pool: Sequence[str], run: dict[str, float]) -> dict[str, str]:
-    hashes = sorted((_hash(node), node) for node in run)
+def _give_out(pool: Sequence[str], free: dict[str, float]) -> dict[str, str]:
+    hashes = sorted((_hash(node), node) for node in free)
     heirs: dict[str, str] = {}
     for task in pool:
         if not hashes:
@@ -177,7 +179,7 @@ def _give_out(pool: Sequence[str], run: dict[str, float]) -> dict[str, str]:
         task_hash = _hash(task)
         best = max(hashes, key=lambda item: _affinity(task_hash, item[0]))
         heirs[task] = node = best[1]
-        run[node] -= 1
-        if run[node] <= 0:
+        free[node] -= 1
+        if free[node] <= 0:
             hashes.remove(best)
     return heirs

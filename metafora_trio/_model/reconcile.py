@@ -1,17 +1,17 @@
-"""What to do about one task: a pure function of what the view says and of what runs here.
+"""Reconcile: a pure function that decides the next actions for one task, from the view and the task's run here.
 
-It is level-triggered: called whenever something about the task may have changed, it compares what should be
-with what is, and says how to mend the difference. Calling it once too often does no harm.
+It is level-triggered: call it whenever something about the task may have changed. It compares the desired state with
+the actual one and yields the actions that fix the difference. An unnecessary call does no harm.
 
-The rules are the protocol's, found by exhaustive search of a model; each closes a hole:
+The rules are those of the protocol. Exhaustive search of a model showed that each is needed:
 
-* A scope opens only under a claim that is the head of the queue and not on its way out, for a task that
-  exists without a tombstone, on a node that does not drain.
-* Nothing is given up before the scope has closed.
+* A scope opens only under a claim that is the head of the queue and is not being given up, for a task that exists and
+  has no tombstone, on a node that does not drain.
+* No claim is given up before the scope has closed.
 * A losing claim is not a bid: only a bid is a request for a handover.
-* Bids are withdrawn, and tasks handed over, on condition that the other's claim stands: exactly one of the
-  two happens, so that a task is never without an owner in between.
-* An end is reported only by the owner, for the task it ran: task before claim, all or nothing.
+* A bid is withdrawn, and a task handed over, only on condition that the other node's claim still exists. Exactly one of
+  the two happens, so a task is never without an owner in between.
+* Only the owner reports an end, for the task that it ran. The task is removed before the claim, all or nothing.
 """
 
 from __future__ import annotations
@@ -45,38 +45,38 @@ __all__ = [
 
 
 class RunState(enum.Enum):
-    """The life of a room: a task's runner and its scope."""
+    """The states of a run, in order."""
 
     OPENING = "opening"
-    """Its properties are being read; nothing runs."""
+    """The task is being read; nothing runs yet."""
     RUNNING = "running"
     CLOSING = "closing"
     """Told to stop; the scope is still open."""
     CLOSED = "closed"
-    """The scope has closed without an end to report."""
+    """The scope has closed, and there is no end to report."""
     FINISHED = "finished"
     """The scope has closed, and there is an end to report."""
 
 
 class Run(Protocol):
-    """What `reconcile` needs to know of a room."""
+    """The part of a run that `reconcile` needs."""
 
     @property
     def state(self) -> RunState: ...
 
     @property
     def claim(self) -> Claim:
-        """The claim under which its scope was opened."""
+        """The claim under which the scope opens."""
         ...
 
     @property
     def give_back(self) -> bool:
-        """Whether the task is to be given to anyone, heir or not."""
+        """True if the task is to be given to any node, with or without an heir."""
         ...
 
 
 class NodeSituation(Protocol):
-    """What `reconcile` needs to know besides the task."""
+    """The state of the node, as far as `reconcile` needs it."""
 
     @property
     def view(self) -> ClusterView: ...
@@ -91,30 +91,30 @@ class NodeSituation(Protocol):
 
     @property
     def alone(self) -> bool:
-        """Whether a drain has nobody left to hand over to, or no time left to wait for them."""
+        """True if no other node can take tasks, or the time to wait for heirs in a drain is over."""
         ...
 
     def is_leaving(self, claim: Claim) -> bool: ...
 
     def consents(self, task: str, heir: str) -> bool:
-        """Whether to hand the running task over."""
+        """Return whether to hand the running task over to the heir."""
         ...
 
     def wants(self, task: str) -> bool:
-        """Whether a bid for the task is still justified."""
+        """Return whether this node's bid for the task is still justified."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Read the task, look again, and open its scope."""
+    """Read the task, check again that it may start, and open its scope."""
 
     claim: Claim
 
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Tell what runs to stop."""
+    """Tell the run to stop."""
 
     reason: StopReason
     heir: str | None = None
@@ -122,14 +122,14 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """Give up a claim, unconditionally."""
+    """Give up a claim unconditionally."""
 
     claim: Claim
 
 
 @dataclass(frozen=True, slots=True)
 class Withdraw:
-    """Give up a bid, if the head of the queue is still there."""
+    """Give up a bid if the head claim still exists."""
 
     claim: Claim
     head: Claim
@@ -137,7 +137,7 @@ class Withdraw:
 
 @dataclass(frozen=True, slots=True)
 class HandOver:
-    """Give up a claim, if the heir's is still there."""
+    """Give up a claim if the heir's claim still exists."""
 
     claim: Claim
     heir: Claim
@@ -145,7 +145,7 @@ class HandOver:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """Report the end; `deleted`: the task was deleted by a client, and leaves no state behind."""
+    """Report the end. If `deleted`, a client has deleted the task, and no state record is left."""
 
     claim: Claim
     deleted: bool
@@ -153,19 +153,19 @@ class Finish:
 
 @dataclass(frozen=True, slots=True)
 class Discard:
-    """Drop the end that the room has to report: the task is not ours to end."""
+    """Drop the end that the run has to report: this node may no longer end the task."""
 
 
 @dataclass(frozen=True, slots=True)
 class Forget:
-    """There is no room any more; look at the task anew."""
+    """Forget the run, then reconcile the task again."""
 
 
 Action = Start | Stop | Release | Withdraw | HandOver | Finish | Discard | Forget
 
 
 def may_open(task: str, claim: Claim, at: NodeSituation) -> bool:
-    """Whether a scope may open under `claim`, by the view. (The clock is asked beside it.)"""
+    """Return whether the view allows a scope to open under `claim`. The caller also checks the clock."""
     view = at.view
     return (
         view.head(task) == claim
@@ -177,7 +177,7 @@ def may_open(task: str, claim: Claim, at: NodeSituation) -> bool:
 
 
 def heir_of(task: str, at: NodeSituation) -> Claim | None:
-    """The first claim of another node in the queue, if it is a bid of a node that can take the task."""
+    """Return the first claim of another node in the queue, or None unless it is a bid of a node that does not drain."""
     for claim in at.view.queue(task):
         if claim.node != at.me:
             node = at.view.nodes.get(claim.node)
@@ -188,12 +188,12 @@ def heir_of(task: str, at: NodeSituation) -> Claim | None:
 
 
 def reconcile(task: str, at: NodeSituation, run: Run | None) -> Iterator[Action]:
-    """Say what to do about a task now.
+    """Yield the actions that a task needs now. Call it only while the view is current.
 
     Args:
         task: its id.
-        at: the view and this node's situation. Not called while the view is not current.
-        room: what runs here for the task, if anything does.
+        at: the view and this node's state.
+        run: the task's run on this node, or None.
 
     Yields:
         The actions, in order. Carry each out before asking for the next.
@@ -206,7 +206,7 @@ def reconcile(task: str, at: NodeSituation, run: Run | None) -> Iterator[Action]
         yield from _running(task, at, run)
     elif run.state is RunState.CLOSING:
         if run.claim != at.view.head(task):
-            yield Stop(StopReason.CLAIM_LOST)  # whatever time it was given to wind down is over
+            yield Stop(StopReason.CLAIM_LOST)  # ends any `grace`
     elif run.state is RunState.CLOSED:
         yield from _closed(task, at, run)
     elif run.state is RunState.FINISHED:
@@ -228,7 +228,7 @@ def _without_run(task: str, at: NodeSituation, first: Claim) -> Iterator[Action]
 
 
 def _surplus(task: str, at: NodeSituation) -> Iterator[Action]:
-    """Claims of ours that do not own the task: attempts that lost, and bids."""
+    """Clean up this node's claims that do not own the task: attempts that lost, and bids no longer wanted."""
     view, head = at.view, at.view.head(task)
     own = tuple(view.own_claims(task, at.me))
     for claim in own:
@@ -241,7 +241,7 @@ def _surplus(task: str, at: NodeSituation) -> Iterator[Action]:
 
 
 def _is_ours(task: str, at: NodeSituation, run: Run) -> bool:
-    """Whether the room's claim owns the very task that it was opened for."""
+    """Return whether the run's claim owns the same task for which the run began, not one submitted again since."""
     return at.view.head(task) == run.claim and task in at.view.tasks and at.view.orphaned.get(task) != run.claim
 
 
@@ -275,7 +275,7 @@ def _closed(task: str, at: NodeSituation, run: Run) -> Iterator[Action]:
     elif (heir := next((c for c in view.queue(task) if c.node != at.me), None)) is not None:
         yield HandOver(run.claim, heir)
     else:
-        yield Forget()  # the heir has gone: run on here (or, when draining, let go)
+        yield Forget()  # the heir has gone: start the task again here or, when draining, release it
 
 
 def _finished(task: str, at: NodeSituation, run: Run) -> Iterator[Action]:

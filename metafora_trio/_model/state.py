@@ -1,4 +1,4 @@
-"""What is recorded of a task: its state, and the errors that led there. Go Metafora's field names."""
+"""TaskState: the recorded state of a task and its errors, with Go Metafora's field names."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ __all__ = ["Outcome", "StateName", "StopReason", "TaskError", "TaskState"]
 
 
 class Outcome(enum.Enum):
-    """How a handler ended: returning None is `DONE`."""
+    """A handler's return value. Returning None means `DONE`."""
 
     DONE = "done"
-    """The task is completed and gone."""
+    """The task is completed and leaves the cluster."""
     RELEASE = "release"
-    """The task goes on elsewhere, or here after a while."""
+    """The task is given back. It continues on another node, or here after a while."""
 
 
 class StopReason(enum.StrEnum):
-    """Why a task must stop here."""
+    """The reason why a task must stop on this node."""
 
     RELEASED = "released"
-    """The handler or the balancer gave it back, or the command stop_task did."""
+    """The balancer or the command stop_task gave the task back."""
     HANDED_OVER = "handed_over"
     DRAINED = "drained"
     DELETED = "deleted"
@@ -35,7 +35,7 @@ class StopReason(enum.StrEnum):
 
 
 class StateName(enum.StrEnum):
-    """The states of a task (the names of Go Metafora's state machine)."""
+    """The states of a task, with the names of Go Metafora's state machine."""
 
     RUNNABLE = "runnable"
     COMPLETED = "completed"
@@ -44,13 +44,13 @@ class StateName(enum.StrEnum):
 
     @property
     def terminal(self) -> bool:
-        """Whether a task in this state has ended."""
+        """True if a task in this state has ended."""
         return self in (StateName.COMPLETED, StateName.FAILED, StateName.KILLED)
 
 
 @dataclass(frozen=True, slots=True)
 class TaskError:
-    """One failure of a task: when (UTC), the error in one line, its type, and the traceback as text."""
+    """One failure of a task: its time (UTC), the error in one line, its type, and the traceback as text."""
 
     timestamp: datetime.datetime
     error: str
@@ -60,7 +60,7 @@ class TaskError:
 
 @dataclass(frozen=True, slots=True)
 class TaskState:
-    """The state record of a task. Every task has one from its submission until its delete.
+    """The state record of a task. A task has one from when it is submitted until it is deleted.
 
     Attributes:
         state: the state.
@@ -71,7 +71,7 @@ class TaskState:
     errors: Sequence[TaskError] = ()
 
     def encode(self) -> bytes:
-        """As JSON: `{"state", "errors": [{"timestamp", "error", "type", "traceback"}]}`."""
+        """Encode as JSON: `{"state", "errors": [{"timestamp", "error", "type", "traceback"}]}`."""
         record: dict[str, Any] = {"state": self.state.value}
         if self.errors:
             record["errors"] = [
@@ -87,10 +87,10 @@ class TaskState:
 
     @classmethod
     def decode(cls, encoded: bytes) -> TaskState:
-        """The record that `encode` wrote. Raises `ValueError` when it is not one."""
+        """Decode the output of `encode`. Raises `ValueError` if it is not a state record."""
         record = json.loads(encoded)
         if not isinstance(record, dict):
-            raise ValueError(f"a state record is a JSON object, not {type(record).__name__}")
+            raise ValueError(f"a state record must be a JSON object, not {type(record).__name__}")
         return cls(
             state=StateName(record.get("state", "runnable")),
             errors=tuple(

@@ -1,4 +1,4 @@
-"""What a broker stores of one task."""
+"""StoredTask and TaskSnapshot: a task as a broker stores it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ __all__ = ["StoredTask", "TaskSnapshot"]
 
 @dataclass(frozen=True, slots=True)
 class StoredTask:
-    """What is stored of a task.
+    """A task as stored.
 
     Attributes:
         props: its properties.
-        version: 0 as submitted, 1 when a client has deleted it.
+        version: 0 as submitted; higher once a client has deleted it.
     """
 
     props: Mapping[str, Any]
@@ -27,17 +27,17 @@ class StoredTask:
 
     @property
     def deleted(self) -> bool:
-        """Whether a tombstone stands in the task."""
+        """True if the task has a tombstone."""
         return self.version > 0
 
 
 @dataclass(frozen=True, slots=True)
 class TaskSnapshot:
-    """What the broker stores of one task, looked up by a client.
+    """Everything that the broker stores for one task, as looked up by a client.
 
     Attributes:
-        task: the task, None when it has ended.
-        state: its state record, None if there is none.
+        task: the task, or None if it has ended.
+        state: its state record, or None if there is none.
         queue: its claims, head first.
     """
 

@@ -1,4 +1,4 @@
-"""Task: the unit of work, and the rules its id and properties keep."""
+"""Task: the unit of work, and the rules for its id and properties."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from metafora_trio._errors import InvalidName, InvalidTask
 __all__ = ["MAX_PROPS_BYTES", "Task", "check_node_name", "check_task_id", "decode_props"]
 
 MAX_PROPS_BYTES = 512 * 1024
-"""Largest size of a task's properties, in bytes of JSON (half of ZooKeeper's default request limit)."""
+"""The largest size of a task's properties, in bytes of JSON (half of ZooKeeper's default request limit)."""
 
 _NAME = re.compile(r"[A-Za-z0-9._:@=+-]{1,128}")
 _BAD_CHARACTER = re.compile(r"[^A-Za-z0-9._:@=+-]")
@@ -22,7 +22,7 @@ _RULE = "1 to 128 characters of A-Z a-z 0-9 . _ : @ = + -, and not '.' or '..'"
 
 
 def _name_problem(name: object) -> str | None:
-    """What is wrong with a name, or None: tasks and nodes obey the same rule, so paths need no encoding."""
+    """Return what is wrong with a name, or None. Tasks and nodes obey one rule, so paths need no encoding."""
     if not isinstance(name, str):
         return f"it is {type(name).__name__}, not a string"
     if _NAME.fullmatch(name) and name not in (".", ".."):
@@ -58,7 +58,7 @@ def _shorten(value: object) -> str:
 
 
 def _first_bad_part(value: object, where: str) -> str | None:
-    """Path and type of the first part of `value` that JSON cannot say exactly, e.g. `props.urls[2]: set`."""
+    """Return the path and type of the first part that JSON cannot represent exactly, such as `props.urls[2]: set`."""
     if value is None or isinstance(value, str | bool | int):
         return None
     if isinstance(value, float):
@@ -84,8 +84,8 @@ class Task:
 
     Args:
         id: 1 to 128 characters of `A-Za-z0-9._:@=+-`, not `.` or `..`.
-        props: a JSON object (a mapping with string keys) of at most 512 KiB encoded. It is copied; keep it
-            small, since every owner reads it.
+        props: a JSON object (a mapping with string keys) of at most 512 KiB encoded. It is copied. Keep it small,
+            since every owner reads it.
 
     Attributes:
         encoded: the properties as compact JSON in UTF-8.
@@ -121,7 +121,7 @@ class Task:
 
 
 def decode_props(task_id: str, encoded: bytes) -> Mapping[str, Any]:
-    """The properties of a stored task, or `InvalidTask` when they are not a JSON object."""
+    """Return the properties of a stored task. Raises `InvalidTask` if they are not a JSON object."""
     try:
         props = json.loads(encoded or b"{}")
     except ValueError as error:

@@ -1,8 +1,8 @@
-"""ClusterView: the picture of the cluster, as plain data.
+"""ClusterView: a view of the cluster, as plain data.
 
-A view changes only by `apply(event)`. Its indices (queues, loads, unclaimed tasks) are kept up to date in
-O(1) an event (a queue is as long as its number of claims: one or two), so that it can follow a cluster of
-100,000 tasks. The same view feeds the consumer, the balancer, the client and anything that draws.
+A view changes only by `apply(event)`. Each event updates its indices (queues, loads, unclaimed tasks) in O(1), because
+a queue holds only one or two claims. A view can therefore follow a cluster of 100,000 tasks. The consumer, the
+balancer, the client and the command line all use this type.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class NodeAdded:
-    """A node joined, or told something new of itself."""
+    """A node joined or announced a change."""
 
     node: NodeInfo
 
@@ -46,14 +46,14 @@ class TaskAdded:
 
 @dataclass(frozen=True, slots=True)
 class TaskDeleted:
-    """A client has deleted the task: a tombstone stands in it. Only its owner removes it."""
+    """A client has deleted the task: it now has a tombstone. Only its owner removes it."""
 
     task: str
 
 
 @dataclass(frozen=True, slots=True)
 class TaskRemoved:
-    """The task is gone: done, or removed after its tombstone was seen."""
+    """The task is gone: it has ended, or its owner has removed it because of its tombstone."""
 
     task: str
 
@@ -75,7 +75,7 @@ _EMPTY: tuple[Claim, ...] = ()
 
 @dataclass(slots=True, eq=False)
 class ClusterView:
-    """Nodes, tasks, and for each task its queue of claims.
+    """The nodes, the tasks, and each task's queue of claims.
 
     Read it freely; change it only by `apply`. Repeated events do no harm.
     """
@@ -83,14 +83,14 @@ class ClusterView:
     nodes: dict[str, NodeInfo] = field(default_factory=dict)
     """The live nodes by identity."""
     tasks: dict[str, bool] = field(default_factory=dict)
-    """The tasks by id; the value says whether a tombstone is known to stand in it."""
+    """The tasks by id. The value is True if the task is known to have a tombstone."""
     unclaimed: dict[str, None] = field(default_factory=dict)
-    """The tasks that exist and have no claim, in order of becoming so."""
+    """The tasks that exist and have no claim, longest unclaimed first."""
     contested: dict[str, None] = field(default_factory=dict)
     """The tasks with more than one claim in their queue."""
     orphaned: dict[str, Claim] = field(default_factory=dict)
-    """The claims that were the head of a task when it was removed, by task, while they stand: what runs under
-    one must stop, even if a task of the same id has been submitted since."""
+    """By task, the claim that was the head when the task was removed, while that claim exists. A run under it must
+    stop, even if a task with the same id has been submitted since."""
     _queues: dict[str, list[Claim]] = field(default_factory=dict)
     _claims: dict[str, dict[str, list[Claim]]] = field(default_factory=dict)
     _owned: dict[str, dict[str, None]] = field(default_factory=dict)
@@ -98,50 +98,50 @@ class ClusterView:
     # ---- reading
 
     def queue(self, task: str) -> Sequence[Claim]:
-        """The claims of a task, head first."""
+        """Return the claims of a task, head first."""
         return self._queues.get(task, _EMPTY)
 
     def head(self, task: str) -> Claim | None:
-        """The claim that owns the task, or None."""
+        """Return the claim that owns the task, or None."""
         queue = self._queues.get(task)
         return queue[0] if queue else None
 
     def owner(self, task: str) -> str | None:
-        """The identity of the node that owns the task, or None."""
+        """Return the identity of the node that owns the task, or None."""
         queue = self._queues.get(task)
         return queue[0].node if queue else None
 
     def claims_of(self, node: str) -> Mapping[str, Sequence[Claim]]:
-        """The tasks in which a node has claims, with those claims in order."""
+        """Return the tasks in which a node has claims or bids, with these claims in order."""
         return self._claims.get(node, {})
 
     def own_claims(self, task: str, node: str) -> Sequence[Claim]:
-        """A node's claims in one task's queue, in order."""
+        """Return a node's claims in one task's queue, in order."""
         return self._claims.get(node, {}).get(task, _EMPTY)
 
     def owned_by(self, node: str) -> Mapping[str, None]:
-        """The tasks whose head is a node's claim (as keys)."""
+        """Return the tasks that a node owns, as keys."""
         return self._owned.get(node, {})
 
     def owners(self) -> Iterator[str]:
-        """The identities of the nodes that own a task."""
+        """Return the identities of the nodes that own a task."""
         return iter(self._owned)
 
     def load(self, node: str) -> int:
-        """In how many tasks a node has a claim or a bid."""
+        """Return the number of tasks in which a node has a claim or a bid."""
         return len(self._claims.get(node, ()))
 
     def claims(self) -> Iterator[Claim]:
-        """Every claim there is."""
+        """Yield every claim."""
         for queue in self._queues.values():
             yield from queue
 
     def claimed_tasks(self) -> Iterator[str]:
-        """Every id with a claim, also where the task itself is gone."""
+        """Return every task id that has a claim, even if the task itself is gone."""
         return iter(self._queues)
 
     def deleted(self, task: str) -> bool:
-        """Whether a tombstone is known to stand in the task."""
+        """Return whether the task is known to have a tombstone."""
         return self.tasks.get(task, False)
 
     # ---- changing
@@ -163,7 +163,7 @@ class ClusterView:
                 self.unclaimed.pop(task, None)
             case NodeAdded(node):
                 self.nodes[node.identity] = node
-            case NodeRemoved(identity):  # pragma: no branch - the last of the union
+            case NodeRemoved(identity):  # pragma: no branch - the last type of the union
                 self.nodes.pop(identity, None)
 
     def _add_task(self, task: str) -> None:

@@ -1,1 +1,1 @@
-"""A node: its consumer, one membership for each session, and a child nursery for each task."""
+"""A node: its consumer, one membership per session, and a child nursery per task."""

@@ -1,4 +1,4 @@
-"""Commands: what was sent to this node, carried out once each."""
+"""Commands: carries out each command that was sent to this node, once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Commands", "NodeControl"]
 
 
 class NodeControl(Protocol):
-    """What commands act on and outlasts the session: the consumer."""
+    """The consumer, as commands use it. It outlasts the session."""
 
     def freeze(self) -> None: ...
 
@@ -23,13 +23,13 @@ class NodeControl(Protocol):
 
 
 class Commands:
-    """Carries out the commands that the session has found. A command that is unknown or unreadable is reported.
+    """Carries out the session's queued commands. Reports a command that is unknown, unreadable or impossible.
 
     Args:
-        session: where the commands are.
+        session: holds the commands.
         control: freezes and drains the node.
         balance: makes the node plan at once.
-        give_back: stops a task and gives it to any node; returns whether it was running here.
+        give_back: stops a task and gives it to any node; returns whether the task was running here.
         emit: reports an event.
     """
 
@@ -47,27 +47,27 @@ class Commands:
         self._balance = balance
         self._give_back = give_back
         self._emit = emit
-        self._done: set[str] = set()  # a command stays in sight until the broker has discarded it
+        self._done: set[str] = set()  # a command stays queued until the broker has discarded it
 
     def carry_out(self) -> None:
-        """Carry out every command that is new."""
+        """Carry out every new command, and discard all of them."""
         for queued in self._session.queued_commands():
             if queued.id not in self._done:
                 self._done.add(queued.id)
                 self._carry_out(queued.command)
-            self._session.discard(queued)  # also one done before: a disconnection may have swallowed its removal
+            self._session.discard(queued)  # even if already done: its removal may have been lost in a disconnection
 
     def _carry_out(self, command: Command | None) -> None:
         me = self._session.node.identity
         if command is None:
             self._emit(CommandRejected(me, "?", "it cannot be read"))
-        elif (why := self._obey(command)) is not None:
+        elif (why := self._apply(command)) is not None:
             self._emit(CommandRejected(me, str(command.name), why))
         else:
             self._emit(CommandDone(me, str(command.name), command.task))
 
-    def _obey(self, command: Command) -> str | None:
-        """Carry out a command, or say why not."""
+    def _apply(self, command: Command) -> str | None:
+        """Carry out a command. Returns None, or the reason why it was rejected."""
         match command.name:
             case CommandName.FREEZE:
                 self._control.freeze()
@@ -79,7 +79,7 @@ class Commands:
                 self._control.start_draining()
             case CommandName.STOP_TASK:
                 if not self._give_back(command.task or ""):
-                    return f"task {command.task!r} does not run here"
+                    return f"task {command.task!r} is not running here"
             case _:
                 return "it is unknown"
         return None

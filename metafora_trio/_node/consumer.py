@@ -1,4 +1,4 @@
-"""Consumer: the core work runner of a node. Joins the cluster, works, and joins again when the session is lost."""
+"""Consumer: the core work runner of a node. It joins the cluster, runs tasks, and rejoins when the session is lost."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ from .watchdog import OnOverrun
 __all__ = ["Consumer", "ConsumerStatistics", "open_consumer"]
 
 _REJOIN_FIRST, _REJOIN_MOST = 0.2, 3.0
-"""Seconds to wait before joining again: doubling, with jitter. The most is a part of the 2 T + 1 tick + 5 s that a
-cluster may take to be even again after an outage."""
+"""First and longest delay before joining again, in seconds: doubling, with jitter. The longest counts towards the
+2 T + 1 tick + 5 s within which a cluster must be even again after an outage."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConsumerStatistics:
-    """A consumer at one moment.
+    """The state of a consumer at one moment.
 
     Attributes:
         node: the session's identity, None while not joined.
-        tasks_running: tasks whose handler runs and need not stop.
-        tasks_open: tasks with any part here: opening, running, stopping, or ending.
-        sessions: sessions so far.
-        requests_outstanding: requests to the broker that are queued or unanswered.
-        events_dropped: events lost by subscribers that were too slow.
+        tasks_running: the number of tasks that run and have not been told to stop.
+        tasks_open: the number of tasks with a run here: opening, running, stopping, or ending.
+        sessions: the number of sessions so far.
+        requests_outstanding: the number of requests to the broker that are queued or unanswered.
+        events_dropped: the number of events that slow subscribers have lost.
         draining: the node is leaving.
-        frozen: the node neither claims, bids nor gives.
+        frozen: the node claims nothing, bids for nothing and hands nothing over.
     """
 
     node: str | None
@@ -60,34 +60,34 @@ class ConsumerStatistics:
 
 
 def _rejoin_delay(attempts: int) -> float:
-    """Seconds to wait, before jitter, after so many attempts to join that failed or did not last."""
+    """Return the seconds to wait, before jitter, after this many attempts to join that failed or did not last."""
     return min(_REJOIN_MOST, _REJOIN_FIRST * 2.0 ** min(attempts, 16))
 
 
 class Consumer:
-    """A node: takes tasks from the cluster and runs each in a nursery of its own, on exactly one node.
+    """The work runner of a node: takes tasks from the cluster and runs each in its own nursery.
 
     Args:
         coordinator: the client interface to the broker.
         handler: the async function that executes a task; see `Handler`.
-        name: the node's name, for people; need not be unique. By default host and process id.
-        balancer: decides what to claim, ask for and give up. By default `FairBalancer()`.
-        capacity: the most tasks to hold at once, None for no limit.
+        name: the node's name, for people; it need not be unique. By default the host name and the process id.
+        balancer: decides which tasks to claim, bid for and give up. By default `FairBalancer()`.
+        capacity: the maximum number of tasks to hold at once, None for no limit.
         tags: labels for balancers.
-        grace: seconds between `task.stopping` and the cancelling of the task's scope. None is given when the
-            session is lost.
-        cleanup_timeout: seconds for which `task.cleanup()` shields.
-        drain_timeout: seconds for which a drain waits for others to take the tasks over.
-        on_overrun: what to do when a scope has not closed by the end of the lease, because the handler blocks or
-            shields itself: "log" it, or "exit" the process (status 70, tracebacks of all threads on stderr).
-        settle: seconds to wait after a node has joined before claiming or bidding: more may be about to.
-        backup_delay: seconds after which the next node steps in for a task whose first choice did not come.
-        max_handovers: how many tasks at most are being handed to others at any moment; 0 gives none to anybody.
+        grace: seconds between setting `task.stopping` and cancelling the task's scope. There is no grace if the session
+            is lost.
+        cleanup_timeout: the maximum number of seconds for which `task.cleanup()` shields.
+        drain_timeout: the maximum number of seconds for which a drain waits for other nodes to take the tasks.
+        on_overrun: the reaction if a scope has not closed by the end of the lease because the handler blocks the event
+            loop or shields itself: "log" it, or "exit" the process (status 70, tracebacks of all threads on stderr).
+        settle: seconds to wait after a node has joined before claiming or bidding, since more nodes may be joining.
+        backup_delay: seconds after which the next node steps in for a task that its first choice has not claimed.
+        max_handovers: the maximum number of tasks being handed over at any moment; with 0, none is ever handed over.
         observers: functions that get every event; see `metafora_trio.events`.
-        clock: the date and time, for what is recorded. By default the machine's.
+        clock: the source of recorded dates and times. By default the machine's clock.
         rng: the source of jitter.
 
-    A consumer runs once at a time. Its methods are called in the Trio thread.
+    A consumer can run again after it has ended, but only once at a time. Call its methods in the Trio thread.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class Consumer:
         self._frozen = False
         self._sessions = 0
 
-    # ---- what one can see
+    # ---- state
 
     @property
     def name(self) -> str:
@@ -152,16 +152,16 @@ class Consumer:
 
     @property
     def tasks(self) -> Mapping[str, RunningTask]:
-        """The tasks that run here now, by id; a copy. Those on their way out are not among them."""
+        """The tasks that run here and have not been told to stop, by id. A copy."""
         return dict(self._membership.running) if self._membership is not None else {}
 
     @property
     def frozen(self) -> bool:
-        """Whether the node neither claims, bids nor gives. Outlasts the session."""
+        """True if the node claims nothing, bids for nothing and hands nothing over. Outlasts the session."""
         return self._frozen
 
     def statistics(self) -> ConsumerStatistics:
-        """What the consumer is doing at this moment."""
+        """Return the state of the consumer at this moment."""
         m = self._membership
         return ConsumerStatistics(
             node=m.session.node.identity if m is not None else None,
@@ -175,10 +175,10 @@ class Consumer:
         )
 
     def subscribe(self, buffer: int = 10_000) -> AbstractContextManager[trio.MemoryReceiveChannel[Event]]:
-        """Follow what the consumer does: `with consumer.subscribe() as events: async for event in events: ...`.
+        """Follow the consumer's events: `with consumer.subscribe() as events: async for event in events: ...`.
 
         Args:
-            buffer: how many events may wait; a subscriber that lags more loses some (`events_dropped`).
+            buffer: the number of events that may wait. A subscriber that lags further loses events (`events_dropped`).
         """
         return self._stream.subscribe(buffer)
 
@@ -189,23 +189,23 @@ class Consumer:
             state = "draining" if self._draining.value else "frozen" if self._frozen else "running"
         return f"<Consumer {self.name!r} {state}, {len(self.tasks)} tasks>"
 
-    # ---- what one can do
+    # ---- control
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:  # noqa: ASYNC128 - it does, in the loop
-        """Join the cluster and work, until drained or cancelled. `started` is told after the first join.
+        """Join the cluster and run tasks until drained or cancelled. `task_status.started` is called on the first join.
 
-        A lost session is reported as an event, and the node joins again by itself, for as long as it takes; the
-        tasks of a lost session have all ended before that.
+        If the session is lost, all its tasks end, an event reports the loss, and the node tries to join again until it
+        succeeds.
 
-        Cancelling it stops every task at once and closes the session, so that others take the tasks. Use `drain`
-        to leave without a gap.
+        Cancellation stops every task at once and closes the session. Other nodes then take the tasks. Use `drain` to
+        leave without such a gap.
 
         Raises:
             CoordinatorUnavailable: the first join failed.
-            trio.BusyResourceError: it runs already.
+            trio.BusyResourceError: the consumer is already running.
         """
         if self._running.value:
-            raise trio.BusyResourceError(f"{self!r} runs already")
+            raise trio.BusyResourceError(f"{self!r} is already running")
         self._running.value = True
         attempts = self._sessions = 0
         try:
@@ -214,7 +214,7 @@ class Consumer:
                 try:
                     if await self._spend_session(task_status):
                         return
-                    if trio.current_time() - began > _REJOIN_MOST:  # else whatever ended it may end the next one, too
+                    if trio.current_time() - began > _REJOIN_MOST:  # else the cause may soon end the next one too
                         attempts = 0
                 except CoordinatorUnavailable as error:
                     if self._sessions == 0:
@@ -228,13 +228,13 @@ class Consumer:
                 with trio.move_on_after(delay):
                     await self._draining.wait_value(True)
             if not self._sessions:
-                task_status.started()  # told to leave before it began: `nursery.start` must not wait for a join
+                task_status.started()  # drained before the first join: `nursery.start` must return nevertheless
         finally:
             self._draining.value = False
             self._running.value = False
 
     async def _spend_session(self, task_status: trio.TaskStatus[None]) -> bool:
-        """Join, and work until the session ends; returns whether that was politely."""
+        """Join, and run tasks until the session ends. Returns False if the session was lost."""
         identity = reason = ""
         try:
             async with self.coordinator.open_session(self._node_info()) as session:
@@ -246,7 +246,7 @@ class Consumer:
                 )
                 if self._sessions == 1:
                     task_status.started()
-                if self._frozen != session.node.frozen:  # meanwhile
+                if self._frozen != session.node.frozen:  # changed during the join
                     self._membership.set_frozen(self._frozen)
                 if self._draining.value:
                     self._membership.drain()
@@ -263,11 +263,11 @@ class Consumer:
                 self._emit(SessionEnded(identity, reason))
 
     async def drain(self) -> None:
-        """Leave politely: claim nothing more, hand every task over, then end the session. Returns when `run` has.
+        """Leave gracefully: claim nothing more, hand over every task, then end the session. Wait until `run` has ended.
 
-        Each task runs on here until another node has bid for it; after `drain_timeout`, or when there is
-        nobody to take them, what is left is stopped and given up. Cancelling this call does not end the drain. If the
-        consumer does not run, its next `run` returns at once.
+        Each task keeps running here until another node has bid for it. After `drain_timeout`, or if no other node can
+        take tasks, the remaining tasks are stopped and given up. Cancelling this call does not end the drain. If the
+        consumer is not running, its next `run` returns at once.
         """
         self.start_draining()
         if self._running.value:
@@ -276,13 +276,16 @@ class Consumer:
             await trio.lowlevel.checkpoint()
 
     def start_draining(self) -> None:
-        """Begin to drain, and return at once. Before `run` has begun: it then returns without joining."""
+        """Begin to drain, and return at once. If the consumer is not running, its next `run` returns at once too."""
         self._draining.value = True
         if self._membership is not None:
             self._membership.drain()
 
     def freeze(self) -> None:
-        """Freeze the node: it and its tasks stay as they are until `unfreeze`. A drain still works."""
+        """Freeze the node: until `unfreeze` it claims nothing, bids for nothing and hands nothing over.
+
+        Its tasks keep running. A frozen node can be drained.
+        """
         self._set_frozen(True)
 
     def unfreeze(self) -> None:
@@ -312,10 +315,11 @@ async def open_consumer(
     """Run a consumer beside the body: `async with open_consumer(coordinator, handler) as consumer: ...`.
 
     The arguments are those of `Consumer`. The body begins when the node has joined. When the body ends normally, the
-    node drains (for at most `drain_timeout` seconds); on an exception or a cancellation it stops at once.
+    node drains (waiting at most `drain_timeout` seconds for other nodes). On an exception or a cancellation it stops at
+    once. Exceptions of the body propagate as they are, never in a group.
 
-    What it raises: exceptions of the body leave it as they are, never in a group; `CoordinatorUnavailable` when the
-    first join failed.
+    Raises:
+        CoordinatorUnavailable: the first join failed.
     """
     consumer = Consumer(coordinator, handler, **options)
     async with open_service_nursery() as nursery:

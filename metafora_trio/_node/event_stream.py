@@ -1,4 +1,4 @@
-"""EventStream: brings every event to the observers, which miss none, and to the subscribers, which may lag behind."""
+"""EventStream: passes every event to the observers, which miss none, and to the subscribers, which may lag behind."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ __all__ = ["EventStream"]
 
 
 class EventStream:
-    """Hands each event to every observer and every subscriber, in order.
+    """Passes each event to every observer and every subscriber, in order.
 
-    An observer that raises is removed, and the others get `ObserverFailed`; where there are no others, the traceback
-    goes to stderr. An event that an observer causes comes after the present one, for everyone.
+    An observer that raises is removed, and the others get `ObserverFailed`. If no others are left, the traceback goes
+    to stderr. If an observer causes another event, all observers and subscribers get the current event first.
 
-    A subscriber that lags more than its buffer loses events, which are counted: a slow reader must never hold up a
-    node.
+    A subscriber that lags by more than its buffer loses events, because a slow reader must never hold up a node. Lost
+    events are counted.
 
     Attributes:
-        dropped: how many events subscribers have lost.
+        dropped: the number of events that subscribers have lost.
     """
 
     def __init__(self, observers: Iterable[Observer]) -> None:
@@ -36,7 +36,7 @@ class EventStream:
         self._emitting = False
 
     def emit(self, event: Event) -> None:
-        """Hand out an event. Returns when everyone has it, unless an observer is the caller."""
+        """Pass an event on. Returns when all have received it or, if an observer is the caller, at once."""
         self._waiting.append(event)
         if self._emitting:
             return
@@ -58,19 +58,19 @@ class EventStream:
                 channel.send_nowait(event)
             except trio.WouldBlock:
                 self.dropped += 1
-            except trio.BrokenResourceError:  # closed by its reader; `subscribe` is about to remove it
+            except trio.BrokenResourceError:  # closed by its reader; `subscribe` will remove it
                 pass
 
     def _remove(self, observer: Observer, error: Exception, node: str) -> None:
         self._observers.remove(observer)
         if not self._observers:
-            print(f"metafora: the observer {observer!r} raised, and is removed", file=sys.stderr)
+            print(f"metafora: the observer {observer!r} raised and was removed", file=sys.stderr)
             traceback.print_exception(error)
         self._waiting.append(ObserverFailed(node, repr(observer), error))
 
     @contextmanager
     def subscribe(self, buffer: int) -> Generator[trio.MemoryReceiveChannel[Event]]:
-        """Open a channel of the events from now on."""
+        """Open a channel that receives all events from now on, as far as its buffer allows."""
         send, receive = trio.open_memory_channel[Event](buffer)
         self._channels.append(send)
         try:

@@ -1,6 +1,6 @@
-"""Executor: makes what runs here match the view, one task at a time.
+"""Executor: makes the runs on this node match the view, one task at a time.
 
-It looks at a task, asks the pure function `reconcile` what to do, and does it. Each look is one synchronous step.
+It asks the pure function `reconcile` for a task's actions and carries them out, in one synchronous step.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ class Executor:
 
     Args:
         session: takes the requests.
-        situation: what `reconcile` needs to know of this node.
-        planner: is asked for more work when a run has ended, and told what came and went.
-        runner: runs a task that was claimed.
+        situation: the state of this node, for `reconcile`.
+        planner: is asked for more tasks when a run has ended, and notified of tasks that this node gets or gives back.
+        runner: runs a claimed task.
         runs: every run, by task; filled here.
-        running: the tasks whose scope is open and that need not stop, by id; filled here.
+        running: the tasks whose scope is open and that have not been told to stop, by id; filled here.
         grace: seconds between telling a task to stop and cancelling it.
         emit: reports an event.
-        ended: called when a run has ended, whatever is left of it.
+        ended: called when a run's Trio task ends, even if the run still has an end to report or a claim to give up.
     """
 
     def __init__(
@@ -66,10 +66,10 @@ class Executor:
         self._nursery: trio.Nursery | None = None
         self._cancelled = False
 
-    # ---- its life
+    # ---- opening and closing
 
     def open(self, nursery: trio.Nursery) -> None:
-        """From now on, start tasks, in this nursery."""
+        """Allow tasks to start from now on, in this nursery."""
         self._nursery = nursery
 
     def close(self) -> None:
@@ -77,40 +77,40 @@ class Executor:
         self._nursery = None
 
     def note_cancellation(self) -> None:
-        """Everything here is being cancelled: start nothing more, and let each open run know why it must stop."""
+        """Note that every run is being cancelled: start nothing more, and set each open run's stop reason."""
         self._cancelled = True
         for run in self.open_runs():
             run.note_cancellation()
 
     def open_runs(self) -> list[TaskRun]:
-        """The runs whose scope is open. Safe to call in another thread: one atomic copy, then no shared state."""
+        """Return the runs whose scope is open. Safe to call in another thread, because it copies `_runs` atomically."""
         return [run for run in list(self._runs.values()) if run.open]
 
-    # ---- looking at tasks
+    # ---- reconciling
 
     def look_at_everything(self) -> None:
-        """Reconcile every task in which this node has a part."""
+        """Reconcile every task for which this node has a claim, a bid or a run."""
         if self._session.current:
             for task in self.parts():
                 self.look_at(task)
         self._planner.tasks_changed()
 
     def parts(self) -> Collection[str]:
-        """The tasks in which this node has a part: a claim, a bid or a run."""
+        """Return the tasks for which this node has a claim, a bid or a run."""
         claims = self._session.view.claims_of(self._situation.me)
         return {**dict.fromkeys(claims), **dict.fromkeys(self._runs)}
 
     def look_at_contested(self) -> None:
-        """Reconcile the tasks that this node has bid for, or that another node asks it for.
+        """Reconcile the tasks for which this node has bid, and its own tasks for which another node has bid.
 
-        Whether a bid is justified depends on loads, nodes and time, so no event of the task itself need announce it.
+        Whether a bid is justified depends on loads, nodes and time, so it can change without an event of the task.
         """
         view, me = self._session.view, self._situation.me
         for task in [task for task in view.contested if view.own_claims(task, me)]:
             self.look_at(task)
 
     def look_at(self, task: str) -> None:
-        """Compare what should be with what is, for one task, and fix the difference."""
+        """Compare the desired state of one task with its actual state, and fix the difference."""
         if not self._session.current:
             return
         again = True
@@ -121,7 +121,7 @@ class Executor:
                 again = self._carry_out(task, run, action) or again
 
     def report_ends(self) -> bool:
-        """Look at the tasks with an end to report. Returns whether there still are any."""
+        """Reconcile the tasks with an end to report. Returns True if some ends are still unconfirmed."""
         for run in self._finished():
             self.look_at(run.id)
         return bool(self._finished())
@@ -132,7 +132,7 @@ class Executor:
     # ---- actions
 
     def _carry_out(self, task: str, run: TaskRun | None, action: do.Action) -> bool:
-        """Carry out one action. Returns whether the task must be looked at again now."""
+        """Carry out one action. Returns True if the task must be reconciled again now."""
         session = self._session
         match action:
             case do.Start(claim):
@@ -169,10 +169,10 @@ class Executor:
         run = self._runs[task] = TaskRun(task, claim)
         self._planner.got(task)
         self._emit(TaskClaimed(self._situation.me, task, claim.seq))
-        self._nursery.start_soon(self._live, run, name=f"metafora task {task}")
+        self._nursery.start_soon(self._run_task, run, name=f"metafora task {task}")
 
     def stop(self, run: TaskRun, reason: StopReason, heir: str | None = None) -> None:
-        """Tell a task to stop."""
+        """Tell a task to stop, on behalf of the node `heir` if it is a handover."""
         if run.state is RunState.CLOSING and run.reason is reason:
             return
         self._running.pop(run.id, None)
@@ -183,10 +183,10 @@ class Executor:
         run.stop(reason, 0.0 if reason is StopReason.CLAIM_LOST else self._grace)
 
     def give_back(self, task: str) -> bool:
-        """Stop a running task and give it to any node; this one leaves it alone for a while.
+        """Stop a running task and give it to any node. This node does not take it again for a while.
 
         Returns:
-            Whether the task was running here.
+            True if the task was running here.
         """
         run = self._runs.get(task)
         if run is None or run.state is not RunState.RUNNING:
@@ -209,9 +209,9 @@ class Executor:
         if run.give_back:
             self._planner.leave_alone(run.id)
 
-    # ---- one run, from its claim to its end
+    # ---- one run, from start to end
 
-    async def _live(self, run: TaskRun) -> None:
+    async def _run_task(self, run: TaskRun) -> None:
         try:
             await self._runner.run(run, opened=lambda task: self._running.update({run.id: task}))
         finally:

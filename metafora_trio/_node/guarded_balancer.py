@@ -1,4 +1,4 @@
-"""GuardedBalancer: the user's balancer, whose exceptions and wrong answers are reported and cost the node nothing."""
+"""GuardedBalancer: calls the user's balancer; its exceptions and invalid answers are reported and harm nothing."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ def _checked_ids(answer: Iterable[str]) -> list[str]:
     ids = list(answer)
     for task in ids:
         if not isinstance(task, str):
-            raise TypeError(f"the answer names tasks by their ids, not by {task!r}")
+            raise TypeError(f"the answer must be task ids (strings), not {task!r}")
     return ids
 
 
 def _checked_bool(answer: bool) -> bool:
     if not isinstance(answer, bool):
-        raise TypeError(f"the answer is True or False, not {answer!r}")
+        raise TypeError(f"the answer must be True or False, not {answer!r}")
     return answer
 
 
 def _checked_wait(answer: bool | float) -> float:
-    """An answer of `can_claim` in seconds to wait: 0 for True, infinite for False."""
+    """Convert an answer of `can_claim` to seconds to wait: 0 for True, infinite for False."""
     if isinstance(answer, bool):
         return 0.0 if answer else math.inf
-    if not answer >= 0:  # NaN compares as false, and what cannot be compared raises
-        raise ValueError(f"the answer is True, False or seconds to wait, not {answer!r}")
+    if not answer >= 0:  # refuses NaN, which compares as false; a value that cannot be compared raises
+        raise ValueError(f"the answer must be True, False or seconds to wait, not {answer!r}")
     return answer
 
 
 class GuardedBalancer:
-    """Asks a balancer. One that raises, or answers with nonsense, is reported and taken to have no opinion.
+    """Asks a balancer. If it raises or gives an invalid answer, reports that and uses a default answer.
 
     Args:
-        balancer: the user's.
-        context: what it may look at.
+        balancer: the user's balancer.
+        context: the data that the balancer may read.
         me: this session's identity, for reports.
         emit: reports an event.
     """
@@ -55,25 +55,25 @@ class GuardedBalancer:
 
     @property
     def even(self) -> bool:
-        """Whether this node asks for tasks of nodes that have more than their share."""
+        """True if this node bids for tasks of nodes that have more than their share."""
         return self._balancer.even
 
     def seconds_until_claim(self, task: str) -> float:
-        """Seconds to wait before this node may take an unclaimed task: 0 for now, infinite for never."""
+        """Return the seconds to wait before this node may claim an unclaimed task: 0 for now, infinite for never."""
         return self._ask("can_claim", lambda: _checked_wait(self._balancer.can_claim(task)), 0.0)
 
     def steal(self) -> list[str]:
-        """The tasks of other nodes to bid for, the most wanted first."""
+        """Return the tasks of other nodes to bid for, most wanted first."""
         nothing: list[str] = []
         return self._ask("steal", lambda: _checked_ids(self._balancer.steal()), nothing)
 
     def release(self) -> list[str]:
-        """The tasks running here to give back."""
+        """Return the running tasks to give back."""
         nothing: list[str] = []
         return self._ask("release", lambda: _checked_ids(self._balancer.release()), nothing)
 
     def consents(self, task: str, heir: str, *, otherwise: bool) -> bool:
-        """Whether to hand a running task over; `otherwise` if the balancer fails."""
+        """Return whether to hand a running task over, or `otherwise` if the balancer fails."""
         return self._ask("consent", lambda: _checked_bool(self._balancer.consent(task, heir)), otherwise)
 
     def _ask(self, method: str, call: Callable[[], T], otherwise: T) -> T:

@@ -33,14 +33,14 @@ _LEVELS: dict[type[Event], int] = {
     CommandDone: logging.INFO,
     CommandRejected: logging.WARNING,
 }
-"""Of every other event: DEBUG."""
+"""Log levels by event type. Every other event has DEBUG."""
 
 
 class LogObserver:
     """An observer that logs each event at its level, with the event itself as `record.event`.
 
     Args:
-        logger: where to.
+        logger: the logger to write to.
     """
 
     def __init__(self, logger: logging.Logger) -> None:

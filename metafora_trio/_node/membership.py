@@ -1,9 +1,9 @@
-"""Membership: what a node does in one session, from joining the cluster to leaving it or losing the session.
+"""Membership: runs a node's part in one session, from joining the cluster until the node leaves or loses the session.
 
-Three things run here, all in one nursery inside the session's cancel scope: the follower, which looks at what has
-changed in the view; the planner, which asks from time to time who should own what; and the tasks. Every decision is a
-synchronous step between two awaits, so that nothing changes under it. Session loss cancels the nursery, by
-construction.
+Three things run in one nursery inside the session's cancel scope: the follower, which reconciles the tasks that have
+changed in the view; the planner, which from time to time computes which node should own which task; and the tasks.
+Every decision is a synchronous step between two awaits, so nothing can change while it is made. Losing the session
+cancels the nursery, because the session's scope surrounds it.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ from .watchdog import watch_lease
 __all__ = ["Membership"]
 
 _CHUNK = 256
-"""Tasks to look at between two checkpoints: about 5 ms."""
+"""The number of tasks to reconcile between two checkpoints: about 5 ms."""
 _FLUSH_TIMEOUT = 2.0
-"""Seconds for the ends of tasks to reach the broker when the node is cancelled."""
+"""Seconds to wait for the ends of tasks to reach the broker when the node is cancelled."""
 
 
 class Membership:
-    """Builds the parts of a node for one session, keeps them going, and leaves.
+    """Builds the parts of a node for one session, runs them, and leaves.
 
     Args:
-        session: open; its owner closes it.
-        handler: the user's.
-        settings: the consumer's.
-        control: the consumer, for commands that outlast the session.
+        session: an open session; the caller closes it.
+        handler: the user's handler.
+        settings: the consumer's settings.
+        control: the consumer, for commands whose effect outlasts the session.
         emit: reports an event.
         logger: for the watchdog, whose thread cannot report events.
 
     Attributes:
-        session: as given.
-        running: the tasks that run here and need not stop, by id.
+        session: the session.
+        running: the tasks that run here and have not been told to stop, by id.
         runs: every run, by task.
     """
 
@@ -101,7 +101,7 @@ class Membership:
     # ---- the body
 
     async def run(self) -> None:
-        """Work until the node has drained. Cancelled from outside when the session is lost, or the node stops."""
+        """Run tasks until the node has drained. Losing the session and stopping the node cancel this from outside."""
         session, open_runs = self.session, self._executor.open_runs
         if not (session.watched and session.lease.finite):
             await self._run()
@@ -120,7 +120,7 @@ class Membership:
                 self._nursery.start_soon(self._watch_risk)
                 self._nursery.start_soon(self._note_cancellation)
                 self._executor.look_at_everything()
-                self._commands.carry_out()  # some may have been sent before the node had quite joined
+                self._commands.carry_out()  # some may have been sent before the join was complete
                 await self._left.wait()
                 self._nursery.cancel_scope.cancel()
         finally:
@@ -129,7 +129,7 @@ class Membership:
             await self._flush()  # noqa: ASYNC102 - shielded and bounded within
 
     async def _follow(self) -> None:
-        """Look at what changes in the view, and carry out commands."""
+        """Reconcile the tasks that change in the view, and carry out commands."""
         while True:
             await self.session.wait_changed()
             changes = self.session.take_changes()
@@ -146,7 +146,7 @@ class Membership:
             if count % _CHUNK == _CHUNK - 1:
                 await trio.lowlevel.checkpoint()
             self._executor.look_at(task)
-        if changes.nodes:  # an heir may have gone or begun to drain, an owner may have been frozen
+        if changes.nodes:  # an heir may have left or begun to drain; an owner may have been frozen
             self._executor.look_at_contested()
             if self._situation.draining and self._situation.alone:
                 self._executor.look_at_everything()
@@ -163,7 +163,7 @@ class Membership:
             self._leave_if_done()
 
     async def _note_cancellation(self) -> None:
-        """Note that everything here is being cancelled: the session is lost, or the node stops.
+        """Note when the nursery is being cancelled because the session is lost or the node stops.
 
         Trio calls the abort function while cancelling, before any cancelled task runs. Handlers therefore already see
         `stop_reason`, and a task whose run has just closed is not started again.
@@ -176,7 +176,7 @@ class Membership:
         await trio.lowlevel.wait_task_rescheduled(cancelled)
 
     async def _watch_risk(self) -> None:
-        """Report, once each time, that half of the time until the cancellation has gone without a proof of life."""
+        """Report once if half of the time until the cancellation has passed without a newly acknowledged heartbeat."""
         lease = self.session.lease
         reported = -math.inf
         while lease.finite:
@@ -189,7 +189,7 @@ class Membership:
             await trio.sleep(early / 3)
 
     async def _flush(self) -> None:
-        """When the node is cancelled, report the ends that were already reached: those tasks must not run again."""
+        """When the node is cancelled, report the ends already reached. Otherwise these tasks would run again."""
         if not self.session.current:
             return
         end = min(trio.current_time() + _FLUSH_TIMEOUT, self.session.lease.cancel_at)
@@ -198,10 +198,10 @@ class Membership:
                 await self.session.wait_changed()
                 self.session.take_changes()
 
-    # ---- what the consumer asks for
+    # ---- control by the consumer
 
     def drain(self) -> None:
-        """Begin to leave: announce it, and hold each task until another node bids for it."""
+        """Begin to drain: announce it, and keep running each task until another node bids for it."""
         if self._situation.draining:
             return
         self.session.announce(dataclasses.replace(self.session.node, draining=True))
@@ -216,13 +216,13 @@ class Membership:
         self._executor.look_at_everything()
 
     def _leave_if_done(self) -> None:
-        """Leave once the node has drained: it owns nothing, and nothing it asked for can still become its own."""
+        """Leave once the node has drained: it has no claims, and no outstanding request can still get it one."""
         session = self.session
         nothing_open = session.current and not self.runs and not session.outstanding
         if self._situation.draining and nothing_open and not session.view.claims_of(self._me):
             self._left.set()
 
     def set_frozen(self, frozen: bool) -> None:
-        """Announce that this node is frozen, or no longer."""
+        """Announce that this node is frozen or unfrozen."""
         self.session.announce(dataclasses.replace(self.session.node, frozen=frozen))
         self._executor.look_at_everything()

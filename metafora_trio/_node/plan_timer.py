@@ -1,4 +1,4 @@
-"""PlanTimer: when to plan. Soon after a change, at once after a node has left, and not while joins are settling."""
+"""PlanTimer: decides when to plan: soon after a change, at once after a node has left, never while joins settle."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ from metafora_trio.contract import Session
 __all__ = ["PlanTimer"]
 
 _TICK = 3.0
-"""Seconds between two plans when nothing happens: the safety net."""
+"""The most seconds between two plans if nothing happens: a safety net."""
 _DEBOUNCE = (0.15, 0.35)
-"""Seconds from a change to the plan, drawn at random, so that nodes do not all act on one moment's view."""
+"""Range of the random delay from a change to the plan, in seconds. Otherwise all nodes would act on the same view."""
 _COST_FACTOR = 10
-"""Plans that take long are made less often: planning takes at most a tenth of the time."""
+"""The delay before a plan is at least this many times the duration of the last one. Planning therefore takes at most a
+tenth of the time."""
 _SETTLE_CAP = 4
-"""A series of joins delays the plan by at most this many times the settling time."""
+"""A series of joins delays the plan by at most this many times `settle`."""
 
 
 class PlanTimer:
     """Waits for the time of the next plan.
 
     Args:
-        session: whose nodes are watched, and whose view must be quiet.
-        settle: seconds to wait after a join: more nodes may be about to join.
+        session: its view shows which nodes join and leave, and must be quiet before a plan.
+        settle: seconds to wait after a join, since more nodes may be joining.
         rng: the source of jitter.
     """
 
@@ -42,15 +43,15 @@ class PlanTimer:
         self._due_at: float | None = None
 
     def tasks_changed(self) -> None:
-        """Tasks came, went or changed hands: plan soon."""
+        """Plan soon, because tasks have been added, removed or changed hands."""
         if not self._wanted.value:
             self._wanted.value = True
 
     def nodes_changed(self) -> bool:
-        """Nodes came, went or announced something new: let joins settle, and plan at once after a leave.
+        """Plan soon, because nodes joined, left or announced a change. Let joins settle; plan at once after a leave.
 
         Returns:
-            Whether a node has joined.
+            True if a node has joined.
         """
         now = trio.current_time()
         nodes = set(self._session.view.nodes)
@@ -66,27 +67,29 @@ class PlanTimer:
         return joined
 
     def hurry(self) -> None:
-        """Plan at once, also while joins are settling."""
+        """Plan at once, even while joins settle."""
         self._urgent.value = True
         self._settled_early.value = True
         self.tasks_changed()
 
     async def wait_due(self, at: float) -> None:
-        """Wait until it is time to plan. The caller then plans, without an await, before it calls this again.
+        """Wait until it is time to plan. The caller must then plan, without an await, before it calls this again.
+
+        The time between the two calls is taken as the cost of the plan.
 
         Args:
-            at: when to plan if nothing happens, in Trio time; at most one tick from now in any case.
+            at: when to plan if nothing happens, in Trio time. If that is more than one tick away, plan after one tick.
         """
         cost = trio.current_time() - self._due_at if self._due_at is not None else 0.0
         with trio.move_on_after(max(0.01, min(_TICK, at - trio.current_time()))):
             await self._wanted.wait_value(True)
         with trio.move_on_after(max(self._rng.uniform(*_DEBOUNCE), _COST_FACTOR * cost)):
             await self._urgent.wait_value(True)
-        while trio.current_time() < self._settled_at and not self._settled_early.value:  # joins move it on
+        while trio.current_time() < self._settled_at and not self._settled_early.value:  # a join may postpone it
             with trio.move_on_at(self._settled_at):
                 await self._settled_early.wait_value(True)
         with trio.move_on_after(_TICK):
-            while not self._session.quiet:  # noqa: ASYNC110 - bounded, and rare: a backlog is milliseconds
+            while not self._session.quiet:  # noqa: ASYNC110 - bounded and rare: a backlog lasts milliseconds
                 await trio.sleep(0.01)
         self._wanted.value = self._urgent.value = self._settled_early.value = False
         self._due_at = trio.current_time()

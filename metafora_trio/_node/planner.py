@@ -1,4 +1,4 @@
-"""Planner: asks who should own what, and acts on this node's lines of the answer."""
+"""Planner: computes which node should own which task, and acts on this node's lines of the plan."""
 
 from __future__ import annotations
 
@@ -23,23 +23,24 @@ from .task_run import TaskRun
 __all__ = ["Planner"]
 
 _CLAIM_WINDOW = 512
-"""Claims under way at once: enough to fill the broker's pipeline, few enough that those of tasks that others have
-got in the meantime are never sent."""
+"""The maximum number of claims under way. It is large enough to fill the broker's pipeline, and small enough that most
+tasks that other nodes claim in the meantime are dropped before a claim for them is sent."""
 _BID_WINDOW = 16
 _BID_TIMEOUT = 30.0
-"""Seconds after which a bid that nobody answered is withdrawn; more by the time that a task may take to stop."""
+"""Seconds after which an unanswered bid is withdrawn. The time that a task may take to stop is added."""
 _ALONE_FIRST, _ALONE_MOST = 1.0, 60.0
-"""Seconds for which a node leaves a task alone that it gave back: doubling while the task comes back."""
+"""First and longest time, in seconds, for which a node does not take a task that it gave back. The time doubles each
+time the task is given back again."""
 
 
 class Planner:
-    """Claims and bids by the plan and the balancer, and says what to give back.
+    """Claims and bids for tasks according to the plan and the balancer, and decides which tasks to give back.
 
     Args:
         session: takes the requests.
-        settings: the consumer's.
+        settings: the consumer's settings.
         runs: every run of this session, by task; read only.
-        running: the tasks that run here and need not stop, by id; read only.
+        running: the tasks that run here and have not been told to stop, by id; read only.
         emit: reports an event.
     """
 
@@ -64,40 +65,40 @@ class Planner:
         self._to_bid: deque[str] = deque()
         self._bids: dict[str, float] = {}
         self._unclaimed_since: dict[str, float] = {}
-        self._left_alone: dict[str, tuple[float, float]] = {}  # until when, and for how long
+        self._left_alone: dict[str, tuple[float, float]] = {}  # the end of the time, and its length
         self._ask_again: dict[str, float] = {}
         self._balancer = GuardedBalancer(settings.balancer, self._context, self._me, emit)
         self.nodes_changed()
 
-    # ---- when
+    # ---- when to plan
 
     def tasks_changed(self) -> None:
-        """Tasks came, went or changed hands."""
+        """Plan soon, because tasks have been added, removed or changed hands."""
         self._timer.tasks_changed()
 
     def nodes_changed(self) -> None:
-        """Nodes came, went or announced something new."""
-        if self._timer.nodes_changed():  # what is left of the last plan gave the newcomer no part
+        """Plan soon, because nodes joined, left or announced a change."""
+        if self._timer.nodes_changed():  # a node has joined, and the last plan gives it nothing
             self._to_claim.clear()
             self._to_bid.clear()
 
     def balance(self) -> None:
-        """Plan at once, by a command."""
+        """Plan at once, as a command asks."""
         self._timer.hurry()
 
     async def wait_due(self) -> None:
-        """Wait until it is time to plan: then call `plan`, without an await between."""
+        """Wait until it is time to plan. Then call `plan` without an await in between."""
         now = trio.current_time()
         times = [until for until, _ in self._left_alone.values()] + list(self._ask_again.values())
         await self._timer.wait_due(min((time for time in times if time > now), default=math.inf))
 
-    # ---- what
+    # ---- the plan
 
     def plan(self) -> list[str]:
-        """Decide what to claim and bid for: `refill` then asks for it.
+        """Decide which tasks to claim and bid for. `refill` then sends the requests.
 
         Returns:
-            The tasks to give back, by the balancer.
+            The tasks that the balancer gives back.
         """
         session, me = self._session, self._me
         node = session.node
@@ -129,10 +130,10 @@ class Planner:
         return self._balancer.release()
 
     def _to_step_in(self, heirs: dict[str, str], now: float) -> Iterable[str]:
-        """Unclaimed tasks whose first choice did not come: after each delay the next node in order steps in.
+        """Yield unclaimed tasks for which it is this node's turn to step in.
 
-        The delay does not begin before the node that had the task has been seen to go, since only then is the task
-        unclaimed.
+        If the first choice does not claim a task, the next node in order steps in after each `backup_delay`. The delay
+        begins when the view shows that the last owner's claim is gone, since only then is the task unclaimed.
         """
         view, me = self._session.view, self._me
         delay = self._backup_delay
@@ -147,7 +148,7 @@ class Planner:
                 yield task
 
     def refill(self) -> None:
-        """Go on with the last plan as far as the windows allow: each line is looked at again before it is acted on."""
+        """Continue with the last plan as far as the windows allow. Each line is checked again before it is acted on."""
         session = self._session
         if not session.current or not may_receive(session.node):
             return
@@ -169,14 +170,14 @@ class Planner:
                 session.bid(task)
 
     def wants(self, task: str) -> bool:
-        """Whether a bid of ours that is in the view is still justified."""
+        """Return whether a bid of this node that is in the view is still justified."""
         session, now = self._session, trio.current_time()
         if now - self._bids.setdefault(task, now) > self._bid_timeout:
             self.leave_alone(task)
             return False
         owner = session.view.nodes.get(session.view.owner(task) or "")
         if owner is None:
-            return True  # it is going: the bid is about to own the task
+            return True  # the owner has left: the bid will soon own the task
         if not may_receive(session.node):
             return False
         return owner.draining or (
@@ -184,16 +185,16 @@ class Planner:
         )
 
     def consents(self, task: str, heir: str) -> bool:
-        """Ask the balancer whether to hand a running task over."""
+        """Ask the balancer whether to hand a running task over to the heir."""
         by_load = len(self._running) - 1 >= self._session.view.load(heir)
         return self._balancer.consents(task, heir, otherwise=by_load)
 
     def got(self, task: str) -> None:
-        """The task is ours now."""
+        """Note that this node owns the task now."""
         self._bids.pop(task, None)
 
     def leave_alone(self, task: str) -> None:
-        """The task was given back: do not take it again for a while, longer each time it comes back."""
+        """Do not take a task again for a while after giving it back; the time doubles with each repetition."""
         now = trio.current_time()
         _, delay = self._left_alone.get(task, (0.0, 0.0))
         delay = min(2 * delay, _ALONE_MOST) if delay else _ALONE_FIRST
@@ -229,7 +230,7 @@ class Planner:
         my_load = view.load(me) + self._session.pending + 1
         return owner.draining or (not owner.frozen and view.load(owner.identity) - 1 >= my_load)
 
-    # ---- room
+    # ---- capacity
 
     def _is_full(self) -> bool:
         session = self._session
@@ -238,7 +239,7 @@ class Planner:
         return session.free_claims <= session.pending or (capacity is not None and load >= capacity)
 
     def _announce_full(self) -> None:
-        """Tell the others when this session cannot hold more claims, or can again."""
+        """Announce when this session cannot hold more claims, or can again."""
         session = self._session
         full = session.free_claims <= session.pending
         if full != session.node.full:

@@ -1,4 +1,4 @@
-"""The arguments of a consumer: as users pass them, and checked."""
+"""The arguments of a consumer, as users pass them and after checking."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["ConsumerOptions", "ConsumerSettings", "default_name"]
 
 
 class ConsumerOptions(TypedDict, total=False):
-    """The keyword arguments of `Consumer`, which explains them; `open_consumer` takes the same."""
+    """The keyword arguments of `Consumer` and `open_consumer`. `Consumer` documents each."""
 
     name: str | None
     balancer: Balancer | None
@@ -41,7 +41,7 @@ class ConsumerOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConsumerSettings:
-    """What a consumer and its parts go by. `Consumer` explains each.
+    """The checked settings of a consumer. `Consumer` documents each.
 
     Raises:
         TypeError, ValueError, InvalidName: an argument breaks a rule; the message names it.
@@ -65,7 +65,7 @@ class ConsumerSettings:
         check_node_name(self.name)
         for argument in ("grace", "cleanup_timeout", "drain_timeout", "settle", "max_handovers"):
             value = getattr(self, argument)
-            if not value >= 0:  # NaN compares as false
+            if not value >= 0:  # refuses NaN, too
                 raise ValueError(f"{argument} must be 0 or more, not {value!r}")
         if not self.backup_delay > 0:
             raise ValueError(f"backup_delay must be more than 0, not {self.backup_delay!r}")
@@ -76,6 +76,6 @@ class ConsumerSettings:
 
 
 def default_name() -> str:
-    """Host and process id, as a node's name."""
+    """Return the host name and process id as a node's name."""
     host = re.sub(r"[^A-Za-z0-9._:@=+-]", "-", socket.gethostname()) or "node"
     return f"{host[:100]}-{os.getpid()}"

@@ -1,4 +1,4 @@
-"""Situation: what `reconcile` needs to know of this node, besides the task."""
+"""Situation: the state of this node, as far as `reconcile` needs it."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ from metafora_trio._model.claim import Claim
 from metafora_trio._model.view import ClusterView
 from metafora_trio.contract import Session
 
-__all__ = ["Opinion", "Situation"]
+__all__ = ["Situation", "TaskPolicy"]
 
 
-class Opinion(Protocol):
+class TaskPolicy(Protocol):
     """Answers the questions about a task that depend on load and time."""
 
     def wants(self, task: str) -> bool:
-        """Whether a bid of this node for the task is still justified."""
+        """Return whether this node's bid for the task is still justified."""
         ...
 
     def consents(self, task: str, heir: str) -> bool:
-        """Whether to hand the running task over to the node that has bid for it."""
+        """Return whether to hand the running task over to the node that has bid for it."""
         ...
 
 
 class Situation:
-    """The node in one session. Implements `NodeSituation`.
+    """The state of a node in one session. Implements `NodeSituation`.
 
     Args:
-        session: this membership's.
-        opinion: the planner.
-        max_handovers: how many tasks may be on their way to other nodes at once.
+        session: the session.
+        policy: the planner.
+        max_handovers: the maximum number of tasks being handed over at once.
     """
 
-    def __init__(self, session: Session, opinion: Opinion, *, max_handovers: int) -> None:
+    def __init__(self, session: Session, policy: TaskPolicy, *, max_handovers: int) -> None:
         self._session = session
-        self._opinion = opinion
+        self._policy = policy
         self._max_handovers = max_handovers
         self._handovers = 0
         self._drain_ended = False
@@ -61,15 +61,15 @@ class Situation:
         return self._session.is_leaving(claim)
 
     def wants(self, task: str) -> bool:
-        return self._opinion.wants(task)
+        return self._policy.wants(task)
 
     def consents(self, task: str, heir: str) -> bool:
         if self._session.node.frozen or self._handovers >= self._max_handovers:
             return False
-        return self._opinion.consents(task, heir)
+        return self._policy.consents(task, heir)
 
     def end_drain(self) -> None:
-        """Wait for heirs no longer."""
+        """Stop waiting for heirs, because the drain has timed out."""
         self._drain_ended = True
 
     def begin_handover(self) -> None:
@@ -77,6 +77,6 @@ class Situation:
         self._handovers += 1
 
     def end_handover(self) -> bool:
-        """Count it no longer. Returns whether another task may go now that could not before."""
+        """Stop counting the task. Returns True if that allows another handover, which was not allowed before."""
         self._handovers -= 1
         return self._handovers == self._max_handovers - 1

@@ -1,7 +1,7 @@
-"""TaskRun: one task's scope and nursery on this node, and how they end.
+"""TaskRun: one run of a task on this node: its scope and nursery, and how they end.
 
-The order of the steps is the promise: the claim and the clock are checked in the same synchronous step that opens the
-scope, and a run says that it has closed only when nothing of the task runs any more.
+The order of the steps is what keeps a task from running twice. The claim and the clock are checked in the same
+synchronous step that opens the scope, and a run is CLOSED only when no part of the task runs any more.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from metafora_trio._running_task import Handler, RunControl, RunningTask
 __all__ = ["TaskRun", "failure"]
 
 _MAX_TRACEBACK = 16 * 1024
-"""Characters of a traceback that are kept, from its end."""
+"""The number of characters of a traceback that are kept, from its end."""
 
 
 def failure(error: BaseException, now: datetime.datetime) -> TaskState:
-    """The final state of a task whose handler raised."""
+    """Return the final state of a task whose handler raised."""
     text = "".join(traceback.format_exception(error))
     line = "".join(traceback.format_exception_only(error)).strip().partition("\n")[0]
     entry = TaskError(now, line[:1000], type(error).__name__, text[-_MAX_TRACEBACK:])
@@ -34,7 +34,7 @@ def failure(error: BaseException, now: datetime.datetime) -> TaskState:
 
 
 def _unwrapped(error: Exception) -> Exception:
-    """What the handler raised, without the group that its nursery put around it."""
+    """Return the handler's exception without the group that its nursery put around it."""
     if isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
         return error.exceptions[0]
     return error
@@ -47,11 +47,11 @@ class TaskRun:
     Attributes:
         id: the task's id.
         claim: the claim it runs under.
-        state: where in its life it is.
-        give_back: whether to give the task to any node, not only to an heir.
-        heir: the identity of the node that asked for the task.
-        end: the final state to report, in FINISHED.
-        stop_error: what the handler raised while it was being cancelled.
+        state: the run's state.
+        give_back: True to give the task to any node, not only to an heir.
+        heir: the identity of the node that has bid for the task, if the run was stopped for a handover.
+        end: the final state to report, in state FINISHED.
+        stop_error: the exception that the handler raised while it was being cancelled.
     """
 
     id: str
@@ -66,16 +66,16 @@ class TaskRun:
 
     @property
     def open(self) -> bool:
-        """Whether the scope is open."""
+        """True while the scope is open."""
         return self.state in (RunState.RUNNING, RunState.CLOSING)
 
     @property
     def reason(self) -> StopReason | None:
-        """Why the task was told to stop."""
+        """The reason why the task was told to stop, or None."""
         return self._control.reason if self._control is not None else None
 
     def stop(self, reason: StopReason, grace: float) -> None:
-        """Tell the task to stop, and cancel its scope after `grace` seconds. Only while the scope is open."""
+        """Tell the task to stop, and cancel its scope after `grace` seconds. The scope must be open."""
         assert self._control is not None
         assert self._scope is not None
         self.state = RunState.CLOSING
@@ -89,17 +89,17 @@ class TaskRun:
         self._control.stopping.set()
 
     def note_cancellation(self) -> None:
-        """Record why the scope is being cancelled from outside, and shorten shields to the lease."""
+        """Record why the scope is being cancelled from outside, and shorten open shields to the end of the lease."""
         assert self._control is not None
         self._control.reason = self._control.stop_reason or StopReason.SHUTDOWN
         self._control.cut_shields()
 
     def fail(self, error: BaseException, now: datetime.datetime) -> None:
-        """End the task as failed. The scope is closed, or was never opened."""
+        """End the task as failed. The scope must be closed or never opened."""
         self._finish(failure(error, now))
 
     def discard_end(self) -> None:
-        """Drop the end: the task is not ours to end."""
+        """Drop the end, because this node may no longer end the task."""
         self.end = None
         self.state = RunState.CLOSED
 
@@ -112,10 +112,10 @@ class TaskRun:
         opened: Callable[[], None],
         now: Callable[[], datetime.datetime],
     ) -> None:
-        """Run the handler in the scope. On return the scope has closed, and the state is CLOSED or FINISHED.
+        """Open the scope and run the handler in it. On return it has closed, and the state is CLOSED or FINISHED.
 
-        `opened` is called in the same synchronous step as this. Cancellation from outside (the session is lost, the
-        node shuts down) propagates, with the state CLOSED.
+        The scope opens, and `opened` is called, in the same synchronous step as this call. Cancellation from outside
+        (the session is lost, or the node shuts down) propagates and leaves the state CLOSED.
 
         Raises:
             TypeError: the handler is not async.
@@ -131,7 +131,7 @@ class TaskRun:
                 opened()
                 try:
                     async with trio.open_nursery() as control.nursery:
-                        # After a freeze the lease may have run out while this was being scheduled.
+                        # If the process was frozen before this was scheduled, the lease may have run out.
                         await trio.lowlevel.checkpoint_if_cancelled()
                         running: object = handler(task)
                         if isinstance(running, Awaitable):
@@ -139,7 +139,7 @@ class TaskRun:
                             ended = True
                         else:
                             not_async = type(running).__name__
-                except Exception as raised:  # noqa: BLE001 - whatever a user's handler raises is its end
+                except Exception as raised:  # noqa: BLE001 - any exception of a user's handler ends its task
                     error = _unwrapped(raised)
                 except BaseExceptionGroup as group:
                     _, rest = group.split(trio.Cancelled)
@@ -149,8 +149,8 @@ class TaskRun:
         finally:
             control.nursery = None
             self.state = RunState.CLOSED
-        if not_async:  # a mistake of the node, not the end of the task: every other task would go the same way
-            raise TypeError(f"the handler {handler!r} is not async: calling it returns {not_async}, nothing to await")
+        if not_async:  # a mistake in the program: it must not fail this task, since it would fail all others, too
+            raise TypeError(f"the handler {handler!r} is not async: calling it returns {not_async}, not an awaitable")
         cancelled = self._scope.cancel_called or trio.current_effective_deadline() == -math.inf
         if error is not None and cancelled:
             self.stop_error = error
@@ -161,7 +161,7 @@ class TaskRun:
         elif ended and (outcome is None or outcome is Outcome.DONE):
             self._finish(TaskState(StateName.COMPLETED))
         elif ended:
-            wrong = TypeError(f"the handler returned {outcome!r}: return None, Outcome.DONE or Outcome.RELEASE")
+            wrong = TypeError(f"the handler must return None, Outcome.DONE or Outcome.RELEASE, not {outcome!r}")
             self._finish(failure(wrong, now()))
 
     def _finish(self, end: TaskState) -> None:

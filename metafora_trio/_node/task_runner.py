@@ -1,4 +1,4 @@
-"""TaskRunner: reads a claimed task, looks at everything once more, and runs the handler."""
+"""TaskRunner: reads a claimed task, checks again that it may start, and runs the handler."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ from .task_run import TaskRun
 __all__ = ["TaskRunner"]
 
 _OVERRUN_TOLERANCE = 0.05
-"""Seconds that cancelling may take when a lease is revoked at once: what a thawed process is granted."""
+"""Seconds that cancelling may take before an overrun is reported. A lease may be revoked at once, and a process that
+was frozen past its lease needs a moment to cancel its tasks."""
 
 
 class TaskRunner:
-    """Runs tasks of one session, one call of `run` for each.
+    """Runs the tasks of one session, each by one call of `run`.
 
     Args:
-        session: where tasks are read, and whose lease limits every run.
-        situation: for the check before a scope opens.
-        handler: the user's.
-        cleanup_timeout: seconds for which `task.cleanup()` shields.
-        clock: for the time of a failure.
+        session: reads tasks; its lease limits every run.
+        situation: the state of this node, for the check before a scope opens.
+        handler: the user's handler.
+        cleanup_timeout: the maximum number of seconds for which `task.cleanup()` shields.
+        clock: dates a failure.
         emit: reports an event.
     """
 
@@ -52,9 +53,9 @@ class TaskRunner:
         self._emit = emit
 
     async def run(self, run: TaskRun, opened: Callable[[RunningTask], None]) -> None:
-        """Read the task and run its handler, unless something has changed meanwhile.
+        """Read the task and run its handler, unless the task may no longer start once it has been read.
 
-        `opened` is called in the step that opens the scope. On return the run is OPENING (nothing was opened), CLOSED
+        `opened` is called in the step that opens the scope. On return the run is OPENING (no scope was opened), CLOSED
         or FINISHED. A cancellation propagates.
         """
         stored = await self._read(run)
@@ -62,14 +63,14 @@ class TaskRunner:
             await self._run_handler(run, stored, opened)
 
     async def _read(self, run: TaskRun) -> StoredTask | None:
-        """The stored task, if everything that was true when the run was made is still true after the reading."""
+        """Return the stored task, or None if after reading it the task may no longer start."""
         try:
             stored = await self._session.read(run.id)
         except InvalidTask as error:
             run.fail(error, self._clock.now())
             return None
         if stored is None or stored.deleted or not self._session.current:
-            return None  # the view shows what is different, now or soon
+            return None  # the view shows the change, now or soon, and the task is reconciled again
         if not may_open(run.id, run.claim, self._situation):
             return None
         if trio.current_time() >= self._session.lease.cancel_at:

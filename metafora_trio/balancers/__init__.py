@@ -1,6 +1,6 @@
-"""Balancers: what a node may claim, what it asks for, what it gives up, and what it hands over.
+"""Balancers: decide what a node may claim, what it bids for, what it gives back, and what it hands over.
 
-Subclass `Balancer` to write one. `FairBalancer` is the default.
+Subclass `Balancer` to write your own. `FairBalancer` is the default.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The balancer's part: what a node may take, ask for, give up and hand over."""
+"""Balancer: the base class, which decides what a node may claim, what it bids for, gives back and hands over."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Balancer", "BalancerContext"]
 
 
 class Member(Protocol):
-    """Where the context looks: a session, or what a test puts in its place."""
+    """The source of a context's data: a session, or a test's substitute for one."""
 
     view: ClusterView
     node: NodeInfo
@@ -24,11 +24,11 @@ class Member(Protocol):
 
 @dataclass(slots=True)
 class BalancerContext:
-    """What a balancer may look at. Read only; always up to date.
+    """The data that a balancer may read. It is read only and always up to date.
 
     Attributes:
-        member: where `view` and `node` come from.
-        running: the tasks that run here and are not on their way out, by id.
+        member: the source of `view` and `node`.
+        running: the tasks that run here and have not been told to stop, by id.
         planned: the tasks of other nodes that the plan gives to this node.
     """
 
@@ -38,35 +38,36 @@ class BalancerContext:
 
     @property
     def view(self) -> ClusterView:
-        """The picture of the cluster."""
+        """The view of the cluster."""
         return self.member.view
 
     @property
     def node(self) -> NodeInfo:
-        """This node, as announced; `node.identity` is who we are."""
+        """This node, as announced. `node.identity` is this session's identity in the view."""
         return self.member.node
 
 
 class Balancer:
-    """Decides which tasks to claim, which to ask for, and which to give up. Subclass it; the defaults are fair.
+    """Decides which tasks to claim, which to bid for, and which to give up. Subclass it; the defaults are fair.
 
-    Which node tries first for an unclaimed task, and who steps in, is the plan's order for every balancer. A
-    balancer belongs to one consumer. Its methods are called in the Trio thread, must not block, and may
-    be called often. One that raises is reported and taken to have no opinion; it never stops the node.
+    With every balancer, the plan alone decides which node tries first to claim an unclaimed task, and which nodes step
+    in. A balancer belongs to one consumer. Its methods are called in the Trio thread, must not block, and may be called
+    often. If a method raises or gives an invalid answer, that is reported and a default answer is used. It never stops
+    the node.
     """
 
     even = True
-    """Whether this node asks for tasks of nodes that have more than their share."""
+    """True if this node bids for tasks of nodes that have more than their share."""
 
     context: BalancerContext
-    """Set before any method is called; anew for each session."""
+    """The data to decide by. Set before any other method is called, and again for each session."""
 
     def attach(self, context: BalancerContext) -> None:
-        """Called when the node has joined."""
+        """Set the context. Called each time the node has joined."""
         self.context = context
 
     def can_claim(self, task: str) -> bool | float:
-        """Whether this node may take an unclaimed task now.
+        """Return whether this node may claim an unclaimed task now. By default it may.
 
         Returns:
             True, False, or the number of seconds after which to ask again.
@@ -74,17 +75,17 @@ class Balancer:
         return True
 
     def steal(self) -> Iterable[str]:
-        """The tasks of other nodes to bid for, the most wanted first. By default what the plan says."""
+        """Return the tasks of other nodes to bid for, most wanted first. By default the tasks that the plan names."""
         return self.context.planned
 
     def release(self) -> Iterable[str]:
-        """The tasks running here to give back, for others to take. By default none."""
+        """Return the running tasks to give back, for other nodes to take. By default none."""
         return ()
 
     def consent(self, task: str, heir: str) -> bool:
-        """Whether to hand a task over to the node that has bid for it. Not asked while this node drains.
+        """Return whether to hand a task over to the node that has bid for it. Not called while this node drains.
 
-        By default only if that strictly lowers the imbalance. The heir's load counts this bid and all its
-        others, so that it is an upper bound: that is why tasks never go back and forth, whatever the views.
+        By default True only if the handover strictly lowers the imbalance. The heir's load counts this bid and all its
+        others, so it is an upper bound. Tasks therefore never move back and forth, even if views differ.
         """
         return len(self.context.running) - 1 >= self.context.view.load(heir)

@@ -1,4 +1,4 @@
-"""FairBalancer: even, by the fewest possible moves."""
+"""FairBalancer: keeps the cluster even with the fewest possible moves."""
 
 from __future__ import annotations
 
@@ -8,4 +8,4 @@ __all__ = ["FairBalancer"]
 
 
 class FairBalancer(Balancer):
-    """Keeps the cluster within one task of even, by the fewest possible moves. The default."""
+    """Keeps the cluster within one task of even, with the fewest possible moves. The default."""

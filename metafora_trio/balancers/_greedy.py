@@ -1,4 +1,4 @@
-"""GreedyBalancer: Go Metafora's DumbBalancer."""
+"""GreedyBalancer: takes every task and hands none over, like Go Metafora's DumbBalancer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["GreedyBalancer"]
 
 
 class GreedyBalancer(Balancer):
-    """Takes everything and gives nothing up: Go Metafora's DumbBalancer."""
+    """Takes every task it can and hands none over, like Go Metafora's DumbBalancer."""
 
     even = False
 

@@ -171,8 +171,8 @@ async def test_stop_task_that_is_not_here(autojump_clock: MockClock) -> None:
         await cluster.client.send("a", Command(CommandName.STOP_TASK))
         await trio.sleep(1)
         assert a.told()[1:] == [
-            "CommandRejected stop_task task 't' does not run here",
-            "CommandRejected stop_task task None does not run here",
+            "CommandRejected stop_task task 't' is not running here",
+            "CommandRejected stop_task task None is not running here",
         ]
         with pytest.raises(TaskNotFound):
             await cluster.client.stop_task("t")

@@ -179,7 +179,7 @@ async def test_runs_once_at_a_time(autojump_clock: MockClock) -> None:
     """A second `run` is refused; after the first has ended, it may be run anew."""
     async with open_cluster() as cluster:
         node = await cluster.start("a")
-        with pytest.raises(trio.BusyResourceError, match="runs already"):
+        with pytest.raises(trio.BusyResourceError, match="is already running"):
             await node.consumer.run()
         await node.consumer.drain()
         assert node.ended.is_set()

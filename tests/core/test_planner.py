@@ -128,7 +128,7 @@ async def test_unanswered_bid_is_withdrawn(autojump_clock: MockClock) -> None:
         spans: list[tuple[str, float]] = []
         had = False
         while trio.current_time() < began + 100:
-            has = bool(cluster.coordinator._store.truth.load(b.identity))
+            has = bool(cluster.coordinator._store.view.load(b.identity))
             if has != had:
                 spans.append(("bids" if has else "withdraws", trio.current_time() - began))
             had = has
@@ -161,7 +161,7 @@ async def test_bid_is_withdrawn_once_it_is_unjustified(autojump_clock: MockClock
         await cluster.submit("t0", "t1", "t2", "t3")
         await cluster.wait_until(lambda: len(a.tasks) == 4)
         b = await cluster.start("b")
-        truth = cluster.coordinator._store.truth
+        truth = cluster.coordinator._store.view
         await cluster.wait_until(lambda: truth.load(b.identity) == 2)
         ends.set()
         await cluster.wait_until(lambda: truth.load(b.identity) == 0, within=4)
@@ -175,7 +175,7 @@ async def test_gone_owner_s_bids_come_true(autojump_clock: MockClock) -> None:
         await cluster.submit("t0", "t1", "t2", "t3")
         await cluster.wait_until(lambda: len(a.tasks) == 4)
         b = await cluster.start("b")
-        truth = cluster.coordinator._store.truth
+        truth = cluster.coordinator._store.view
         await cluster.wait_until(lambda: truth.load(b.identity) == 2)
         bids = {task: claims[0].seq for task, claims in truth.claims_of(b.identity).items()}
         cluster.crash(a)
@@ -191,10 +191,10 @@ async def test_bid_behind_a_node_that_is_going(autojump_clock: MockClock) -> Non
         await cluster.wait_until(lambda: len(a.tasks) == 4)
         b = await cluster.start("b")
         store = cluster.coordinator._store
-        await cluster.wait_until(lambda: store.truth.load(b.identity) == 2)
+        await cluster.wait_until(lambda: store.view.load(b.identity) == 2)
         store._commit(NodeRemoved(a.identity))
         await trio.sleep(5)
-        assert store.truth.load(b.identity) == 2
+        assert store.view.load(b.identity) == 2
         cluster.crash(a)
         await cluster.wait_until(lambda: len(b.tasks) == 4)
         assert set(cluster.starts.values()) == {2}

@@ -140,7 +140,7 @@ async def raises_group(task: RunningTask) -> None:
 
 
 FAILURES: dict[Callable[[RunningTask], Awaitable[Any]], tuple[str, str]] = {
-    nonsense: ("TypeError", "the handler returned 'done': return None, Outcome.DONE or Outcome.RELEASE"),
+    nonsense: ("TypeError", "the handler must return None, Outcome.DONE or Outcome.RELEASE, not 'done'"),
     raises: ("LookupError", "no such"),
     child_raises: ("LookupError", "no such"),
     both_raise: ("ExceptionGroup", "Exceptions from Trio nursery (2 sub-exceptions)"),

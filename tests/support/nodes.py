@@ -126,7 +126,7 @@ class Cluster:
 
     def remove_claim(self, task: str) -> None:
         """Take its owner's claim away, as an operator might by hand."""
-        claim = self.coordinator._store.truth.head(task)
+        claim = self.coordinator._store.view.head(task)
         assert claim is not None
         self.coordinator._store.remove_claim(claim)
 
@@ -140,7 +140,7 @@ class Cluster:
 
     def owners(self) -> dict[str, list[str]]:
         """Who has a claim in each task that has one, from the truth of the store: names, the owner first."""
-        truth = self.coordinator._store.truth
+        truth = self.coordinator._store.view
         return {task: [node_name(claim.node) for claim in truth.queue(task)] for task in truth.claimed_tasks()}
 
     async def wait_until(self, condition: Callable[[], object], *, within: float = 60.0, every: float = 0.01) -> None:

@@ -64,7 +64,7 @@ class Cluster(Coordinator):
                 await nursery.start(lambda task_status, node=node: node.run(task_status=task_status))
             await trio.sleep(10)
             async with self.memory.open_client() as client:
-                travel = client._travel
+                travel = client._round_trip
 
                 @asynccontextmanager
                 async def travel_while_answered() -> AsyncGenerator[None]:
@@ -75,7 +75,7 @@ class Cluster(Coordinator):
                     async with travel():
                         yield
 
-                vars(client)["_travel"] = travel_while_answered
+                vars(client)["_round_trip"] = travel_while_answered
                 yield client
                 await trio.sleep(1)  # for what was sent
 

@@ -54,7 +54,7 @@ class MemoryBroker:
     def contents(self) -> BrokerContents:
         store = self._store
         states = {task: state.state for task, state in store.states.items()}
-        return BrokerContents(store.truth, states, [queued.node for queued in store.commands])
+        return BrokerContents(store.view, states, [queued.node for queued in store.commands])
 
     def observe(self) -> int:
         return self._store.changes  # it reports by itself, at the instant of each transaction
