@@ -34,7 +34,7 @@ _BATCH = 25
 
 @dataclass(frozen=True, slots=True)
 class Catch:
-    """How a mutant fared.
+    """The result for one mutant.
 
     Attributes:
         name: the mutant's.
@@ -52,7 +52,7 @@ class Catch:
 
     @property
     def caught(self) -> bool:
-        """Whether the mutant was."""
+        """True if the mutant was."""
         return bool(self.check) and not self.genuine
 
 
@@ -72,7 +72,7 @@ def hunt(name: str, seed: int, histories: int, broker: str = "zookeeper") -> Cat
 
 
 def _breaks(script: Script) -> bool:
-    """Whether a history breaks a promise of the library as it is."""
+    """Return whether a history breaks a promise of the library as it is."""
     try:
         with quiet():
             play(script)

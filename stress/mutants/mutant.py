@@ -1,4 +1,4 @@
-"""What a mutant is: a deliberate bug in the library, to see that the tests notice it."""
+"""A mutant is a deliberate bug in the library, to see that the tests notice it."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ _GAPS = (0.0, 0.002, 0.01, 0.05, 0.2, 0.35, 0.5, 0.85)
 
 
 class Machine(RuleBasedStateMachine):
-    """What can happen to a cluster with any broker.
+    """Draws what can happen to a cluster with any broker.
 
     Attributes:
         tally: of all histories of the class; a subclass has its own.
@@ -111,7 +111,7 @@ class Machine(RuleBasedStateMachine):
     # ---- what there is to choose from
 
     def offers(self, *faults: str) -> bool:
-        """Whether the broker offers all these faults."""
+        """Return whether the broker offers all these faults."""
         return self.cluster.broker.faults.keys() >= {*faults}
 
     def live(self, *, frozen: bool | None = False) -> list[SimulatedNode]:

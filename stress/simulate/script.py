@@ -23,8 +23,8 @@ class Step:
     args: Mapping[str, Any] = field(default_factory=dict)
 
     def apply(self, cluster: SimulatedCluster) -> None:
-        """Do it, and all that follows from it at the same instant. What is to be done to a node that does not run (any
-        more) is left out: so a script outlives changes of the library, and of its own earlier steps.
+        """Do it, and all that follows from it at the same instant. Leave it out if it is to be done to a node that does
+        not run: so a script outlives changes of the library, and of its own earlier steps.
 
         Raises:
             BrokenPromise: a promise was broken.
@@ -59,7 +59,7 @@ class Script:
 
     @classmethod
     def decode(cls, text: str) -> Script:
-        """What `encode` wrote.
+        """Read what `encode` wrote.
 
         Raises:
             ValueError: it is something else.
@@ -80,10 +80,10 @@ class Script:
         return cls.decode(Path(path).read_text())
 
     def open(self) -> SimulatedCluster:
-        """The cluster that it begins with: no node, no task.
+        """Make the cluster that it begins with: no node, no task.
 
         Raises:
-            ValueError: it has a step that there is not with its broker.
+            ValueError: its broker does not offer one of its steps.
         """
         cluster = SimulatedCluster(seed=self.seed, session_timeout=self.session_timeout, broker=BROKERS[self.broker])
         unknown = sorted({step.do for step in self.steps} - cluster.steps.keys())
@@ -95,7 +95,7 @@ class Script:
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """What a history came to.
+    """The result of a history.
 
     Attributes:
         seconds: of virtual time.

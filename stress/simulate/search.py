@@ -24,7 +24,7 @@ _MACHINES: Mapping[str, type[Machine]] = {"zookeeper": ZooKeeperMachine}
 def search(seed: int, histories: int, *, broker: str = "zookeeper", steps: int = 25) -> Tally:
     """Draw histories until one breaks a promise, and shorten that one.
 
-    Hypothesis would shrink it, too, but draws everything anew for it: what takes it minutes takes seconds here.
+    Hypothesis would shrink it, too, but draws everything again for that: this takes seconds instead of minutes.
 
     Args:
         seed: names the search: the same seed draws the same histories.

@@ -1,4 +1,4 @@
-"""What a search has done, and the failure that ended it."""
+"""The tally of a search: all that it has done, and the failure that ended it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Failure:
 
 @dataclass
 class Tally:
-    """What was done so far, over all histories of a machine.
+    """Counts what was done so far, over all histories of a machine.
 
     Attributes:
         assumptions: which assumption each fault breaks; empty for most.

@@ -1,4 +1,4 @@
-"""Where nodes run: what a process of their own, or a part of one, does when it is killed, stopped and resumed."""
+"""Hosts of nodes: a process, and a part of one, when it is killed, stopped and resumed."""
 
 from __future__ import annotations
 

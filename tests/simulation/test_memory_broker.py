@@ -1,4 +1,4 @@
-"""What the simulated broker in memory reports of its store, and what its faults do at awkward moments."""
+"""The simulated broker in memory reports what happens in its store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What keeps a simulated cluster from having settled is named, whatever the broker."""
+"""The check of a settled cluster names all that is not as it should be, whatever the broker."""
 
 from __future__ import annotations
 

@@ -196,7 +196,7 @@ def test_a_client_that_is_never_answered_is_told(cluster: SimulatedCluster) -> N
 def test_a_token_that_shrinks_is_told(cluster: SimulatedCluster) -> None:
     """As it would after somebody had deleted a bucket, and with it what counts its claims."""
     assert isinstance(cluster.broker, ZooKeeperBroker)
-    cluster.broker.log_checker.tokens["t1"] = 1000
+    cluster.broker.tokens["t1"] = 1000
     cluster.crash("n1")
     cluster.crash("n2")
     cluster.start()

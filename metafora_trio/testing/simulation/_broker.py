@@ -1,4 +1,4 @@
-"""SimulatedBroker: what the author of a backend implements to have it simulated.
+"""SimulatedBroker: the protocol that the author of a backend implements to have it simulated.
 
 With it comes everything that is built on a `SimulatedCluster`: the fixture `metafora_cluster`, the search for broken
 promises (`python -m stress.simulate`) and the mutants of the node (`python -m stress.mutants`). `MemoryBroker` is the
@@ -27,7 +27,7 @@ __all__ = ["BrokerContents", "BrokerFactory", "SimulatedBroker", "SimulationCont
 
 @dataclass(frozen=True, slots=True)
 class SimulationContext:
-    """What a cluster gives to its broker.
+    """All that a cluster gives to its broker.
 
     Attributes:
         world: virtual time, and the processes in it.
@@ -49,13 +49,13 @@ class SimulationContext:
 
 @dataclass(frozen=True, slots=True)
 class BrokerContents:
-    """What is stored at the broker at this moment, whether or not any node has seen it yet.
+    """All that is stored at the broker at this moment, even if no node has seen it yet.
 
     Attributes:
         view: the sessions, tasks and claims. It may be the broker's own view, so do not keep it.
         states: the recorded state of each task that has one.
         commanded: for each command that waits for its node, the identity of that node's session.
-        leftovers: what is stored but belongs to nothing, in words; empty once the cluster has settled.
+        leftovers: a line of text for each thing that is stored but belongs to nothing; empty in a settled cluster.
     """
 
     view: ClusterView
@@ -92,17 +92,21 @@ class SimulatedBroker(Protocol):
         Each may be missing, or take more arguments, and there may be others, but not `drift` and `linger`: these are
         faults of the cluster itself.
         """
+        ...
 
     @property
     def remedies(self) -> Mapping[str, Callable[..., None]]:
-        """What ends a single fault, beside `heal`, by name. `resume(node)` is needed with `pause`."""
+        """Actions that end a single fault, besides `heal`, by name. `resume(node)` is needed with `pause`."""
+        ...
 
     @property
     def expiry_delay(self) -> float:
-        """By how many seconds at most a session may outlast its timeout."""
+        """The longest time, in seconds, by which a session may outlast its timeout."""
+        ...
 
     def coordinator(self) -> Coordinator:
         """Make the coordinator of one node, or of the client. It may be the same for all."""
+        ...
 
     def spawn(self, name: str, async_function: Callable[[], Awaitable[object]], *, rate: float = 1.0) -> Place:
         """Run the client, or a node, and return where it runs.
@@ -115,19 +119,24 @@ class SimulatedBroker(Protocol):
         Raises:
             ValueError: it cannot have a clock at this rate.
         """
+        ...
 
     def contents(self) -> BrokerContents:
-        """What is stored now."""
+        """Return all that is stored now."""
+        ...
 
     def observe(self) -> int:
         """Report to the monitor what has happened since the last call, and return how often the contents have changed
         so far. It is called after every step of the world, so it must be quick where nothing has happened."""
+        ...
 
     def heal(self, node: str | None = None) -> None:
-        """End what disturbs the connections of one node; with None those of all, and what is wrong with servers."""
+        """Repair the connections of one node; with None those of all nodes, and all servers."""
+        ...
 
     def recover(self) -> None:
         """End every fault that still lasts: `heal()`, and let every paused node go on."""
+        ...
 
 
 class BrokerFactory(Protocol):

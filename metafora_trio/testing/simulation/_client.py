@@ -1,4 +1,4 @@
-"""The client of a simulated cluster: does what it is asked to, and notes what was acknowledged."""
+"""The client of a simulated cluster. It does what it is asked to, and notes what was acknowledged."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Ask = Callable[[Client], Awaitable[None]]
 
 
 class Expectations:
-    """What clients have asked for, and what must be so for that reason.
+    """Records what clients have asked for, and what must be so for that reason.
 
     Attributes:
-        there: whether a task must be there (if only its end), or gone, where that is known.
-        deleted: the tasks that anyone ever asked to delete.
-        stopped: how often a task's owner was asked to give it back.
-        leaving: the names of the nodes that were told to leave.
+        there: whether a task must be there (if only as the record of its end), or gone, where that is known.
+        deleted: the tasks that a client ever asked to delete.
+        stopped: how often the owner of a task was asked to give it back.
+        leaving: the names of the nodes that were asked to leave.
     """
 
     def __init__(self) -> None:
@@ -39,16 +39,16 @@ class Expectations:
 
     @property
     def left_alone(self) -> float:
-        """For how many seconds at most a node may leave a task alone that it was asked to give back."""
+        """The longest time, in seconds, for which a node may leave a task alone that it was asked to give back."""
         return max((min(2.0 ** (count - 1), 60.0) for count in self.stopped.values()), default=0.0)
 
     def asked(self, task: str, *, there: bool) -> int | None:
-        """A client begins to submit a task, or to delete it (not `there`).
+        """Note that a client begins to submit a task, or (not `there`) to delete it.
 
-        Until that is answered, nobody knows what is so; nor does one where two such requests cross.
+        Until that is answered, nothing is known of the task. The same is true where two such requests cross.
 
         Returns:
-            What to answer it with.
+            The number to hand to `answered`.
         """
         if not there:
             self.deleted.add(task)
@@ -59,7 +59,7 @@ class Expectations:
         return None if crosses else self._latest[task]
 
     def answered(self, task: str, number: int | None, *, there: bool | None) -> None:
-        """It was done: from now on the task must be there, or gone. None: nobody knows what became of it."""
+        """Note that it was done, so that the task must be there, or gone. None: nobody knows what became of it."""
         self._unanswered[task] -= 1
         if there is not None and number == self._latest[task]:
             self.there[task] = there
@@ -88,7 +88,13 @@ class SimulatedClient:
         self._send, self._receive = trio.open_memory_channel[Ask](math.inf)
 
     def ask(self, ask: Ask, task: str | None = None, *, there: bool = True) -> None:
-        """Have it do something, as soon as it is connected: make a task be there, or not, or something else."""
+        """Have it do something as soon as it is connected.
+
+        Args:
+            ask: what to do.
+            task: the task that this submits or deletes, if it does.
+            there: whether that task is there afterwards.
+        """
         number = None if task is None else self._expectations.asked(task, there=there)
         self.outstanding += 1
 
@@ -109,7 +115,7 @@ class SimulatedClient:
         self.place.call(self._send.send_nowait, do)
 
     async def run(self) -> None:
-        """What the process is to do."""
+        """Do what is asked for, for ever."""
         while True:
             try:
                 async with open_client(self._coordinator) as client, trio.open_nursery() as nursery:

@@ -1,4 +1,4 @@
-"""SimulatedCluster: real consumers on a simulated broker, in virtual time, and everything that can happen to them.
+"""SimulatedCluster: real consumers on a simulated broker, on virtual time, and everything that can happen to them.
 
 Every node is a real `Consumer`; one more place runs a real client. A test calls plain methods, one for each thing that
 can happen, and lets time pass by `run_for`, which raises `BrokenPromise` as soon as one of the promises is broken.
@@ -40,7 +40,7 @@ class SimulatedCluster:
     """A cluster that lives in a world of its own. Use it as a context manager.
 
     Args:
-        handler: what the nodes do with a task. By default it runs until `finish` ends it.
+        handler: executes the tasks. By default a task runs until `finish` ends it.
         nodes: how many to start; they are called n1, n2, ...
         seed: the source of all chance. The same calls on the same seed make the same history.
         session_timeout: T, in seconds.
@@ -139,14 +139,15 @@ class SimulatedCluster:
         """Let time pass.
 
         Raises:
-            BrokenPromise: a promise was broken; time stands where it was.
+            BrokenPromise: a promise was broken. Time has stopped at that moment.
         """
         self.run_until(lambda: False, within=seconds)
 
     def run_until(self, predicate: Callable[[], object], within: float) -> bool:
-        """Let time pass until something is so, for at most `within` seconds; returns whether it is so.
+        """Let time pass until something is so, for at most `within` seconds; return whether it is so.
 
-        Raises as `run_for` does.
+        Raises:
+            BrokenPromise: as `run_for`.
         """
 
         def look() -> object:
@@ -158,19 +159,19 @@ class SimulatedCluster:
         self.monitor.check()
         return found
 
-    # ---- what is so
+    # ---- looking
 
     def owner(self, task: str) -> str | None:
-        """The name of the node that owns a task, as the broker has it; None if nobody does."""
+        """Return the name of the node that owns a task, as the broker has it; None if no node does."""
         owner = self._find_owner(task)
         return None if owner is None else node_name(owner[0])
 
     def runs(self, node: str) -> bool:
-        """Whether there is a node of this name, and it has neither died nor left."""
+        """Return whether there is a node of this name that has neither died nor left."""
         return node in self.nodes and self.nodes[node].running
 
     def state(self, task: str) -> StateName | None:
-        """The recorded state of a task; None for one that is not known."""
+        """Return the recorded state of a task; None for one that is not known."""
         return self.broker.contents().states.get(task)
 
     def run_until_running(self, *tasks: str, within: float = 30.0) -> None:

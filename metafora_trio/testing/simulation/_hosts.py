@@ -1,4 +1,4 @@
-"""Where nodes run: each in a process of its own, or all in one. Brokers use these to host nodes."""
+"""Hosts of nodes: each node in a process of its own, or all in one. Brokers use these."""
 
 from __future__ import annotations
 
@@ -33,28 +33,28 @@ class NodeProcesses:
 
     @property
     def faults(self) -> Mapping[str, Fault]:
-        """What can happen to a process, for `SimulatedBroker.faults`."""
+        """The faults of processes, for `SimulatedBroker.faults`."""
         return {"crash": Fault(self.crash), "pause": Fault(self.pause)}
 
     @property
     def remedies(self) -> Mapping[str, Callable[..., None]]:
-        """What ends that, for `SimulatedBroker.remedies`."""
+        """The remedies for these, for `SimulatedBroker.remedies`."""
         return {"resume": self.resume}
 
     def process_of(self, node: str) -> Process:
-        """The process of a node."""
+        """Return the process of a node."""
         place = self._context.nodes[node].place
         assert isinstance(place, Process)
         return place
 
     def crash(self, node: str) -> None:
-        """SIGKILL."""
+        """Kill the process of a node: SIGKILL."""
         process = self.process_of(node)
         self._context.world.kill(process)
         self._context.monitor.kill(process)
 
     def pause(self, node: str, seconds: float | None = None) -> None:
-        """SIGSTOP; and SIGCONT after some seconds, unless that is None."""
+        """Stop the process of a node: SIGSTOP; and SIGCONT after some seconds, unless that is None."""
         process = self.process_of(node)
         if not process.frozen:
             self._context.world.freeze(process)
@@ -63,20 +63,20 @@ class NodeProcesses:
             self._context.world.after(seconds, self.resume, node)
 
     def resume(self, node: str) -> None:
-        """SIGCONT."""
+        """Let the process of a node go on: SIGCONT."""
         process = self.process_of(node)
         if process.frozen and not process.dead:
             self._context.monitor.thaw(process)
             self._context.world.thaw(process)
 
     def resume_all(self) -> None:
-        """SIGCONT for every process that is stopped."""
+        """Let every process go on that is stopped."""
         for node in self._context.nodes:
             self.resume(node)
 
 
 class SharedPlace:
-    """Where one node runs within a `SharedProcess`.
+    """The part of a `SharedProcess` in which one node runs.
 
     Attributes:
         name: the node's.
@@ -84,6 +84,7 @@ class SharedPlace:
         ended: whether it has left by itself, or has been cleared away after it was killed.
         frozen: never true: one process cannot be stopped in part.
         rate: always 1, because there is one clock.
+        scope: around what runs there.
     """
 
     frozen: bool = False
@@ -93,12 +94,12 @@ class SharedPlace:
         self.name: str = name
         self.dead: bool = False
         self.ended: bool = False
-        self.scope = trio.CancelScope()
+        self.scope: trio.CancelScope = trio.CancelScope()
         self._process = process
 
     @property
     def time(self) -> float:
-        """What the clock shows."""
+        """The time by the clock of the process."""
         return self._process.time
 
     def call(self, function: Callable[..., object], *args: Any) -> None:

@@ -1,8 +1,8 @@
 """Monitor: watches what runs in a simulated cluster, as it happens, and holds it to the promises.
 
-Where `check_history` reads afterwards what real processes wrote, this looks on: it knows at every instant which
-scopes are open, and who is frozen. A promise holds as long as its assumption does: whoever breaks an assumption on
-purpose says so (`void`), and then only what holds without it is checked.
+`check_history` reads afterwards what real processes wrote. The monitor looks on instead: it knows at every instant
+which scopes are open and which processes are frozen. A promise holds as long as its assumption does. A fault that
+breaks an assumption on purpose says so (`void`), and then only what holds without that assumption is checked.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ class BrokenPromise(AssertionError):
 
 
 class Monitor:
-    """Keeps account of runs; raises nothing, but gathers what is wrong.
+    """Keeps account of runs. It raises nothing, but collects violations.
 
     Args:
-        world: whose time it is.
-        owner: who owns a task, from the truth of the broker: identity and token, or None.
+        world: for the time.
+        owner: returns the owner of a task as the broker has it, as identity and token, or None.
 
     Attributes:
         events: all starts and stops, and what else is recorded, for `check_history`.
         runs: those that are open, by task.
         started: (task, token) of all runs.
         ended: the same of those that ended by themselves.
-        violations: what was wrong so far.
+        violations: everything that was wrong so far.
         changes: counts starts and stops.
         rejected: how many writes with an old token the fenced store has refused.
         overruns: the runs whose scope was open more than 50 ms after the end of its lease, also where an assumption was
@@ -64,10 +64,10 @@ class Monitor:
         self._highest: dict[str, tuple[int, str]] = {}
         self._store: dict[str, int] = {}
 
-    # ---- what the processes tell
+    # ---- reports of the processes
 
     def start(self, task: str, node: str, token: int, place: Place) -> WatchedRun:
-        """A handler starts."""
+        """Note that a handler starts."""
         run = WatchedRun(task, node, token, place, trio.Event())
         if place.dead:
             return run
@@ -95,7 +95,7 @@ class Monitor:
         self._watchdog.watch(run, task)
 
     def stop(self, run: WatchedRun, *, ended: bool) -> None:
-        """A handler stops; `ended`: by itself."""
+        """Note that a handler stops; `ended`: by itself."""
         if run.place.dead:
             return
         self.write(run)
@@ -107,7 +107,7 @@ class Monitor:
         self.record(EventName.STOP, run)
 
     def write(self, run: WatchedRun) -> bool:
-        """The run writes to a store that refuses old tokens; returns whether it was accepted."""
+        """Write for a run to a store that refuses old tokens; return whether the store accepted it."""
         if run.place.dead:
             return False
         if run.token < self._store.get(run.task, -1):
@@ -119,60 +119,62 @@ class Monitor:
         return True
 
     def record(self, ev: EventName, run: WatchedRun) -> None:
-        """Note something of a run."""
+        """Add an event of a run to the history."""
         self.events.append(HistoryEvent(self._ns, ev, run.place.name, run.node, run.task, run.token))
 
-    # ---- what the disturber tells
+    # ---- reports of faults
 
     def freeze(self, place: Place) -> None:
+        """Note that it is stopped."""
         self.events.append(HistoryEvent(self._ns, EventName.FREEZE, place.name))
 
     def thaw(self, place: Place) -> None:
+        """Note that it goes on. Its runs count again after 50 ms."""
         self.events.append(HistoryEvent(self._ns, EventName.THAW, place.name))
         self._thawed[place.name] = self._world.now
         self._world.after(_GRANTED + 1e-6, self._look_at, place)
         self._watchdog.thaw(place)
 
     def kill(self, place: Place) -> None:
-        """It is dead, and so are its runs."""
+        """Note that it is dead, and so are its runs."""
         self.events.append(HistoryEvent(self._ns, EventName.KILL, place.name))
         self.changes += 1
         for runs in self.runs.values():
             runs[:] = [run for run in runs if run.place is not place]
 
     def void(self, name: str) -> None:
-        """The promises that need an assumption do not hold for a session (by identity) or a process (by name)."""
+        """Ask no promise that needs an assumption of a session (by identity) or of a process (by name) any more."""
         self._void.add(name)
 
     def is_void(self, name: str) -> bool:
-        """Whether they do not hold for this one."""
+        """Return whether `void` was called with this name."""
         return name in self._void
 
-    # ---- what the broker shows
+    # ---- reports of the broker
 
     def claim_gone(self, task: str, node: str, token: int) -> None:
-        """A claim has been removed: nothing may run under it any more."""
+        """Note that a claim has been removed: nothing may run under it any more."""
         for run in self.runs[task]:
             if (run.node, run.token) == (node, token) and self.counts(run):
                 self.violation(f"{run} still runs, but its claim is gone")
 
     def counts(self, run: WatchedRun) -> bool:
-        """Whether a run is held to the promises that need assumptions, at this moment."""
+        """Return whether a run is held at this moment to the promises that need assumptions."""
         place = run.place
         if place.frozen or place.dead or run.overran or self.is_void(run.node) or self.is_void(place.name):
             return False
         return self._world.now > self._thawed.get(place.name, -1.0) + _GRANTED
 
     def client_saw(self, ev: EventName, task: str) -> None:
-        """A client's submit or delete of a task was acknowledged, or it has seen it done."""
+        """Note that a client's submit or delete of a task was acknowledged, or that it has seen the task done."""
         self.events.append(HistoryEvent(self._ns, ev, "client", task=task))
 
     def open_runs(self) -> list[WatchedRun]:
-        """All that is open now."""
+        """Return all runs that are open now."""
         return [run for runs in self.runs.values() for run in runs]
 
     def violation(self, text: str) -> None:
-        """Something is wrong."""
+        """Note that something is wrong."""
         self.violations.append(f"at {self._world.now:.6f} s: {text}")
 
     def check(self) -> None:
@@ -192,7 +194,7 @@ class Monitor:
             self.violation(f"{run} is still open {seconds:.2f} s after the end of its lease")
 
     def _look_at(self, place: Place) -> None:
-        """The time that a thawed process is granted is over: its runs count again."""
+        """Check the runs of a process when the time that it is granted after a thaw is over."""
         for task, runs in self.runs.items():
             mine = [run for run in runs if run.place is place and self.counts(run)]
             others = [run for run in runs if run.place is not place and self.counts(run)]

@@ -21,7 +21,7 @@ class SimulatedNode:
         name: its name, and that of its place.
         consumer: the real one.
         place: where it runs.
-        drained: whether it was told to leave directly.
+        drained: whether it was asked to leave directly, not by a command.
     """
 
     def __init__(self, consumer: Consumer, place: Place) -> None:
@@ -37,22 +37,22 @@ class SimulatedNode:
 
     @property
     def running(self) -> bool:
-        """Whether it runs, if perhaps frozen."""
+        """True until it has died or left. It may be frozen."""
         return not (self.place.dead or self.place.ended)
 
     @property
     def frozen(self) -> bool:
-        """Whether its process is stopped."""
+        """True while its process is stopped."""
         return self.place.frozen
 
     @property
     def identity(self) -> str | None:
-        """That of its session; None while it has none."""
+        """The identity of its session; None while it has none."""
         return self.consumer.statistics().node if self.running else None
 
     @property
     def leaving(self) -> bool:
-        """Whether it has been told to drain, and runs."""
+        """True if it has been asked to drain and still runs."""
         return self.running and (self.drained or self.consumer.statistics().draining)
 
     def __repr__(self) -> str:
@@ -63,9 +63,9 @@ class WatchedHandler:
     """A handler whose every run a monitor sees. By default a task runs until its run's `end` is set.
 
     Args:
-        monitor: who watches.
+        monitor: takes the reports of runs.
         lingering: how long, in seconds, a task takes to end once it is cancelled, and whether it ignores its lease.
-        handler: what to do instead of the default.
+        handler: executes the tasks instead of the default.
 
     Attributes:
         place: where it runs.
@@ -107,7 +107,7 @@ class WatchedHandler:
             raise RuntimeError("told to fail")
 
     async def _overrun(self, task: RunningTask, run: WatchedRun, seconds: float) -> None:
-        """Take that long to end, whatever the lease, and say so once it is over."""
+        """Take that long to end, whatever the lease, and note the overrun once the lease is over."""
         end = trio.current_time() + seconds
         with trio.CancelScope(shield=True):
             while (left := end - trio.current_time()) > 0:

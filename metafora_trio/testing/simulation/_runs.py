@@ -12,15 +12,15 @@ __all__ = ["Place", "WatchedRun"]
 
 
 class Place(Protocol):
-    """Where a node or a client runs: a `Process`, or a part of one.
+    """The place where a node or a client runs: a `Process`, or a part of one.
 
     Attributes:
         name: for people.
         frozen: whether it is stopped, and will go on.
         dead: whether it was killed.
-        ended: whether what runs there has returned.
+        ended: whether the function that ran there has returned.
         rate: how fast its clock runs.
-        time: what its clock shows, in seconds: what `trio.current_time()` is there.
+        time: the time by its clock, in seconds, as `trio.current_time()` shows it there.
     """
 
     @property
@@ -38,6 +38,7 @@ class Place(Protocol):
 
     def call(self, function: Callable[..., object], *args: Any) -> None:
         """Run a plain function there: at once, or when it goes on if it is frozen, or never if it is dead."""
+        ...
 
 
 @dataclass(eq=False, slots=True)
@@ -50,7 +51,7 @@ class WatchedRun:
         token: the fencing token.
         place: where it runs.
         end: set when the default handler is to end; with `fails` by an exception.
-        ended: whether the handler has ended by itself: it returned, or raised before it was told to stop.
+        ended: whether the handler has ended by itself: it returned, or raised before it was asked to stop.
         overran: whether it is still there after the end of its lease, on purpose: that breaks an assumption.
     """
 

@@ -1,4 +1,4 @@
-"""SettledCheck: whether a simulated cluster has settled, and what is still not as it should be."""
+"""SettledCheck: finds out whether a simulated cluster has settled, and names what is not as it should be."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class SettledCheck:
     Args:
         nodes: all there ever were, by name.
         client: has asked for things.
-        expectations: what must be so once all of that is done.
-        broker: what is stored.
-        monitor: what runs.
+        expectations: says what must be so once all of that is done.
+        broker: shows what is stored.
+        monitor: shows what runs.
     """
 
     def __init__(
@@ -43,26 +43,26 @@ class SettledCheck:
         self._settled = _Remembered(lambda: not self.problems())
 
     def running(self) -> list[str]:
-        """The names of the nodes that run."""
+        """Return the names of the nodes that run."""
         return [node.name for node in self._nodes.values() if node.running]
 
     def unanswered(self) -> list[str]:
-        """All that was asked for and may still happen."""
+        """Name all that was asked for and may still happen."""
         contents = self._broker.contents()
         requests = [f"{self._client.outstanding} requests"] if self._client.outstanding else []
         commanded = [node.name for node in self._nodes.values() if self._may_get_command(node, contents)]
         return [*requests, *(f"commands to {name}" for name in commanded)]
 
     def _may_get_command(self, node: SimulatedNode, contents: BrokerContents) -> bool:
-        """Whether a node may still carry out a command: one that waits at the broker, or one that it may have received
-        in a session that is over, if the node does not know yet that it is."""
+        """Return whether a node may still carry out a command. It may be one that waits at the broker, or one that the
+        node has received in a session that is over, while it does not know yet that it is."""
         sessions = [identity for identity in contents.view.nodes if node_name(identity) == node.name]
         if not node.running:
             return False
         return node.identity not in (None, *sessions) or any(it in sessions for it in contents.commanded)
 
     def is_answered(self, changes: int) -> bool:
-        """Whether everything that was asked for has been done.
+        """Return whether everything that was asked for has been done.
 
         Args:
             changes: how often the broker's contents have changed.
@@ -70,16 +70,16 @@ class SettledCheck:
         return self._answered(self._seen(changes))
 
     def is_settled(self, changes: int) -> bool:
-        """Whether the cluster has settled. For `changes` see `is_answered`."""
+        """Return whether the cluster has settled. For `changes` see `is_answered`."""
         return self._settled(self._seen(changes))
 
     def _seen(self, changes: int) -> object:
-        """All that an answer can depend on, or a number that counts its changes."""
+        """Return all that an answer can depend on, or a number that counts its changes."""
         nodes = [(node.running, node.leaving, node.identity) for node in self._nodes.values()]
         return self._monitor.changes, changes, self._client.outstanding, nodes
 
     def problems(self) -> list[str]:
-        """All that is not as it should be in a settled cluster."""
+        """Name all that is not as it should be in a settled cluster."""
         contents = self._broker.contents()
         live = [node for node in self._nodes.values() if node.running]
         loads = {node.name: 0 for node in live if not node.leaving}

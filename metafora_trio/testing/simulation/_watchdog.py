@@ -34,7 +34,7 @@ class _WatchedLease:
     detector: OverrunDetector = field(default_factory=OverrunDetector)
 
     def open_tasks(self) -> list[str]:
-        """The task, if its scope is open: its handler may have ended, but not what it has started in its nursery."""
+        """Return the task if its scope is open. Its handler may have ended before what it started in its nursery."""
         try:
             _ = self.task.nursery
         except RuntimeError:
@@ -46,8 +46,8 @@ class LeaseWatchdog:
     """Watches the lease of every run.
 
     Args:
-        world: whose time it is.
-        report: called with a run whose scope is open after the end of its lease, and with how many seconds after.
+        world: for the time, and to be called again.
+        report: takes each run that is open after the end of its lease, and by how many seconds.
     """
 
     def __init__(self, world: World, report: Callable[[WatchedRun, float], None]) -> None:

@@ -1,7 +1,7 @@
 """ZooKeeperBroker: a simulated ensemble in a simulated cluster.
 
-Every node is a process of its own, with a real `ZooKeeperCoordinator`. What is simulated is all below: connections,
-servers, the network between them, and time.
+Every node is a process of its own, with a real `ZooKeeperCoordinator`. All below it is simulated: connections, servers,
+the network between them, and time.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class ZooKeeperBroker:
 
     Attributes:
         zookeeper: the simulated ensemble.
-        log_checker: checks each transaction of it.
+        tokens: the highest token so far that owned each task.
         faults: besides those that `SimulatedBroker.faults` names: `isolate_server(server)` cuts a server off from the
             others, `lag_server(server, seconds)` has it show what was written only this much later,
             `kill_server(server)` is SIGKILL, and `elect(out)` has the leader change, so that nobody is served for `out`
@@ -55,9 +55,8 @@ class ZooKeeperBroker:
         self._processes = NodeProcesses(context)
         layout = Layout(_NAMESPACE, _BUCKETS)
         self._reader = NamespaceReader(self.zookeeper, layout)
-        self.log_checker: LogChecker = LogChecker(
-            self.zookeeper, layout, self._reader, context.monitor, context.expectations
-        )
+        self._checker = LogChecker(self.zookeeper, layout, self._reader, context.monitor, context.expectations)
+        self.tokens: dict[str, int] = self._checker.tokens
         self.faults: Mapping[str, Fault] = {
             **self._processes.faults,
             "partition": Fault(self._partition),
@@ -98,8 +97,8 @@ class ZooKeeperBroker:
         return self._reader.contents()
 
     def observe(self) -> int:
-        self.log_checker.read_log()
-        return self.log_checker.changes
+        self._checker.read_log()
+        return self._checker.changes
 
     def heal(self, node: str | None = None) -> None:
         if node is not None:
@@ -115,7 +114,7 @@ class ZooKeeperBroker:
         self._processes.resume_all()
 
     def servers_of(self, node: str) -> list[int]:
-        """The servers that a node is connected to now, or connecting to."""
+        """Return the servers that a node is connected to now, or connecting to."""
         return self.zookeeper.servers_of(self._processes.process_of(node))
 
     # ---- faults

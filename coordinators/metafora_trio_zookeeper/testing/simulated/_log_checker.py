@@ -86,7 +86,7 @@ class LogChecker:
                     self._check_given_up(claim)
 
     def _check_queue(self, changed: Claim) -> None:
-        """Whatever assumption is broken, the token grows with every owner, and no session queues up twice."""
+        """Check that the token grows with every owner, and that no session has two claims. This needs no assumption."""
         task, claims = changed.task, self._reader.claims(changed.task)
         token, node = min(claims, default=(self.tokens.get(task, -1), ""))
         if token < self.tokens.get(task, -1):
@@ -96,7 +96,7 @@ class LogChecker:
             self._monitor.violation(f"{changed.node} has more than one claim for {task}: {sorted(claims)}")
 
     def _check_end(self, entry: Entry, task: str, claims: Sequence[Claim]) -> None:
-        """A task ends by its owner's claim after its handler has ended, or because a client has deleted it."""
+        """Check that a task ends by its owner's claim after its handler has ended, or that a client has deleted it."""
         monitor = self._monitor
         if not claims:
             monitor.violation(f"{task} ended without its claim")
@@ -113,8 +113,8 @@ class LogChecker:
             monitor.violation(f"{task} ended by {claims}, whose handler had not ended")
 
     def _check_given_up(self, claim: Claim) -> None:
-        """A node that gives up a task that it ran, or had bid for, leaves it to another node, unless it was told to
-        give it up."""
+        """Check that a node that gives up a task that it ran, or had bid for, leaves it to another node. It need not if
+        it was asked to give the task up."""
         task, monitor = claim.task, self._monitor
         if not self._reader.is_live(task) or self._reader.claims(task):
             return

@@ -1,4 +1,4 @@
-"""NamespaceReader: what is stored in a simulated ensemble, read from the znodes as its leader has them.
+"""NamespaceReader: reads what is stored in a simulated ensemble, as its leader has it.
 
 Nodes only ever see what was so a moment ago; this is what is so now.
 """
@@ -30,23 +30,23 @@ class NamespaceReader:
         self._layout = layout
 
     def claims(self, task: str) -> list[tuple[int, str]]:
-        """The token and identity of each claim of a task, in no order."""
+        """Return the token and identity of each claim of a task, in no order."""
         bucket = self._layout.bucket(task)
         names = (name for name in self._children(f"{self._layout.claims}/{bucket}") if name.startswith(f"{task}~"))
         return [(claim.seq, claim.node) for name in names if (claim := self._layout.parse_claim(bucket, name))]
 
     def is_live(self, task: str) -> bool:
-        """Whether a task is there and nobody has deleted it."""
+        """Return whether a task is there and nobody has deleted it."""
         znode = self._zookeeper.tree.get(self._layout.task_path(task))
         return znode is not None and not znode.version
 
     def sessions_of(self, name: str) -> dict[str, int]:
-        """The sessions of all nodes of a name: their identities, and ZooKeeper's session ids."""
+        """Return the sessions of all nodes of a name: their identities, and ZooKeeper's session ids."""
         nodes, tree = self._layout.nodes, self._zookeeper.tree
         return {id: tree[f"{nodes}/{id}"].owner for id in self._children(nodes) if node_name(id) == name}
 
     def contents(self) -> BrokerContents:
-        """All that is stored."""
+        """Return all that is stored."""
         layout, tree, view = self._layout, self._zookeeper.tree, ClusterView()
         leftovers: list[str] = []
         for identity in sorted(self._children(layout.nodes)):
