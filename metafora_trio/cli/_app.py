@@ -1,4 +1,4 @@
-"""What every command shares: the cluster, the form of the output, and the way into Trio."""
+"""The settings that every command shares: the cluster, the form of the output, and the way into Trio."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ class App:
 
     @property
     def json(self) -> bool:
-        """Whether data are printed as JSON."""
+        """True if data are printed as JSON."""
         return self.output == "json"
 
     def coordinator(self) -> Coordinator:
-        """The coordinator of the cluster that was named.
+        """Make the coordinator of the cluster that the user has named.
 
         Raises:
-            Failure: none was named, nobody knows its scheme, or what it needs is not installed.
+            Failure: none was named, its scheme is unknown, or a package that it needs is not installed.
         """
         if self.given is not None:
             return self.given

@@ -1,4 +1,4 @@
-"""From a URL to a coordinator. Backends are found by entry points: none is imported by name."""
+"""Turn a URL into a coordinator. Backends are found by entry points; none is imported by name."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ __all__ = ["coordinator_from_url", "missing_extra"]
 _GROUP = "metafora_trio.coordinators"
 _REQUIREMENT = re.compile(r"""([A-Za-z0-9._-]+).*\bextra\s*==\s*["']([^"']+)["']""")
 _SPOKEN = {"zk": "ZooKeeper"}
-"""What people call a scheme, where that is something else."""
+"""The names that people use for schemes, where they differ."""
 
 
 def coordinator_from_url(url: str) -> Coordinator:
-    """Make the coordinator that a URL's scheme stands for.
+    """Make the coordinator that belongs to a URL's scheme.
 
     Raises:
-        Failure: nobody knows the scheme, what it needs is not installed, or it refuses the URL.
+        Failure: the scheme is unknown, a package that it needs is not installed, or it refuses the URL.
     """
     scheme, separator, _ = url.partition("://")
     known = {entry.name: entry for entry in entry_points(group=_GROUP)}
@@ -42,7 +42,7 @@ def coordinator_from_url(url: str) -> Coordinator:
 
 
 def missing_extra(url: str | None, error: ModuleNotFoundError) -> Failure | None:
-    """Which extra of the coordinator's distribution to install for a module; None if it is of no extra."""
+    """Name the extra of the coordinator's distribution that installs a module, or return None if no extra does."""
     scheme, _, _ = (url or "").partition("://")
     module = (error.name or "").partition(".")[0]
     for entry in entry_points(group=_GROUP, name=scheme):

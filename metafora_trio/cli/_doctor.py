@@ -1,4 +1,4 @@
-"""The command doctor: what is wrong with a cluster."""
+"""The command `doctor`, which looks for what is wrong with a cluster."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _print(finding: Finding) -> None:
 
 
 async def examine(client: Client, patience: float) -> list[Finding]:
-    """What a client can see, whatever the broker is.
+    """Find what a client can see, with any broker.
 
     Args:
         client: the cluster's client.

@@ -1,4 +1,4 @@
-"""Doing the same to several things: one that fails does not keep the others from it."""
+"""Apply one action to several names; a failure does not stop the rest."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ async def for_each(names: Sequence[str], verb: str, action: Callable[[str], Awai
     """Call `action` with each name, several at once. Errors are reported one by one, in the order of the names.
 
     Args:
-        names: tasks or nodes; of those given twice one counts.
-        verb: what is being done, in the past tense, for the reports.
-        action: what to do with one.
-        done: gets the names with which it worked, in order, however this ends: also by Ctrl-C.
+        names: tasks or nodes; a name given twice counts once.
+        verb: the action in the past tense, for the reports.
+        action: called with each name.
+        done: gets the names for which the action worked, in order, even if this ends by Ctrl-C.
 
     Returns:
         The exit code: that of the first error.
 
     Raises:
-        CoordinatorUnavailable: from the first action that raises it; then nothing more is begun.
+        CoordinatorUnavailable: the first action to raise it ends the others, and no further one begins.
     """
     names = list(dict.fromkeys(names))
     worked: set[str] = set()
@@ -68,7 +68,7 @@ async def for_each(names: Sequence[str], verb: str, action: Callable[[str], Awai
 
 
 def _report(errors: Sequence[MetaforaError]) -> int:
-    """Tell of errors, and once each what can be done; returns the exit code of the first."""
+    """Print errors, and each hint once. Returns the exit code of the first error."""
     code = 0
     hints: dict[str, None] = {}
     for error in errors:

@@ -1,4 +1,4 @@
-"""Exit codes, and which error becomes which."""
+"""The exit codes of the command, and the code that each error becomes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["ExitCode", "Failure", "explain"]
 
 
 class ExitCode(enum.IntEnum):
-    """What the shell is told."""
+    """The exit codes."""
 
     DONE = 0
     FAILED = 1
@@ -19,8 +19,8 @@ class ExitCode(enum.IntEnum):
     """The command line is wrong, or an extra is not installed."""
     NOT_FOUND = 3
     REFUSED = 4
-    """It exists already, or has ended; or the cluster is not one for this version and these settings: trying again does
-    not help."""
+    """The task exists already or has ended, or the cluster was made for another version or other settings. Trying again
+    does not help."""
     UNREACHABLE = 5
     TIMED_OUT = 6
     INTERRUPTED = 130
@@ -43,8 +43,8 @@ class Failure(click.ClickException):
 
 
 def explain(error: Exception) -> Failure | None:
-    """What the shell is told of an error; None for one that nobody has foreseen: it deserves its traceback."""
-    # Imported where an error is at hand: `--help` must not wait for the core.
+    """Turn an error into a message and an exit code. Returns None for an unforeseen one: it deserves its traceback."""
+    # Import here, once there is an error: `--help` must not wait for the core.
     import trio
 
     from metafora_trio import (

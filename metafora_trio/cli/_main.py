@@ -1,4 +1,4 @@
-"""The frame of the command: global options, the table of commands, and what an error becomes."""
+"""The frame of the command: global options, the table of commands, and the reports of errors."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _COMMANDS = {
     "run": ("_run", "Run a node with the handler MODULE:HANDLER."),
     "doctor": ("_doctor", "Look for what is wrong with a cluster."),
 }
-"""Where each command is, and its line in the help: only the one that is called is imported."""
+"""The module of each command and its line in the help. Only the module of the command that is called is imported."""
 
 
 def _set(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
@@ -39,7 +39,7 @@ def _set(context: click.Context, parameter: click.Parameter, value: str | None) 
 
 
 def _global_options(environment: bool) -> list[click.Parameter]:
-    """Options that may stand before or after the command. The environment is asked once, by the outermost."""
+    """Make the options that may come before or after the command. Only those before it look at the environment."""
     return [
         click.Option(
             ["--url"],
@@ -61,7 +61,7 @@ def _global_options(environment: bool) -> list[click.Parameter]:
 
 
 class _Commands(click.Group):
-    """A group whose commands are imported when they are called."""
+    """A group that imports a command when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
@@ -140,14 +140,14 @@ def main(arguments: Sequence[str] | None = None, *, app: App | None = None) -> i
 
 
 def _missing(error: ModuleNotFoundError, app: App) -> Failure | None:
-    """Backends import what they need as late as they can."""
+    """Explain a missing module, if an extra installs it. Any command may miss one: backends import their drivers late."""
     from ._coordinators import missing_extra
 
     return missing_extra(app.url, error)
 
 
 def _report(error: click.ClickException, app: App) -> int:
-    """The message, the hint and, where asked for, the traceback, on stderr."""
+    """Print the message, the hint and, if asked for, the traceback on stderr. Returns the exit code."""
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         error.show()
         return error.exit_code

@@ -1,4 +1,4 @@
-"""How things are printed: data on stdout, as aligned columns or JSON; messages on stderr."""
+"""Print data on stdout, as aligned columns or JSON, and messages on stderr."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ __all__ = ["Progress", "ago", "count", "node_record", "print_json", "print_table
 
 
 def say(text: str) -> None:
-    """A message for people."""
+    """Print a message for people."""
     click.echo(text, err=True)
 
 
 def count(number: int, thing: str) -> str:
-    """`1 task`, `2 tasks`."""
+    """Count things in words: `1 task`, `2 tasks`."""
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
 def some(names: Sequence[str]) -> str:
-    """The first of many names, and how many there are more."""
+    """List the first few names and say how many more there are."""
     return ", ".join([*names[:5], *([f"and {len(names) - 5:,} more"] if len(names) > 5 else [])])
 
 
 def ago(seconds: float) -> str:
-    """A duration in two units at most: `2h14m`, `31s`."""
+    """Write a duration in two units at most: `2h14m`, `31s`."""
     whole = max(0, round(seconds))
     parts = [(whole // 86400, "d"), (whole // 3600 % 24, "h"), (whole // 60 % 60, "m"), (whole % 60, "s")]
     first = next((place for place, (number, _) in enumerate(parts) if number), len(parts) - 1)
@@ -39,12 +39,12 @@ def ago(seconds: float) -> str:
 
 
 def print_json(**fields: Any) -> None:
-    """One JSON object."""
+    """Print one JSON object."""
     click.echo(json.dumps({"schema": "metafora/v1", **fields}, indent=2))
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Columns, as wide as what is in them; numbers are aligned on the right."""
+    """Print columns as wide as their content, with numbers aligned on the right."""
     cells = [[str(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
     right = [bool(rows) and all(isinstance(row[n], int) for row in rows) for n in range(len(header))]
@@ -59,7 +59,7 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None
 
 
 def task_record(status: TaskStatus) -> dict[str, Any]:
-    """A task for JSON; properties and errors where they are known."""
+    """Describe a task for JSON, with properties and errors if they are known."""
     record: dict[str, Any] = {
         "task": status.id,
         "state": str(status.state),
@@ -83,7 +83,7 @@ def task_record(status: TaskStatus) -> dict[str, Any]:
 
 
 def node_record(status: NodeStatus) -> dict[str, Any]:
-    """A node for JSON."""
+    """Describe a node for JSON."""
     node = status.node
     return {
         "node": node.identity,
@@ -100,7 +100,7 @@ def node_record(status: NodeStatus) -> dict[str, Any]:
 
 
 class Progress:
-    """Tells on stderr, about once a second, how far a long piece of work is; quick work says nothing.
+    """Report progress on stderr about once a second. Quick work reports nothing.
 
     Args:
         what: what is being done, in the past tense: "submitted".
@@ -114,13 +114,13 @@ class Progress:
         self._shown = False
 
     def tell(self, done: int) -> None:
-        """`done` is how much is done by now."""
+        """Report that `done` parts of the work are done by now."""
         if time.monotonic() - self._told >= 1.0:
             self._told = time.monotonic()
             self._shown = sys.stderr.isatty()
             click.echo(f"{self._what} {done:,} of {self._total:,}\r", nl=not self._shown, err=True)
 
     def end(self) -> None:
-        """Clear the line for what comes next."""
+        """Clear the line for the next message."""
         if self._shown:
             click.echo(" " * 60 + "\r", nl=False, err=True)

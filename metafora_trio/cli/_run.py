@@ -1,4 +1,4 @@
-"""The command run: a node from the shell."""
+"""The command `run`, which runs a node."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ async def _run_until_signals(consumer: Consumer) -> int:
 
 
 def _import(place: str) -> Handler:
-    """The handler that `MODULE:HANDLER` names.
+    """Import the handler that `MODULE:HANDLER` names.
 
     Raises:
         Failure: there is none.
@@ -136,7 +136,7 @@ def _import(place: str) -> Handler:
 
 
 class _InWords(logging.Formatter):
-    """Says in words what the consumer does."""
+    """Write the consumer's log records as sentences."""
 
     def format(self, record: logging.LogRecord) -> str:
         level = f"{record.levelname} " if record.levelno >= logging.WARNING else ""
@@ -153,7 +153,7 @@ def _has_words(record: logging.LogRecord) -> bool:
 
 @contextmanager
 def _telling(verbose: int, quiet: bool) -> Generator[None]:
-    """Tell on stderr what the node does, one line each: tasks are logged at the level of DEBUG, sessions at INFO."""
+    """Report on stderr what the node does, in one line each: tasks at the level DEBUG, sessions at INFO."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_InWords())
     if not verbose:

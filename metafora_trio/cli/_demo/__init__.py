@@ -1,1 +1,1 @@
-"""The command demo: a small cluster at work."""
+"""The command `demo`, which shows a small cluster at work."""

@@ -1,4 +1,4 @@
-"""Where the demonstration's nodes live: in this process, or each in a process of its own."""
+"""The clusters of the demonstration: nodes in this process, or each node in a process of its own."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class DemoCluster(ABC):
 
     @abstractmethod
     def now(self) -> int:
-        """The clock of the history, in nanoseconds."""
+        """Read the clock of the history, in nanoseconds."""
 
     @abstractmethod
     async def start_node(self, name: str) -> None:
@@ -51,14 +51,14 @@ class DemoCluster(ABC):
 
     @abstractmethod
     async def crash_node(self, name: str) -> None:
-        """Let a node die without a word. Returns when it is dead."""
+        """Kill a node without warning. Returns when it is dead."""
 
     @abstractmethod
     def events(self) -> list[HistoryEvent]:
-        """All that has happened so far, in order."""
+        """Return everything that has happened so far, in order."""
 
     def logs(self) -> dict[str, str]:
-        """What each node has said on its stderr, where it has one of its own."""
+        """Return what each node has written to its stderr, if it has one of its own."""
         return {}
 
 
@@ -110,7 +110,7 @@ def _in_order(events: Iterable[HistoryEvent]) -> list[HistoryEvent]:
 
 @asynccontextmanager
 async def open_memory_cluster() -> AsyncGenerator[DemoCluster]:
-    """A cluster in this process, which needs no broker."""
+    """Open a cluster in this process, which needs no broker."""
     async with open_service_nursery() as nursery:
         yield _MemoryCluster(nursery)
 
@@ -160,7 +160,7 @@ class _ProcessCluster(DemoCluster):
         return self._folder / f"{name}.jsonl"
 
     async def stop(self) -> None:
-        """End every process: politely, and those that do not follow with SIGKILL."""
+        """Ask every process to end, and kill those that do not."""
         for process in self.processes.values():
             if process.stdin is not None:
                 await process.stdin.aclose()
@@ -177,7 +177,7 @@ class _ProcessCluster(DemoCluster):
 
 @asynccontextmanager
 async def open_process_cluster(url: str, *, session_timeout: float) -> AsyncGenerator[DemoCluster]:
-    """A cluster in a namespace of its own, each node in a process of its own.
+    """Open a cluster in a namespace of its own, with each node in a process of its own.
 
     On every way out the processes are stopped and the namespace is removed, shielded from cancellation (bounded by the
     coordinator's `connect_timeout`).

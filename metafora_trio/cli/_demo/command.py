@@ -1,4 +1,4 @@
-"""The command demo: a cluster at work, and whether it kept its promises."""
+"""The command `demo`, which shows a cluster at work and checks that it keeps its promises."""
 
 from __future__ import annotations
 
@@ -210,7 +210,7 @@ class _Demo:
             self._screen.done(f"all {len(_TASKS)} run{shared} after {self._elapsed - began:.1f} s")
 
     def _look(self) -> Placement:
-        """What runs where; shown if it is new."""
+        """Return what runs where, and show it if it is new."""
         placement = running(_TASKS, self._cluster.events())
         if placement != self._shown:
             self._screen.row(self._elapsed, placement)

@@ -1,4 +1,4 @@
-"""One node of the demonstration; as a process: `python -m metafora_trio.cli.node URL NAME HISTORY`.
+"""One node of the demonstration; as a process: `python -m metafora_trio.cli._demo.node URL NAME HISTORY`.
 
 It writes a line to stdout when it has joined. It ends when it has drained, or at once when its stdin ends: whatever
 becomes of the demonstration, SIGKILL included, the pipe then closes, and no node outlives it.
@@ -22,7 +22,7 @@ _DRAIN_TIMEOUT = 10.0
 
 
 def recording(history: History) -> Handler:
-    """A handler that works for ever, and writes down itself when it really starts and stops."""
+    """Make a handler that works for ever, and itself writes down when it starts and stops."""
 
     async def work(task: RunningTask) -> None:
         history.start(task.id, task.token, task.node)

@@ -1,4 +1,4 @@
-"""What the demonstration shows: a row for each moment, a column for each task, and in it the node that runs it."""
+"""The rows that the demonstration shows: each row is a moment, and each column names the node that runs a task."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from metafora_trio.testing.history import EventName, HistoryEvent
 __all__ = ["Placement", "Screen", "running"]
 
 Placement = Mapping[str, str | None]
-"""By task, the name of the node that runs it, or None."""
+"""The name of the node that runs each task, or None."""
 
 _COLORS = ("cyan", "magenta", "yellow", "green", "blue", "red")
 _NOBODY = "·"
 
 
 def running(tasks: Iterable[str], events: Iterable[HistoryEvent]) -> Placement:
-    """What ran where when the last of these events happened, as the handlers wrote it down."""
+    """Find what ran where at the last of these events, as the handlers wrote it down."""
     owners: dict[str, list[str]] = {task: [] for task in tasks}
     for event in events:
         if event.ev is EventName.START:
@@ -52,15 +52,15 @@ class Screen:
         click.echo(text, err=self._err)
 
     def node(self, name: str) -> str:
-        """A node's name in its color."""
+        """Write a node's name in its color."""
         return click.style(name, fg=self._colors.get(name))
 
     def act(self, seconds: float, title: str, text: str) -> None:
-        """Something is done to the cluster."""
+        """Announce what is done to the cluster."""
         self.print(f"\n{seconds:5.1f} s  {click.style(title, bold=True)}  {text}")
 
     def done(self, text: str) -> None:
-        """The cluster is well again."""
+        """Report that the cluster is well again."""
         self.print(f"         {click.style('✓', fg='green')} {text}")
 
     def header(self) -> None:
@@ -68,7 +68,7 @@ class Screen:
         self.print(f"\n   {'task':>5} {columns}")
 
     def row(self, seconds: float, placement: Placement) -> None:
-        """How things are now; those that are new are in bold."""
+        """Print where each task runs now; changes are in bold."""
         cells = [self._cell(placement[task], new=self._last.get(task) != placement[task]) for task in self._tasks]
         self._last = placement
         loads = Counter(placement.values())
