@@ -1,4 +1,4 @@
-"""The reaper of koalemosd: what it is told of is killed at the end of the pipe or of the lease, and nothing else is."""
+"""The reaper of koalemosd: it kills registered groups at the end of the pipe or of the lease, and nothing else."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Start = Callable[[], "subprocess.Popen[bytes]"]
 
 @pytest.fixture
 def start_group() -> Generator[Start]:
-    """Starts a process group of two that does not heed SIGTERM."""
+    """Start process groups of two processes that ignore SIGTERM."""
     started: list[subprocess.Popen[bytes]] = []
 
     def start() -> subprocess.Popen[bytes]:
@@ -45,7 +45,7 @@ def start_group() -> Generator[Start]:
 
 @contextmanager
 def reaping() -> Generator[subprocess.Popen[bytes]]:
-    """A reaper, whose `stdin` is the daemon's end of the pipe."""
+    """Run a reaper; its `stdin` is the daemon's end of the pipe."""
     command = [sys.executable, "-I", "-S", str(REAPER)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0) as process:
         try:
@@ -76,7 +76,7 @@ def boot_time() -> float:
 
 
 def test_end_of_pipe_kills_every_group(start_group: Start) -> None:
-    """The daemon is gone: so are its groups. Signals to all of its processes do not stop the reaper from it."""
+    """When the daemon dies, its groups are killed, even if all its processes, the reaper included, get a signal."""
     one, two, ended = start_group(), start_group(), start_group()
     with reaping() as reaper:
         tell(reaper, one, "inf")
@@ -93,7 +93,7 @@ def test_end_of_pipe_kills_every_group(start_group: Start) -> None:
 
 
 def test_end_of_lease_kills_a_group(start_group: Start) -> None:
-    """A frozen daemon renews nothing: its groups end with the lease, those of which it was renewed run on."""
+    """Groups whose lease a frozen daemon does not renew are killed when it ends; renewed groups keep running."""
     one, renewed = start_group(), start_group()
     with reaping() as reaper:
         end = boot_time() + 0.5
@@ -106,7 +106,7 @@ def test_end_of_lease_kills_a_group(start_group: Start) -> None:
 
 
 def test_a_late_renewal_is_too_late(start_group: Start) -> None:
-    """Daemon and reaper were frozen together: the reaper looks at the clock before it reads what the daemon says."""
+    """If daemon and reaper were frozen together, the reaper checks the clock before it reads a renewal."""
     group = start_group()
     with reaping() as reaper:
         end = boot_time() + 0.5

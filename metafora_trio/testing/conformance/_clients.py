@@ -64,7 +64,7 @@ class ClientConformance:
             with raises(TaskExists, "ending"):
                 await client.submit([Task("t")], again=True)
 
-    async def test_an_ended_task_is_submitted_again_only_on_request(self, subject: Subject) -> None:
+    async def test_resubmitting_an_ended_task_needs_again(self, subject: Subject) -> None:
         async with members(subject, "a") as (a,), subject.coordinator.open_client() as client:
             await submit(subject, [a], "t")
             a.finish(await get_claim(a, "t"), TaskState(StateName.COMPLETED))

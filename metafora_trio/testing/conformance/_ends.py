@@ -30,7 +30,7 @@ class EndConformance:
             assert (snapshot.task, snapshot.state, list(snapshot.queue)) == (None, COMPLETED, [])
             assert list(await client.finished()) == ["t"]
 
-    async def test_a_bidder_never_sees_a_finished_task_as_its_own(self, subject: Subject) -> None:
+    async def test_a_finished_task_is_never_shown_to_its_heir(self, subject: Subject) -> None:
         """The task is removed before the claim. Otherwise the bidder, now head of the queue, would start it again."""
         async with members(subject, "a", "b") as (a, b):
             await submit(subject, [a, b], "t")

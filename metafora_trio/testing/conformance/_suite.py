@@ -126,7 +126,7 @@ class MembershipConformance:
             assert cancelled
             await eventually(watcher, lambda it: identity not in it.view.nodes and not it.view.head("t"))
 
-    async def test_requests_after_the_end_have_no_effect(self, subject: Subject) -> None:
+    async def test_calls_after_the_end_have_no_effect(self, subject: Subject) -> None:
         async with members(subject, "watcher") as (watcher,):
             await submit(subject, [watcher], "t1", "t2")
             async with members(subject, "a") as (a,):
