@@ -132,15 +132,15 @@ def test_failed_task_from_ls_to_its_traceback(shell: Shell) -> None:
     assert shell("submit", "bad", "--props", '{"fail": true}') == 0
     assert shell("submit", "good", "--props", '{"seconds": 1}') == 0
     assert shell("wait", "bad", "good") == 1
-    assert shell.rows == [["bad", "failed", "ValueError:", "as", "it", "was", "told"], ["good", "completed"]]
+    assert shell.rows == [["bad", "failed", "ValueError:", "as", "requested"], ["good", "completed"]]
     assert shell("wait", "good") == 0
     assert shell("ls") == 0
     assert shell.rows == []
     assert shell("ls", "--state", "failed") == 0
-    assert shell.rows == [["bad", "failed", "-", "-", "ValueError:", "as", "it", "was", "told"]]
+    assert shell.rows == [["bad", "failed", "-", "-", "ValueError:", "as", "requested"]]
     assert shell("describe", "bad") == 0
     assert "Traceback (most recent call last):" in shell.out
-    assert 'raise ValueError("as it was told")' in shell.out
+    assert 'raise ValueError("as requested")' in shell.out
     assert shell("describe", "bad", "-o", "json") == 0
     assert shell.json["tasks"][0]["errors"][0]["type"] == "ValueError"
 
@@ -238,6 +238,6 @@ def test_rm_asks_on_a_terminal(
     monkeypatch.setattr("io.StringIO", _Terminal)
     assert shell("rm", "a", stdin=answer) == code
     assert "Delete a, and stop what runs?" in shell.err
-    shell.cluster.add_nodes("ant")  # removes what was deleted
+    shell.cluster.add_nodes("ant")  # removes the deleted tasks
     assert shell("ls") == 0
     assert [row[0] for row in shell.rows] == left

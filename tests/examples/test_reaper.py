@@ -59,16 +59,16 @@ def tell(reaper: subprocess.Popen[bytes], group: subprocess.Popen[bytes], word: 
     reaper.stdin.write(f"{group.pid} {word}\n".encode())
 
 
-def until_heard(reaper: subprocess.Popen[bytes]) -> None:
-    """Wait until it ignores signals, and has read all that it was told."""
+def until_read(reaper: subprocess.Popen[bytes]) -> None:
+    """Wait until the reaper ignores signals, and has read everything that was sent to it."""
     assert reaper.stdin is not None
     pipe, waiting = reaper.stdin, array.array("i", [0])
 
-    def heard() -> bool:
+    def ready() -> bool:
         fcntl.ioctl(pipe, termios.FIONREAD, waiting)
         return ignores(reaper.pid, signal.SIGTERM) and not waiting[0]
 
-    wait_until(heard)
+    wait_until(ready)
 
 
 def boot_time() -> float:
@@ -83,7 +83,7 @@ def test_end_of_pipe_kills_every_group(start_group: Start) -> None:
         tell(reaper, two, boot_time() + 1000)
         tell(reaper, ended, "inf")
         tell(reaper, ended, "gone")
-        until_heard(reaper)
+        until_read(reaper)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             reaper.send_signal(number)
         _, said = reaper.communicate(timeout=SOON)
@@ -111,7 +111,7 @@ def test_a_late_renewal_is_too_late(start_group: Start) -> None:
     with reaping() as reaper:
         end = boot_time() + 0.5
         tell(reaper, group, end)
-        until_heard(reaper)
+        until_read(reaper)
         reaper.send_signal(signal.SIGSTOP)
         wait_until(lambda: boot_time() > end)
         tell(reaper, group, "inf")

@@ -58,7 +58,7 @@ def test_percentile_is_the_nearest_rank() -> None:
     assert percentile([7.0], 0.99) == 7
 
 
-def test_table_shows_target_and_baseline_and_what_is_missed() -> None:
+def test_table_shows_targets_baselines_and_misses() -> None:
     lines = table("join", Result({"moves": 23, "minimum_moves": 22, "spread": 1}, {"moves": "22 at least"}))
 
     assert [line.split() for line in lines.splitlines()] == [
@@ -85,7 +85,7 @@ def histories(tmp_path: Path) -> _Histories:
     return _Histories(tmp_path)
 
 
-def test_observer_follows_what_runs(histories: _Histories) -> None:
+def test_observer_follows_running_tasks(histories: _Histories) -> None:
     observer = Observer(histories.folder)
     assert not observer.look()
     histories.write("n1", "start", "a", 10)

@@ -117,7 +117,7 @@ def test_an_overlap() -> None:
     assert "overlap of 100.0 ms: b ran in n1.1 (token 2) and in n2.2 (token 3)" in judge(evidence(events)).violations
 
 
-def test_an_overlap_in_a_frozen_window_is_none() -> None:
+def test_an_overlap_in_a_frozen_window_does_not_count() -> None:
     frozen = [event(15, EventName.FREEZE, "n2.1"), event(22, EventName.THAW, "n2.1"), stop(22.04, "b", 1, "n2.1")]
     events = [GOOD[0], GOOD[1], GOOD[2], GOOD[3], *frozen, start(19.5, "b", 2, "n1.1"), *GOOD[6:]]
 
