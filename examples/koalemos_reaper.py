@@ -1,16 +1,16 @@
 """The reaper of koalemosd: kills the process groups of a daemon that has died or lost its lease.
 
-A daemon that is killed cannot stop its programs, and a frozen one does not: without this they would run on while
-another node starts them again. Parent-death signals are no way out: they follow the thread that forked, and
-Trio's threads come and go. So each daemon has one of these beside it, small, and in a session of its own.
+A killed or frozen daemon does not stop its programs. Without a reaper, they would keep running while another node
+starts them again. Parent-death signals do not help, because they are bound to the thread that forked, and Trio's
+threads come and go. So each daemon runs a reaper beside it: a small process in a session of its own.
 
-It reads lines from its standard input, a pipe whose other end only the daemon holds (and each program's launcher,
-until it becomes the program):
+The reaper reads lines from its standard input. This is a pipe whose other end is held only by the daemon, and by each
+program's launcher until it becomes the program:
 
     GROUP DEADLINE   the process group may run until DEADLINE, in seconds of CLOCK_BOOTTIME (or `inf`)
-    GROUP gone       the group has ended; its number may soon mean another
+    GROUP gone       the group has ended; its number may be reused soon
 
-At the end of the pipe it kills every group it knows of, and ends. It ends for no other reason.
+At the end of the pipe the reaper kills every group that it has not seen `gone`, and ends. It ends for no other reason.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ import sys
 import time
 
 TICK = 0.05
-"""Seconds between two looks at the clock: `select` does not count the time for which a machine is suspended."""
+"""Seconds between two checks of the clock: a timeout of `select` does not count the time a machine is suspended."""
 
 
 def kill(group: int) -> None:
-    """SIGKILL to a whole process group."""
+    """Send SIGKILL to a whole process group."""
     try:
         os.killpg(group, signal.SIGKILL)
-    except OSError:  # it has ended already, or it changed its user, and then nothing else is possible either
+    except OSError:  # it has ended already, or it changed its user, and then this process cannot kill it
         return
 
 
 def main() -> None:
     """Serve one daemon."""
-    # Who stops a daemon by a signal to all its processes must not end the one that cleans up after it.
+    # A signal sent to all processes of the daemon must not end the reaper, which cleans up after the daemon.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     pipe = sys.stdin.fileno()
@@ -43,7 +43,7 @@ def main() -> None:
     rest = b""
     while True:
         ready, _, _ = select.select([pipe], [], [], TICK if deadlines else None)
-        # Before the reading: a renewal that comes after the deadline, from a daemon that was frozen, is too late.
+        # Check the deadlines before reading: a renewal that a frozen daemon sends after its deadline is too late.
         now = time.clock_gettime(time.CLOCK_BOOTTIME)
         for group in [group for group, deadline in deadlines.items() if deadline <= now]:
             kill(group)

@@ -1,14 +1,15 @@
-"""koalemosctl: submits a program for a koalemosd to run, prints the task's id, and can wait for its end.
+"""koalemosctl: submits a program for koalemosd to run, prints the task's id, and optionally waits for its end.
 
     koalemosctl.py --url zk://127.0.0.1:2181/koalemos sleep 3
     koalemosctl.py --wait sh -c 'echo goodbye >&2; exit 7'    # with METAFORA_URL set; exits with 7
 
-Options come before the program: all that follows it is its own. The id is a fresh UUID, unless `--id` says which; then
-a second submit of it is refused, so that a script may be run again without harm.
+Options must come before the program: everything after it is passed to the program. The id is a new UUID unless `--id`
+sets it. A second submit with the same id is refused, so a script can be run again without harm.
 
 Exit codes: 0 submitted, 2 usage, 4 the id exists or has ended already, 5 ZooKeeper is unreachable, 130 Ctrl-C (the
-program runs on). With `--wait` that of the program (127: no such program, 128 and more: ended by a signal), or
-1 if the task was deleted, or failed in another way. What is not the program's doing says `error:` on stderr.
+program keeps running). With `--wait`, the exit code of the program (127: no such program, 128 and more: ended by a
+signal), or 1 if the task was deleted or failed in another way. Errors that are not the program's own are printed to
+stderr with `error:` in front.
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ from metafora_trio import (
 
 
 async def submit(coordinator: Coordinator, task: Task, *, wait: bool) -> int:
-    """Submit a task, print its id, and with `wait` follow it to its end.
+    """Submit a task and print its id; with `wait`, wait for its end.
 
     Returns:
-        The exit code: 0, or with `wait` that of the program.
+        The exit code: 0, or with `wait` the exit code of the program.
     """
     async with open_client(coordinator) as client:
         await client.submit(task)
@@ -48,7 +49,7 @@ async def submit(coordinator: Coordinator, task: Task, *, wait: bool) -> int:
 
 
 def report(status: TaskStatus) -> int:
-    """Say on stderr how a task has failed; return the exit code of its program, 1 if it has none."""
+    """Print to stderr how a task failed, and return the exit code of its program, or 1 if it has none."""
     if status.state == StatusName.COMPLETED:
         return 0
     if not status.errors:
@@ -59,22 +60,22 @@ def report(status: TaskStatus) -> int:
     if code is None:
         print(f"error: {last.error}", file=sys.stderr)
         return 1
-    # What the program wrote to stderr stands behind the error's own line.
+    # After the line of the error itself, the traceback holds the program's last lines of stderr.
     print(last.traceback[last.traceback.rindex(last.error) :].rstrip(), file=sys.stderr)
     return int(code[1])
 
 
 def main() -> int:
-    """The command; returns its exit code."""
+    """Run the command; return its exit code."""
     parser = argparse.ArgumentParser(
         prog="koalemosctl",
-        description="Submit a program for a koalemosd to run.",
-        epilog="Exit codes: 0 submitted, 2 usage, 4 exists, 5 unreachable; with --wait that of the program.",
+        description="Submit a program for koalemosd to run.",
+        epilog="Exit codes: 0 submitted, 2 usage, 4 exists, 5 unreachable; with --wait, the program's exit code.",
         allow_abbrev=False,
     )
     url = os.environ.get("METAFORA_URL")
     parser.add_argument("--url", default=url, help="zk://host:port,host:port/namespace (or METAFORA_URL)")
-    parser.add_argument("--id", default=str(uuid.uuid4()), help="the task's id (default: a fresh UUID)")
+    parser.add_argument("--id", default=str(uuid.uuid4()), help="the task's id (default: a new UUID)")
     parser.add_argument("--wait", action="store_true", help="wait for the program's end, and exit with its code")
     parser.add_argument("program")
     parser.add_argument("arguments", nargs=argparse.REMAINDER)
@@ -82,7 +83,7 @@ def main() -> int:
     if not options.url:
         parser.error("--url or METAFORA_URL is needed")
 
-    from metafora_trio_zookeeper import from_url  # here, so that all else can be tested without kazoo
+    from metafora_trio_zookeeper import from_url  # imported late: everything else can be tested without kazoo
 
     try:
         task = Task(options.id, {"args": [options.program, *options.arguments]})

@@ -1,4 +1,4 @@
-"""koalemosd: a node that runs programs. Each task is the argument list of one, and runs on one node at a time.
+"""koalemosd: a node that runs programs. Each task holds the argument list of a program and runs on one node at a time.
 
     koalemosd.py --url zk://127.0.0.1:2181/koalemos --name ant
     koalemosctl.py --url zk://127.0.0.1:2181/koalemos sleep 3
@@ -6,21 +6,22 @@
 A task's properties are `{"args": ["sleep", "3"]}`. The program runs in a process group of its own, without input, with
 `KOALEMOS_TASK` and `KOALEMOS_TOKEN` (the fencing token) in its environment; its output goes to the log, line by line.
 
-* **It ends by itself:** with 0 the task is completed. With anything else, or where there is no such program (127, as
-  in a shell; 128 and more for a signal), the task has failed, and its record keeps the code and the last lines
-  of stderr. What the program has left behind in its group is killed.
-* **It has to stop** (the task moves or is deleted, the node drains, the session is lost): SIGTERM to the group, and
-  after `--grace`, or at the end of the lease, SIGKILL. The task goes on elsewhere, whatever the code.
-* **The daemon dies, also by SIGKILL:** its reaper (koalemos_reaper.py) kills the groups at once.
-* **The daemon freezes** (SIGSTOP, a suspended machine, a blocked event loop): the reaper, which is told the lease's end
-  again and again, kills the groups when it has passed, before any other node may start the task.
+* **The program ends by itself:** with exit code 0, the task is completed. With any other code (127 if there is no such
+  program, as in a shell; 128 and more for a signal), the task has failed, and its record keeps the code and the last
+  lines of stderr. Any process left in the program's group is killed.
+* **The program has to stop** (the task moves or is deleted, the node drains, the session is lost): the group gets
+  SIGTERM, and SIGKILL after `--grace` or at the end of the lease. Whatever the exit code, the task then runs elsewhere,
+  unless it was deleted.
+* **The daemon dies, even by SIGKILL:** its reaper (koalemos_reaper.py) kills the groups at once.
+* **The daemon freezes** (SIGSTOP, a suspended machine, a blocked event loop): the daemon regularly sends the end of its
+  lease to the reaper. The reaper kills the groups when the lease ends, before any other node may start the task.
 
-Not covered: a program that leaves its process group (`setsid`; run those in a container or a systemd scope), and a
-SIGKILL to daemon and reaper at once. Under systemd use `KillMode=mixed`: then the daemon can drain, and what
-is left when it has ended is killed.
+Not covered: a program that leaves its process group (`setsid`; run it in a container or a systemd scope), and a
+SIGKILL to daemon and reaper at once. Under systemd use `KillMode=mixed`: then the daemon can drain, and any processes
+left after its end are killed.
 
-SIGTERM or SIGINT: hand everything over, and exit with 0; a second one stops at once. Exit codes: 0 drained, 1 stopped
-at once or the reaper has died, 2 usage, 5 ZooKeeper is unreachable.
+On SIGTERM or SIGINT the daemon hands everything over and exits with 0; a second signal stops it at once. Exit codes:
+0 drained, 1 stopped at once or the reaper has died, 2 usage, 5 ZooKeeper is unreachable.
 """
 
 from __future__ import annotations
@@ -45,49 +46,52 @@ from metafora_trio import Consumer, Coordinator, CoordinatorUnavailable, Invalid
 
 logger = logging.getLogger("koalemosd")
 
-# The shell registers itself with the reaper, whose pipe is its standard input, and only then becomes the program. So
-# there is no moment in which a program runs that the reaper has not been told of; and no reaper, no program.
+# The shell's standard input is the reaper's pipe. The shell registers itself with the reaper before it becomes the
+# program. So no program ever runs that the reaper does not know, and without a reaper no program starts.
 LAUNCH = 'echo "$$ $1" >&0 && shift && exec "$@" </dev/null'
 REAPER = Path(__file__).with_name("koalemos_reaper.py")
 RENEW_EVERY = 0.25
 KILL_BEFORE_END = 0.05
-"""Seconds before the end of the lease at which a program that does not heed SIGTERM is killed."""
+"""Seconds before the end of the lease at which a program that ignores SIGTERM is killed."""
 LAST_OUTPUT = 1.0
-"""Seconds for which a process outside the group may still hold the output open."""
+"""Seconds to read the remaining output after the program's end, if a process outside the group holds it open."""
 MAX_LINE = 8192
 TAIL_LINES, TAIL_LINE = 20, 400
 
 
 class ProgramFailed(Exception):
-    """A program has ended with a code other than 0, which the first line names; its last lines of stderr follow."""
+    """A program ended with a nonzero exit code. The first line names the code; the last lines of stderr follow."""
 
 
 class Reaper:
-    """The daemon's end of the pipe to its reaper (see koalemos_reaper.py), and its process. `open_reaper` owns both."""
+    """The daemon's end of the pipe to its reaper (koalemos_reaper.py), and the reaper process.
+
+    `open_reaper` owns both.
+    """
 
     def __init__(self, pipe: int, process: trio.Process) -> None:
         self.pipe = pipe
         self.process = process
 
     def tell(self, group: int, word: str) -> None:
-        """Write one line; never blocks."""
+        """Write one line to the reaper. Never blocks."""
         try:
             os.write(self.pipe, f"{group} {word}\n".encode())
-        except (BrokenPipeError, BlockingIOError):  # it is dead, or stuck: no reaper, no programs
-            self.process.kill()  # `open_reaper` sees that, and ends the daemon
+        except (BrokenPipeError, BlockingIOError):  # it is dead or stuck, and programs must not run without it
+            self.process.kill()  # `open_reaper` then ends the daemon
 
 
 @asynccontextmanager
 async def open_reaper() -> AsyncGenerator[Reaper]:
-    """Run a reaper beside the body, which is cancelled when the reaper dies.
+    """Run a reaper beside the body. If the reaper dies, cancel the body.
 
     Raises:
-        ExceptionGroup: with what the body raised, or the RuntimeError that the reaper has died.
+        ExceptionGroup: with the exception of the body, or with a RuntimeError if the reaper died.
     """
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     try:
-        # In a session of its own: Ctrl-C in a terminal goes to the daemon alone.
+        # In a session of its own, so that Ctrl-C in a terminal reaches only the daemon.
         command = [sys.executable, "-I", "-S", str(REAPER)]
         process = await trio.lowlevel.open_process(command, stdin=reading, start_new_session=True)
     except BaseException:
@@ -114,10 +118,10 @@ class Programs:
     """The handler: runs a task's argument list as a process.
 
     Args:
-        reaper: who kills the process if this daemon cannot.
-        grace: seconds between SIGTERM and SIGKILL on a stop. The end of the lease comes first.
+        reaper: kills the process if this daemon cannot.
+        grace: seconds between SIGTERM and SIGKILL when the task must stop; cut short by the end of the lease.
 
-    The consumer must not give a grace of its own, nor bound `task.cleanup()` by less than the lease
+    The consumer must not set a grace of its own, and must not limit `task.cleanup()` to less than the lease
     (`cleanup_timeout=math.inf`).
     """
 
@@ -126,15 +130,15 @@ class Programs:
         self.grace = grace
 
     async def __call__(self, task: RunningTask) -> None:
-        """Run the program to its end. Cancelled, it stops the program; on return nothing of its group runs any more.
+        """Run the program to its end; if cancelled, stop the program. On return its process group has ended.
 
         Raises:
-            ProgramFailed: the code was not 0.
+            ProgramFailed: the exit code was not 0.
             ValueError: the properties have no argument list.
         """
         process = await self._start(task)
         stderr = deque[str](maxlen=TAIL_LINES)
-        # Both go on while the program is being stopped: it may have last words, and must not outlive the lease.
+        # Both keep running while the program is being stopped: it may still write, and must not outlive the lease.
         logging_output, renewing = trio.CancelScope(shield=True), trio.CancelScope(shield=True)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_log_output, logging_output, process, task, stderr)
@@ -153,7 +157,7 @@ class Programs:
             raise ProgramFailed("\n".join([end, *stderr]))
 
     async def _start(self, task: RunningTask) -> trio.Process:
-        """Start the program. Once it has been started it is returned, cancelled or not."""
+        """Start the program. Once it has started, return it even if cancelled."""
         arguments = _arguments(task)
         process = await trio.lowlevel.open_process(
             ["/bin/sh", "-c", LAUNCH, "koalemosd", _lease_end(task), *arguments],
@@ -167,24 +171,24 @@ class Programs:
         return process
 
     async def _renew(self, scope: trio.CancelScope, process: trio.Process, task: RunningTask) -> None:
-        """Tell the reaper again and again how long the group may run. The first time the launcher did."""
+        """Regularly send the end of the lease to the reaper. The launcher has sent the first one."""
         with scope:
             while True:
                 await trio.sleep(RENEW_EVERY)
                 self.reaper.tell(process.pid, _lease_end(task))
 
     async def _stop(self, process: trio.Process, task: RunningTask) -> None:
-        """SIGTERM to a program that still runs, in time SIGKILL, and SIGKILL to what is left of its group."""
+        """Send SIGTERM to a program that still runs, wait up to the grace, then send SIGKILL to its whole group."""
         if process.returncode is None:
             logger.info("%s: stopping process %d (%s)", task.id, process.pid, task.stop_reason)
             _signal_group(process.pid, signal.SIGTERM)
             with task.cleanup() as cleanup:
                 cleanup.deadline = min(cleanup.deadline - KILL_BEFORE_END, trio.current_time() + self.grace)
                 await process.wait()
-        # The number still means this group, or nothing: Linux gives it to no other process while the group lives, and
-        # else only after all other numbers.
+        # The number still means this group, or no group: Linux does not reuse it while the group exists, and otherwise
+        # only after all other numbers.
         _signal_group(process.pid, signal.SIGKILL)
-        # Without end: while the kernel cannot kill it, the task is not over, and its claim is kept.
+        # No time limit: while the kernel cannot kill the process, the task still runs and must keep its claim.
         with trio.CancelScope(shield=True):
             await process.wait()
 
@@ -193,11 +197,11 @@ def _arguments(task: RunningTask) -> list[str]:
     arguments = task.props.get("args")
     if isinstance(arguments, list) and all(isinstance(argument, str) for argument in arguments) and any(arguments[:1]):
         return arguments
-    raise ValueError(f'task {task.id!r}: "args" must be a list of strings, the program first, not {arguments!r}')
+    raise ValueError(f'task {task.id!r}: "args" must be a list of strings, program first, not {arguments!r}')
 
 
 def _lease_end(task: RunningTask) -> str:
-    """When nothing of the task may run any more, as the reaper takes it."""
+    """Return the end of the task's lease in the reaper's format: seconds of CLOCK_BOOTTIME."""
     remaining = task.lease.end - trio.current_time()
     return f"{time.clock_gettime(time.CLOCK_BOOTTIME) + remaining:.3f}"
 
@@ -205,7 +209,7 @@ def _lease_end(task: RunningTask) -> str:
 def _signal_group(group: int, number: signal.Signals) -> None:
     try:
         os.killpg(group, number)
-    except ProcessLookupError:  # nothing of it is left
+    except ProcessLookupError:  # the whole group has ended
         pass
 
 
@@ -247,22 +251,22 @@ async def _copy_lines(stream: trio.abc.ReceiveStream, write: Callable[[str], Non
 
 
 async def serve(coordinator: Coordinator, *, name: str | None, grace: float, drain_timeout: float) -> bool:
-    """Be a node until it has drained: after a SIGTERM or SIGINT, or by command.
+    """Run a node until it has drained: after a SIGTERM or SIGINT, or by command.
 
     Returns:
         False if a second signal cut the drain short.
 
     Raises:
-        ExceptionGroup: with `CoordinatorUnavailable`, or what ended the reaper.
+        ExceptionGroup: with `CoordinatorUnavailable`, or with a RuntimeError if the reaper died.
     """
     async with open_reaper() as reaper, trio.open_nursery() as nursery:
         consumer = Consumer(
             coordinator,
             Programs(reaper, grace),
             name=name,
-            cleanup_timeout=math.inf,  # the handler sees to its grace, and leaves the rest of the lease alone
+            cleanup_timeout=math.inf,  # the handler limits its own grace, and stops before the lease ends
             drain_timeout=drain_timeout,
-            on_overrun="log",  # more is not needed: the reaper ends the programs of a daemon that cannot
+            on_overrun="log",  # enough, because the reaper kills the programs if the daemon cannot
         )
         nursery.start_soon(_drain_on_signal, consumer, nursery.cancel_scope)
         await consumer.run()
@@ -277,7 +281,7 @@ async def _drain_on_signal(consumer: Consumer, everything: trio.CancelScope) -> 
             if consumer.statistics().draining:
                 everything.cancel(reason=f"a second {signal.Signals(number).name}")
                 return
-            logger.info("draining; once more to stop at once")
+            logger.info("draining; a second signal stops at once")
             consumer.start_draining()
 
 
@@ -289,7 +293,7 @@ def _seconds(text: str) -> float:
 
 
 def main() -> int:
-    """The command; returns its exit code."""
+    """Run the command; return its exit code."""
     parser = argparse.ArgumentParser(
         prog="koalemosd",
         description="A node that runs programs, each on one node at a time.",
@@ -306,7 +310,7 @@ def main() -> int:
         parser.error("--url or METAFORA_URL is needed")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
 
-    from metafora_trio_zookeeper import from_url  # here, so that all else can be tested without kazoo
+    from metafora_trio_zookeeper import from_url  # imported late: everything else can be tested without kazoo
 
     try:
         coordinator = from_url(options.url)

@@ -1,3 +1,3 @@
-"""What is measured, and what is tormented: scripts against a real ZooKeeper ensemble. See README.md."""
+"""Benchmarks, searches for bugs, and chaos runs, on simulated or real ZooKeeper ensembles. See README.md."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Types of command line arguments."""
+"""Argument types for argparse."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["at_least"]
 
 
 def at_least(smallest: int) -> Callable[[str], int]:
-    """A whole number with a lower bound, as a `type` of argparse."""
+    """Return an argparse `type` for whole numbers with a lower bound."""
 
     def number(text: str) -> int:
         if (value := int(text)) < smallest:

@@ -1,4 +1,4 @@
-"""HistoryWriter: a node's history, written from a process of its own."""
+"""HistoryWriter: writes a node's history from the node's process."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ __all__ = ["HistoryWriter"]
 
 
 class HistoryWriter:
-    """Writes lines as `metafora_trio.testing.History` does, at a tenth of its cost: a benchmark pays for each of them.
+    """Writes the same lines as `metafora_trio.testing.History` at a tenth of the cost, which counts in a benchmark.
 
-    One write a line, unbuffered: what a killed process has written, stays.
+    Each line is one unbuffered write. Otherwise a killed process would lose lines.
     """
 
     def __init__(self, path: str, process: str) -> None:

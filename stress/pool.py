@@ -1,4 +1,4 @@
-"""Processes that search, and end with the one that started them, however that ends."""
+"""A pool of processes for searches. The processes end with their parent, however it ends."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ __all__ = ["open_pool"]
 
 @contextmanager
 def open_pool(processes: int) -> Generator[ProcessPoolExecutor]:
-    """A pool of processes, waited for at the end. An exception of the body, Ctrl-C too, ends them at once."""
-    # Not forked: a child would inherit whatever the parent has imported and drawn.
+    """Open a pool of processes. Wait for them at the end; if the body raises (also on Ctrl-C), end them at once."""
+    # Spawn, not fork: a forked child would inherit the parent's modules and random state.
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_prepare) as pool:
         try:
             yield pool
@@ -27,13 +27,13 @@ def open_pool(processes: int) -> Generator[ProcessPoolExecutor]:
 
 
 def _prepare() -> None:
-    """In each of the pool's processes, at first."""
-    # A terminal sends Ctrl-C to all; what to do about it is the parent's.
+    """Prepare one process of the pool."""
+    # A terminal sends Ctrl-C to every process; only the parent acts on it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = parent_process()
     assert parent is not None
 
-    # A worker holds both ends of its queue, so it would wait for ever for work from a parent that was killed.
+    # A worker holds both ends of its queue. If the parent were killed, the worker would wait for work forever.
     def watch() -> None:
         parent.join()
         os._exit(1)

@@ -1,4 +1,4 @@
-"""Ending a command by a signal."""
+"""until_signal: ends a command on SIGINT or SIGTERM."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["until_signal"]
 
 @asynccontextmanager
 async def until_signal() -> AsyncGenerator[None]:
-    """Run the body until it ends or SIGINT or SIGTERM comes. A signal cancels the body, and nothing is raised.
+    """Run the body until it ends, or until SIGINT or SIGTERM arrives. A signal cancels the body; nothing is raised.
 
-    The signals do not end the process meanwhile: otherwise the servers and nodes that it has started would stay, and
-    no report would be written.
+    While the body runs, these signals do not end the process. Otherwise its servers and nodes would keep running, and
+    it would write no report.
     """
     async with open_service_nursery() as nursery:
         with trio.CancelScope() as scope:

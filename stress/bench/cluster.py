@@ -1,7 +1,7 @@
-"""A cluster to measure: a ZooKeeper of its own, node processes, and an observer of their histories.
+"""The cluster of a benchmark: a ZooKeeper of its own, node processes, and an observer of their histories.
 
-Everything that is started here is ended on every way out: the servers and the nodes by a kill, which they are built to
-bear, and if this process itself is killed, by the ends of their pipes.
+Servers and nodes end with the benchmark, however it ends. Normally they are killed. If this process is killed, they see
+their pipes close and end.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ __all__ = ["Cluster", "NodeProcess", "open_cluster"]
 
 _ROOT = Path(__file__).parents[2]
 _START_TIMEOUT = 60.0
-"""Seconds for a process to import everything, or to join: many of them share the cores of a small machine."""
+"""Seconds for a process to import everything, or to join. Many processes share the cores of a small machine."""
 
 
 class NodeProcess:
-    """One node, see `stress.bench.node`; `Cluster.start_node` makes it.
+    """A node process that runs `stress.bench.node`. `Cluster.load_node` makes it.
 
     Attributes:
-        name: its name, which is also its process in the histories.
-        identity: its session's, once it has joined.
+        name: its name, which is also its process name in the histories.
+        identity: the identity of its session; empty before it joins.
         pid: its process id.
     """
 
@@ -52,28 +52,28 @@ class NodeProcess:
         self._ending = False
 
     async def watch(self) -> None:
-        """Return when it has ended as it was told to.
+        """Wait until the process ends.
 
         Raises:
-            RuntimeError: it has ended by itself; why, it has said on standard error.
+            RuntimeError: it ended by itself. Its standard error shows the reason.
         """
         status = await self._process.wait()
         if not self._ending:
             raise RuntimeError(f"node {self.name} has ended by itself, with status {status}")
 
     async def ask(self, command: str, *, timeout: float = _START_TIMEOUT) -> dict[str, Any]:
-        """Tell it a command, and return its answer.
+        """Send a command to the process, and return its answer.
 
         Raises:
-            trio.TooSlowError: no answer within `timeout` seconds.
-            trio.BrokenResourceError: it has ended; `watch` says more.
+            trio.TooSlowError: there was no answer within `timeout` seconds.
+            trio.BrokenResourceError: the process has ended; `watch` raises the details.
         """
         assert self._process.stdin is not None
         await self._process.stdin.send_all(f"{command}\n".encode())
         return await self.answer(timeout=timeout)
 
     async def answer(self, *, timeout: float = _START_TIMEOUT) -> dict[str, Any]:
-        """Its next answer; raises as `ask` does."""
+        """Return its next answer. Raises the same errors as `ask`."""
         assert self._process.stdout is not None
         with trio.fail_after(timeout):
             while b"\n" not in self._buffer:
@@ -86,11 +86,11 @@ class NodeProcess:
         return answer
 
     async def join(self) -> None:
-        """Let it join the cluster; returns when it has."""
+        """Let the node join the cluster, and wait until it has."""
         self.identity = (await self.ask("join"))["joined"]
 
     async def kill(self) -> int:
-        """SIGKILL; returns when it is gone, the time of its death in nanoseconds of CLOCK_MONOTONIC."""
+        """Kill the process and wait for its end. Return the time of its death in nanoseconds of CLOCK_MONOTONIC."""
         self._ending = True
         self._process.kill()
         await self._process.wait()
@@ -98,7 +98,7 @@ class NodeProcess:
         return self._observer.note(EventName.KILL, process=self.name)
 
     async def aclose(self) -> None:
-        """Kill it if it still runs, and wait for it."""
+        """Kill the process if it still runs, and wait for its end."""
         self._ending = True
         with trio.CancelScope(shield=True):
             self._process.kill()
@@ -109,12 +109,12 @@ class NodeProcess:
 
 
 class Cluster:
-    """What a benchmark works with; `open_cluster` makes it.
+    """The servers, nodes and observer of a benchmark. `open_cluster` makes it.
 
     Attributes:
         hosts: ZooKeeper's addresses.
-        observer: what really runs.
-        nodes: all that were started, also those that have ended.
+        observer: reads which tasks run from the nodes' histories.
+        nodes: all nodes that were started, also those that have ended.
     """
 
     def __init__(self, hosts: str, folder: Path, nursery: trio.Nursery) -> None:
@@ -133,7 +133,7 @@ class Cluster:
         self.observer.submitted(task.id for task in tasks)
 
     async def load_node(self, *, session_timeout: float = 10.0) -> NodeProcess:
-        """Start a process that has everything imported, and waits for `join`."""
+        """Start a node process. When this returns, it has imported everything and waits for `join`."""
         name = f"n{len(self.nodes) + 1}"
         command = [
             *(sys.executable, "-m", "stress.bench.node", "--hosts", self.hosts, "--name", name),
@@ -144,7 +144,7 @@ class Cluster:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=_ROOT,
-            start_new_session=True,  # an interrupt from the keyboard is for us: we end the nodes
+            start_new_session=True,  # Ctrl-C must reach only this process, which then ends the nodes
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )
         node = NodeProcess(name, process, self.observer)
@@ -154,7 +154,7 @@ class Cluster:
         return node
 
     async def load_nodes(self, count: int, *, session_timeout: float = 10.0) -> list[NodeProcess]:
-        """`load_node`, several times."""
+        """Start several node processes."""
         return [await self.load_node(session_timeout=session_timeout) for _ in range(count)]
 
     async def join(self, nodes: Sequence[NodeProcess]) -> None:
@@ -170,13 +170,13 @@ class Cluster:
 
 @asynccontextmanager
 async def open_cluster(servers: int) -> AsyncGenerator[Cluster]:
-    """Start a ZooKeeper of `servers` servers for the length of the block, and end all that the block has started.
+    """Start a ZooKeeper of `servers` servers for the duration of the block. At the end, end it and all nodes.
 
-    Exceptions of the block leave it unwrapped.
+    Exceptions of the block are raised unwrapped.
 
     Raises:
-        ZooKeeperNotInstalled: saying what to install.
-        RuntimeError: a node has ended by itself; the block was cancelled.
+        ZooKeeperNotInstalled: the message says what to install.
+        RuntimeError: a node ended by itself; the block was cancelled.
     """
     async with open_ensemble(servers, tick_ms=500, jvm_heap="256m") as ensemble, open_service_nursery() as nursery:
         with tempfile.TemporaryDirectory(prefix="metafora-bench-") as folder:

@@ -1,4 +1,4 @@
-"""Benchmarks of a start with unclaimed tasks: `claims` and `cluster`."""
+"""Benchmarks of nodes that start with unclaimed tasks: `claims` and `cluster`."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from .stock import creates_per_second
 __all__ = ["claims", "start_together"]
 
 STAGGER = 0.2
-"""Seconds between the starts of two nodes: five of them start within one second."""
+"""Seconds between the starts of two nodes, so that five nodes start within one second."""
 QUIET = 5.0
-"""Seconds without a move after which there will be no more: longer than every delay and tick of a node."""
+"""Seconds without a move after which no more moves are expected: longer than every delay and tick of a node."""
 
 
 async def claims(cluster: Cluster, tasks: int) -> Result:
-    """One node takes all tasks. Timed from its first claim write until every handler runs."""
+    """Time how long one node takes to claim all tasks: from its first claim write until every handler runs."""
     observer = cluster.observer
     await cluster.submit(tasks)
     node = await cluster.load_node()
@@ -29,7 +29,7 @@ async def claims(cluster: Cluster, tasks: int) -> Result:
     seconds = (observer.last - (sent := await node.ask("report"))["first_claim"]) / 1e9
     duplicates = observer.verdict().duplicate_runs
     await node.kill()
-    cluster.say(f"all run after {seconds:.2f} s; now stock kazoo creates as many znodes")
+    cluster.say(f"all tasks run after {seconds:.2f} s; now stock kazoo creates as many znodes")
     raw = await trio.to_thread.run_sync(creates_per_second, cluster.hosts, tasks)
     return Result(
         {
@@ -46,7 +46,10 @@ async def claims(cluster: Cluster, tasks: int) -> Result:
 
 
 async def start_together(cluster: Cluster, tasks: int) -> Result:
-    """Five nodes start within a second. Timed from the start of the first until each task runs where it stays."""
+    """Time how long five nodes take to share all tasks: from the first node's start until the last move.
+
+    The nodes start within one second.
+    """
     observer = cluster.observer
     await cluster.submit(tasks)
     nodes = await cluster.load_nodes(5)
@@ -57,7 +60,7 @@ async def start_together(cluster: Cluster, tasks: int) -> Result:
             nursery.start_soon(node.join)
             await trio.sleep(STAGGER)
     await observer.wait(lambda: observer.total == tasks, timeout=120, what="all tasks run")
-    cluster.say("all run; now until nothing moves any more")
+    cluster.say("all tasks run; waiting until no task moves any more")
     await observer.wait_quiet(QUIET, timeout=60)
     sent = [await node.ask("report") for node in nodes]
     spread = observer.spread(node.name for node in nodes)

@@ -1,4 +1,4 @@
-"""The benchmarks: `python -m stress.bench NAME`, each on a ZooKeeper of its own, which it starts and ends."""
+"""The benchmarks: `python -m stress.bench NAME`. Each starts a ZooKeeper of its own, and ends it."""
 
 from __future__ import annotations
 
@@ -30,10 +30,11 @@ class Benchmark:
     """One benchmark.
 
     Attributes:
-        run: measures.
-        tasks: how many tasks, unless asked otherwise.
+        run: runs the benchmark on a cluster with a number of tasks.
+        tasks: the default number of tasks.
         about: one line for `--help`.
-        targets: what a figure should be: how to compare, and with what (a number, or another figure's key).
+        targets: for some figures, the comparison that they should meet: an operator, and a number or the key of
+            another figure.
     """
 
     run: Callable[[Cluster, int], Awaitable[Result]]
@@ -95,14 +96,16 @@ def _parser() -> argparse.ArgumentParser:
             "  python -m stress.bench claims\n"
             "  python -m stress.bench failover --tasks 300 --servers 3\n"
             "  python -m stress.bench idle --json | tail -1\n\n"
-            "Progress goes to standard error. Exit status: 0 measured, whether or not the targets are met; 1 a run\n"
-            "that failed, or that broke a promise (a duplicate, a lost task); 2 usage; 130 interrupted."
+            "Progress goes to standard error. Exit status: 0 measured, whether or not the targets are met; 1 the run\n"
+            "failed or broke a promise (a duplicate run, a lost task, an overlap); 2 usage; 130 interrupted."
         ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("name", metavar="NAME", choices=BENCHMARKS, help="which benchmark")
-    parser.add_argument("--tasks", type=at_least(12), metavar="N", help="how many tasks in all, at least 12")
-    parser.add_argument("--servers", type=at_least(1), metavar="N", default=1, help="ZooKeeper servers (1)")
+    parser.add_argument("name", metavar="NAME", choices=BENCHMARKS, help="the benchmark to run")
+    parser.add_argument(
+        "--tasks", type=at_least(12), metavar="N", help="number of tasks in the whole cluster, at least 12"
+    )
+    parser.add_argument("--servers", type=at_least(1), metavar="N", default=1, help="number of ZooKeeper servers (1)")
     parser.add_argument("--json", action="store_true", help="print one JSON object, on the last line")
     return parser
 
@@ -115,7 +118,7 @@ def _verdict(result: Result, target: tuple[str, float | str], value: float) -> s
 
 
 def table(name: str, result: Result) -> str:
-    """The figures a line each, with their targets and baselines."""
+    """Format the figures one a line, with their targets and baselines."""
     targets = BENCHMARKS[name].targets
     lines = []
     for key, value in result.figures.items():
@@ -126,7 +129,7 @@ def table(name: str, result: Result) -> str:
 
 
 async def _measure(benchmark: Benchmark, tasks: int, servers: int) -> Result | None:
-    """Run a benchmark; None if a signal ended it."""
+    """Run a benchmark. Return None if a signal ended it."""
     result = None
     async with until_signal(), open_cluster(servers) as cluster:
         result = await benchmark.run(cluster, tasks)
@@ -134,7 +137,7 @@ async def _measure(benchmark: Benchmark, tasks: int, servers: int) -> Result | N
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
+    """Run the command; return its exit status."""
     asked = _parser().parse_args(arguments)
     benchmark = BENCHMARKS[asked.name]
     result = trio.run(_measure, benchmark, asked.tasks or benchmark.tasks, asked.servers)

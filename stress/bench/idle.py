@@ -1,4 +1,4 @@
-"""The benchmark `idle`: what a node costs whose tasks do nothing."""
+"""The benchmark `idle`: the CPU time and memory of a node whose tasks do nothing."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ __all__ = ["idle"]
 
 SECONDS = 20.0
 REST = 3.0
-"""Seconds after the last start before the measurement: what a start leaves to do is not idling."""
+"""Seconds between the last start and the measurement, because work left over from a start is not idling."""
 
 
 async def idle(cluster: Cluster, tasks: int) -> Result:
-    """One node runs all tasks, and they sleep. Its memory is compared with what it had when it had just joined an empty
-    cluster, so that its view of the tasks counts."""
+    """Measure one node that runs all tasks while they sleep.
+
+    Memory is compared with the node's memory just after it joined an empty cluster, so its view of the tasks counts.
+    """
     observer = cluster.observer
     node = await cluster.load_node()
     await node.join()
@@ -27,7 +29,7 @@ async def idle(cluster: Cluster, tasks: int) -> Result:
     await cluster.submit(tasks)
     await observer.wait(lambda: observer.total == tasks, timeout=120, what="all tasks run")
     await trio.sleep(REST)
-    cluster.say(f"{tasks} tasks run; looking on for {SECONDS:g} s")
+    cluster.say(f"{tasks} tasks run; measuring for {SECONDS:g} s")
     cpu, began = cpu_seconds(node.pid), trio.current_time()
     await trio.sleep(SECONDS)
     percent = 100 * (cpu_seconds(node.pid) - cpu) / (trio.current_time() - began)
@@ -46,6 +48,6 @@ async def idle(cluster: Cluster, tasks: int) -> Result:
 
 
 async def _kib_per_bare_trio_task(count: int) -> float:
-    """In a process of its own: this one's memory has been used before."""
+    """Measure in a new process, because this process would reuse memory that it already has."""
     command = [sys.executable, "-m", "stress.bench.bare", str(count)]
     return float((await trio.run_process(command, capture_stdout=True)).stdout)

@@ -1,4 +1,4 @@
-"""Benchmarks of tasks that change hands: `failover`, `handover` and `join`."""
+"""Benchmarks of tasks that move between nodes: `failover`, `handover` and `join`."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from .stock import Witness, round_trip_ms
 __all__ = ["failover", "handover", "join", "minimum_moves"]
 
 QUIET = 5.0
-"""Seconds without a move after which there will be no more: longer than every delay and tick of a node."""
+"""Seconds without a move after which no more moves are expected: longer than every delay and tick of a node."""
 
 
 def minimum_moves(loads: Sequence[int], newcomers: int) -> int:
-    """The fewest moves after which no two nodes differ by more than one task.
+    """Return the fewest moves after which no two nodes differ by more than one task.
 
     Args:
-        loads: how many tasks each node has.
-        newcomers: how many nodes without a task have joined.
+        loads: the number of tasks of each node.
+        newcomers: the number of nodes that have joined and have no tasks.
     """
     base, extra = divmod(sum(loads), len(loads) + newcomers)
     fullest_first = sorted(loads, reverse=True)
@@ -31,7 +31,7 @@ def minimum_moves(loads: Sequence[int], newcomers: int) -> int:
 
 
 def percentile(ascending: Sequence[float], fraction: float) -> float:
-    """The value at a fraction of the way, by nearest rank; 0 of nothing."""
+    """Return a percentile by nearest rank; 0 if there are no values."""
     return ascending[max(0, math.ceil(fraction * len(ascending)) - 1)] if ascending else 0.0
 
 
@@ -40,7 +40,7 @@ def _ms(seconds: float) -> float:
 
 
 async def _three_nodes(cluster: Cluster, tasks: int, *, session_timeout: float = 10.0) -> list[NodeProcess]:
-    """Three nodes share all tasks evenly, and are at rest."""
+    """Start three nodes, and wait until they share all tasks evenly and no task moves."""
     observer = cluster.observer
     await cluster.submit(tasks)
     nodes = await cluster.load_nodes(3, session_timeout=session_timeout)
@@ -55,8 +55,11 @@ async def _three_nodes(cluster: Cluster, tasks: int, *, session_timeout: float =
 
 
 async def failover(cluster: Cluster, tasks: int) -> Result:
-    """One of three nodes is killed. Detection is ZooKeeper's part, from the kill until the node's znode goes;
-    reclaiming is ours, from then until each of its tasks runs again."""
+    """Kill one of three nodes, and time how long its tasks do not run.
+
+    Detection is ZooKeeper's part: from the kill until the node's znode is deleted. Reclaiming is our part: from then
+    until each of its tasks runs again.
+    """
     observer = cluster.observer
     victim, *others = await _three_nodes(cluster, tasks, session_timeout=4)
     orphans = len(observer.running[victim.name])
@@ -82,7 +85,7 @@ async def failover(cluster: Cluster, tasks: int) -> Result:
 
 
 async def handover(cluster: Cluster, tasks: int) -> Result:
-    """One of three nodes drains: its tasks stop there and start elsewhere, one by one."""
+    """Drain one of three nodes, and time how long each of its tasks does not run."""
     observer = cluster.observer
     leaver = (await _three_nodes(cluster, tasks))[0]
     cluster.say(f"{leaver.name} drains, with {len(observer.running[leaver.name])} tasks")
@@ -107,7 +110,7 @@ async def handover(cluster: Cluster, tasks: int) -> Result:
 
 
 async def join(cluster: Cluster, tasks: int) -> Result:
-    """A fourth node joins three. Timed from its start until nothing moves any more."""
+    """Let a fourth node join three, and time how long tasks move: from its join until the last move."""
     observer = cluster.observer
     nodes = await _three_nodes(cluster, tasks)
     newcomer = await cluster.load_node()

@@ -1,13 +1,13 @@
-"""A node of a benchmark: `python -m stress.bench.node`, a process of its own, whose handlers sleep and write a history.
+"""A node of a benchmark: `python -m stress.bench.node`, a process whose handlers sleep and write a history.
 
-It does what it is told on its standard input, a word a line, and answers on its standard output, a JSON object a line:
+It reads commands from its standard input, one word a line, and answers on its standard output, one JSON object a line:
 
     (at once)  {"loaded": true}
     join       {"joined": <the session's identity>}
-    report     {"claims": .., "bids": .., "first_claim": ..}    what it has sent so far, see `Sent`
-    drain      {"drained": true}, when it has left the cluster politely
+    report     {"claims": .., "bids": .., "first_claim": ..}    the requests sent so far, see `Sent`
+    drain      {"drained": true}, when it has handed its tasks over and left the cluster
 
-The end of the input ends it at once, so that no node outlives its benchmark.
+When its input ends, it ends at once, so that no node outlives its benchmark.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from stress.history_writer import HistoryWriter
 
 @dataclass(slots=True)
 class Sent:
-    """What this process has asked ZooKeeper for.
+    """The claims and bids that this process has sent to ZooKeeper.
 
     Attributes:
-        claims: attempts at an unclaimed task.
-        bids: requests for a task of another node.
-        first_claim: when the first attempt was sent, in nanoseconds of CLOCK_MONOTONIC; 0 before.
+        claims: the number of claims sent.
+        bids: the number of bids sent.
+        first_claim: the time of the first claim, in nanoseconds of CLOCK_MONOTONIC; 0 if there was none.
     """
 
     claims: int = 0
@@ -57,7 +57,7 @@ class Sent:
 
 
 class CountingConnection(KazooConnection):
-    """Counts what a session sends, where it meets kazoo: also what is sent again, or refused."""
+    """Counts the claims and bids that a session passes to kazoo, including any that are retried or refused."""
 
     def __init__(self, hosts: str, *, session_timeout: float, sent: Sent) -> None:
         super().__init__(hosts, session_timeout=session_timeout)
@@ -69,7 +69,7 @@ class CountingConnection(KazooConnection):
 
 
 async def _commands() -> AsyncGenerator[str]:
-    """The words on the standard input, to its end."""
+    """Yield the words on the standard input until its end."""
     rest = b""
     async with trio.lowlevel.FdStream(os.dup(0)) as stream:
         while part := await stream.receive_some():

@@ -1,6 +1,6 @@
-"""What really runs, as the nodes' histories tell: read while they are being written, and checked at the end.
+"""Observer: reads which tasks run from the nodes' histories while they are written, and checks them at the end.
 
-It asks neither the cluster nor the library, so that it disturbs neither and believes neither.
+It asks neither the cluster nor the library. So it does not disturb them, and does not depend on their being right.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _PERIOD = 0.02
 
 
 class Observer:
-    """Follows the histories in one folder, a file `<process>.jsonl` each.
+    """Follows the histories in one folder, one file `<process>.jsonl` for each process.
 
     Attributes:
-        events: all so far.
+        events: all events so far.
         running: the tasks that each process runs now.
     """
 
@@ -36,11 +36,11 @@ class Observer:
 
     @property
     def last(self) -> int:
-        """When the last start or stop was, in nanoseconds of CLOCK_MONOTONIC."""
+        """The time of the last start or stop, in nanoseconds of CLOCK_MONOTONIC."""
         return max(event.t for event in self.events if event.ev in (EventName.START, EventName.STOP))
 
     def note(self, ev: EventName, *, task: str = "", process: str = "") -> int:
-        """Add something that the benchmark itself did; returns when."""
+        """Add an event for an action of the benchmark itself. Return its time."""
         event = HistoryEvent(time.monotonic_ns(), ev, process, "", task)
         self.events.append(event)
         if ev is EventName.KILL:
@@ -48,12 +48,12 @@ class Observer:
         return event.t
 
     def submitted(self, tasks: Iterable[str]) -> None:
-        """Note what must run from now on."""
+        """Note that these tasks were submitted, and must run."""
         for task in tasks:
             self.note(EventName.SUBMIT, task=task)
 
     def look(self) -> bool:
-        """Read on; returns whether there was something new."""
+        """Read new events. Return whether there were any."""
         before = len(self.events)
         for path in self._folder.glob("*.jsonl"):
             with path.open("rb") as file:
@@ -73,10 +73,10 @@ class Observer:
             self.running[event.process].discard(event.task)
 
     async def wait(self, condition: Callable[[], bool], *, timeout: float, what: str) -> None:
-        """Wait until a condition holds of what runs.
+        """Wait until a condition holds, reading new events before each check.
 
         Raises:
-            trio.TooSlowError: not within `timeout` seconds.
+            trio.TooSlowError: it did not hold within `timeout` seconds. The message includes `what`.
         """
         await trio.lowlevel.checkpoint()
         with trio.move_on_after(timeout):
@@ -86,10 +86,10 @@ class Observer:
                     return
                 await trio.sleep(_PERIOD)
         loads = {process: len(tasks) for process, tasks in self.running.items()}
-        raise trio.TooSlowError(f"not within {timeout:g} s: {what}; what runs: {loads}")
+        raise trio.TooSlowError(f"not within {timeout:g} s: {what}; running tasks by process: {loads}")
 
     async def wait_quiet(self, seconds: float, *, timeout: float) -> None:
-        """Wait until nothing has started or stopped for some seconds; for `timeout` seconds at most."""
+        """Wait until no handler has started or stopped for some seconds, or until `timeout` seconds have passed."""
         with trio.move_on_after(timeout):
             with trio.CancelScope(deadline=trio.current_time() + seconds) as quiet:
                 while True:
@@ -101,20 +101,20 @@ class Observer:
 
     @property
     def total(self) -> int:
-        """How many tasks run now."""
+        """The number of tasks that run now."""
         return sum(map(len, self.running.values()))
 
     def spread(self, processes: Iterable[str]) -> int:
-        """The largest minus the smallest load of some processes."""
+        """Return the largest minus the smallest load of some processes."""
         loads = [len(self.running[process]) for process in processes]
         return max(loads) - min(loads)
 
     def starts_since(self, t: int) -> list[int]:
-        """When handlers started after `t`, ascending."""
+        """Return the times after `t` at which handlers started, ascending."""
         return sorted(event.t for event in self.events if event.ev is EventName.START and event.t > t)
 
     def gaps_since(self, t: int) -> list[float]:
-        """For each start after `t` of a task that ran before, the time since that stopped, in seconds, ascending."""
+        """Return, for each start after `t` of a task that ran before, the seconds since its last stop, ascending."""
         stopped: dict[str, int] = {}
         gaps = []
         for event in sorted(self.events, key=lambda event: event.t):
@@ -125,7 +125,7 @@ class Observer:
         return sorted(gaps)
 
     def verdict(self) -> Verdict:
-        """End the observation and check all of it."""
+        """End the observation, and check the whole history."""
         self.look()
         self.note(EventName.END)
         return check_history(self.events)

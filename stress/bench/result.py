@@ -1,4 +1,4 @@
-"""What a benchmark has found."""
+"""Result: the figures of a benchmark."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class Result:
     """The figures of one benchmark.
 
     Attributes:
-        figures: by key, as `--json` prints them.
-        baselines: by key, what the same run would have given otherwise, in words.
+        figures: the figures by key, as `--json` prints them.
+        baselines: for some keys, a value to compare the figure with, in words.
     """
 
     figures: Mapping[str, float]

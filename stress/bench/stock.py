@@ -1,4 +1,4 @@
-"""Stock kazoo: the baselines, and a witness of what ZooKeeper itself does. The plain functions block."""
+"""Stock kazoo: baselines for the benchmarks, and a watch that sees when a znode is deleted. Sync functions block."""
 
 from __future__ import annotations
 
@@ -30,8 +30,10 @@ def _client(hosts: str) -> Generator[Any]:
 
 
 def creates_per_second(hosts: str, count: int) -> float:
-    """How fast `count` ephemeral sequential znodes are created: a request each, all on their way at once, in as many
-    directories as there are for claims."""
+    """Return the rate at which `count` ephemeral sequential znodes are created.
+
+    Each create is a request of its own, and all are in flight at once. They go to as many directories as claims do.
+    """
     with _client(hosts) as client:
         folders = [f"/baseline/{bucket:02}" for bucket in range(_BUCKETS)]
         for folder in folders:
@@ -47,7 +49,7 @@ def creates_per_second(hosts: str, count: int) -> float:
 
 
 def round_trip_ms(hosts: str, count: int = 200) -> float:
-    """How long one write takes when nothing else is on its way: the median of `count`, in milliseconds."""
+    """Return the time of one write when no other is in flight, in milliseconds: the median of `count` writes."""
     with _client(hosts) as client:
         client.ensure_path("/baseline/round-trip")
         times = []
@@ -59,10 +61,7 @@ def round_trip_ms(hosts: str, count: int = 200) -> float:
 
 
 class Witness:
-    """Sees when a znode goes, by a watch of its own.
-
-    Async context manager: watches from its entry on.
-    """
+    """Records when a znode is deleted, by a watch of its own. An async context manager that sets the watch on entry."""
 
     def __init__(self, hosts: str, path: str) -> None:
         self._client = KazooClient(hosts)
@@ -92,11 +91,11 @@ class Witness:
         self._gone.set()
 
     async def gone(self) -> int:
-        """Wait until it has gone; returns when, in nanoseconds of CLOCK_MONOTONIC.
+        """Wait until the znode is deleted. Return the time of that, in nanoseconds of CLOCK_MONOTONIC.
 
         Raises:
-            TimeoutError: it has not gone within a minute.
+            TimeoutError: it still exists after a minute.
         """
         if not await trio.to_thread.run_sync(self._gone.wait, _TIMEOUT):
-            raise TimeoutError(f"{self._path} is still there after {_TIMEOUT:g} s")
+            raise TimeoutError(f"{self._path} still exists after {_TIMEOUT:g} s")
         return self._gone_at

@@ -1,7 +1,7 @@
-"""Judges a chaos run, from what it has left in its folder: the histories, the faults, and the store.
+"""Judges a chaos run by the evidence in its folder: the histories, the faults, and the store.
 
-Every promise that can be seen from outside is held against the history; assumptions are as in the library's design: the
-gap after a kill is bounded only where nothing else was wrong, and a frozen process counts as not running.
+It checks every promise that can be checked from outside, under the assumptions of the library's design: the gap after
+a kill is bounded only if nothing else was wrong, and a frozen process counts as not running.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ _RECLAIM = 0.7
 """Seconds from the end of a dead node's session until its tasks run again."""
 _SETTLE = 5.0
 _WRITE = 5.0
-"""Seconds within which a run has written to the store: it begins at once, and what gathers is written every 0.25 s."""
+"""Seconds after which a run must have written to the store: it begins at once, and a batch is written every 0.25 s."""
 _SECOND = 1e9
 _MOVES = {FaultKind.SUBMIT, FaultKind.DELETE, FaultKind.BALANCE}
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What a run has left.
+    """The records that a run has left.
 
     Attributes:
         events: the histories of all processes and of the nemesis.
-        faults: what was done.
-        rows: what the store saw.
+        faults: the faults that were injected.
+        rows: the writes that the store got.
         session_timeout: T, in seconds.
-        healed: when everything was healed, in nanoseconds; None if it did not come to that.
-        complete: the run came to its own end.
-        surprises: what nobody had asked for, such as a node that ended by itself.
-        nodes: the names of the nodes that are to share the tasks in the end.
+        healed: when everything was healed, in nanoseconds of CLOCK_MONOTONIC; None if the run did not get so far.
+        surprises: unplanned events, such as a node that ended by itself.
+        nodes: the names of the nodes that must share the tasks at the end.
+        complete: True if the run was neither interrupted nor failed.
     """
 
     events: Sequence[HistoryEvent]
@@ -57,11 +57,11 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """A time in which a task that is to run did not.
+    """A span in which a task that should run did not.
 
     Attributes:
         before, after: the runs around it.
-        cause: the fault it is put down to; None where the nodes just balanced.
+        cause: the fault that most likely caused it; None if the nodes were only balancing.
     """
 
     before: Run
@@ -75,22 +75,22 @@ class Gap:
 
 @dataclass(slots=True)
 class Judgement:
-    """What a run has shown.
+    """The result of judging a run.
 
     Attributes:
-        verdict: what the history alone shows.
+        verdict: the verdict on the history alone.
         gaps: all gaps, by time.
-        isolated: the gaps after a kill with nothing else around it.
-        gap_limit: what each of those may be, in seconds.
-        settled: seconds from the last heal until everything ran, evenly spread, and went on so; None if it never did,
-            or was interrupted.
-        settle_limit: what that may be.
-        old_accepted: writes with an old token that the store took.
-        old_rejected: writes with an old token that it refused: what a store without fencing would have let through.
-        interrupted: the run did not come to its end, so nothing is said of how things were then.
-        lost: acknowledged tasks that neither ran at the end, nor were done or deleted; none if it was interrupted.
-        violations: each broken promise, each surprise, and each lack of evidence, in a sentence.
-        notes: what is worth knowing, and breaks no promise.
+        isolated: the gaps after a kill with no other fault near it.
+        gap_limit: the longest allowed isolated gap, in seconds.
+        settled: seconds from the last heal until all tasks ran, evenly spread, and kept running; None if that never
+            happened, or if the run was interrupted before the heal.
+        settle_limit: the largest allowed `settled`, in seconds.
+        old_accepted: writes with an old token that the store accepted.
+        old_rejected: writes with an old token that the store refused. A store without fencing would accept them.
+        interrupted: True if the run did not reach its end. Then the state at the end is not judged.
+        lost: acknowledged tasks that at the end neither ran, nor were done, nor deleted; empty if interrupted.
+        violations: each broken promise, each surprise, and each lack of evidence, one sentence each.
+        notes: findings that break no promise.
     """
 
     verdict: Verdict
@@ -108,28 +108,28 @@ class Judgement:
 
     @property
     def word(self) -> str:
-        """The verdict in a word: violated, interrupted, ok."""
+        """The verdict in a word: violated, interrupted, or ok."""
         return "violated" if self.violations else "interrupted" if self.interrupted else "ok"
 
 
 def node_of(process: str) -> str:
-    """The name of the node of which a process was one life."""
+    """Return the name of the node that a process belonged to."""
     return process.rpartition(".")[0]
 
 
 def percentile(values: Iterable[float], fraction: float) -> float:
-    """Nearest rank; 0 if there are none."""
+    """Return a percentile by nearest rank; 0 if there are no values."""
     ordered = sorted(values)
     return ordered[max(0, math.ceil(fraction * len(ordered)) - 1)] if ordered else 0.0
 
 
 def settle_limit(session_timeout: float) -> float:
-    """Seconds from the last heal within which everything must run, evenly spread."""
+    """Return the seconds after the last heal within which all tasks must run, evenly spread."""
     return 2 * session_timeout + TICK + _SETTLE
 
 
 def judge(evidence: Evidence) -> Judgement:
-    """Hold the evidence against every promise."""
+    """Check the evidence of a run against every promise."""
     verdict = check_history(evidence.events)
     interrupted = not evidence.complete or evidence.healed is None
     gaps = sorted(_gaps(verdict, evidence), key=lambda gap: gap.before.stop)
@@ -185,7 +185,7 @@ def _violations(found: Judgement, evidence: Evidence) -> Iterator[str]:
             )
     yield from evidence.surprises
     for process in verdict.never_thawed:
-        yield f"{process} was told to go on after a freeze, and did not note that it does"
+        yield f"{process} was sent SIGCONT after a freeze, but did not record its thaw"
     for task in found.lost:
         yield f"{task} is lost: acknowledged, neither running at the end, nor done, nor deleted"
     if found.interrupted:
@@ -197,9 +197,10 @@ def _violations(found: Judgement, evidence: Evidence) -> Iterator[str]:
 
 
 def _after_delete(task: str, deleted: int, found: Judgement, evidence: Evidence) -> Iterator[str]:
-    """A deleted task starts only where its tombstone is not seen yet.
+    """Report runs of a deleted task that started too late, or that still ran too late.
 
-    Who starts one has had an answer to a write within T, and with it all that came before that write.
+    A node may start a deleted task only while it has not seen the tombstone. This cannot last longer than T: a node
+    that starts a task got an answer to a write within T, and before that answer it got all earlier events.
     """
     limit = evidence.session_timeout + TICK
     for run in found.verdict.runs_of.get(task, ()):
@@ -213,7 +214,7 @@ def _after_delete(task: str, deleted: int, found: Judgement, evidence: Evidence)
 
 
 def _lacks(found: Judgement, evidence: Evidence) -> Iterator[str]:
-    """What there must be to judge by: nothing is proven by what was not written down."""
+    """Report missing evidence: a record that was never written proves nothing."""
     if not found.interrupted:
         if not any(event.ev is EventName.END for event in evidence.events):
             yield "no evidence: the history has no end"
@@ -226,14 +227,17 @@ def _lacks(found: Judgement, evidence: Evidence) -> Iterator[str]:
                 yield f"no evidence: not one {what} is recorded"
     written = {(row.task, row.process, row.token) for row in evidence.rows}
     for run in chain.from_iterable(found.verdict.runs_of.values()):
-        # A frozen process may hold the lock of the store: then the others wait.
+        # While a process is frozen it may hold the lock of the store, and then all others wait.
         seconds = found.verdict.awake(run, nobody_frozen=True) / _SECOND
         if seconds > _WRITE and (run.task, run.process, run.token) not in written:
             yield f"no evidence: {run.task} ran for {seconds:.1f} s in {run.process}, and has not written to the store"
 
 
 def _late_drains(evidence: Evidence) -> tuple[list[str], list[str]]:
-    """Which nodes had to be killed as they did not leave in time: those with nothing else around, and the others."""
+    """Return the nodes that were killed because they did not drain in time.
+
+    The first list has those near which nothing else was wrong, the second has the others.
+    """
     calm_ones: list[str] = []
     others: list[str] = []
     for fault in evidence.faults:
@@ -245,7 +249,7 @@ def _late_drains(evidence: Evidence) -> tuple[list[str], list[str]]:
 
 
 def _old_accepted(rows: Iterable[Row]) -> list[Row]:
-    """The accepted writes whose token is below one that was accepted before."""
+    """Return the accepted writes whose token is lower than one accepted before."""
     top: dict[str, int] = {}
     old = []
     for row in rows:
@@ -267,8 +271,11 @@ def _gaps(verdict: Verdict, evidence: Evidence) -> Iterator[Gap]:
 
 
 def _cause(run: Run, evidence: Evidence) -> FaultRecord | None:
-    """The fault that most likely ended a run: the last to begin of those not over, on its node before others, and last
-    of all what only lets tasks move: those move from node to node without a stop to speak of."""
+    """Return the fault that most likely ended a run, or None.
+
+    Of the faults whose effect was not over, prefer those on the node of the run, then faults over user commands that
+    only make tasks move (a move hardly interrupts a task), then the one that began last.
+    """
     left = calm(evidence.session_timeout) * _SECOND
     running = [fault for fault in evidence.faults if fault.start <= run.stop <= fault.end + left and not fault.skipped]
     return max(
@@ -279,12 +286,12 @@ def _cause(run: Run, evidence: Evidence) -> FaultRecord | None:
 
 
 def _ended_by(run: Run, kill: FaultRecord | None) -> bool:
-    """Whether a run ended by the death of its process in this kill."""
+    """Return whether this kill of its process ended a run."""
     return kill is not None and node_of(run.process) == kill.target and kill.start <= run.stop <= kill.start + _SECOND
 
 
 def _isolated(kill: FaultRecord, evidence: Evidence) -> bool:
-    """Whether a node was killed while everything else was well, and long had been."""
+    """Return whether a fault is a kill with no other fault near it, before or after."""
     if kill.kind is not FaultKind.KILL:
         return False
     after = (evidence.session_timeout + TICK + _RECLAIM) * _SECOND
@@ -292,7 +299,7 @@ def _isolated(kill: FaultRecord, evidence: Evidence) -> bool:
 
 
 def _undisturbed(fault: FaultRecord, until: float, evidence: Evidence) -> bool:
-    """Whether from long before a fault until then nothing else was wrong."""
+    """Return whether nothing else was wrong from well before a fault until a time."""
     before = calm(evidence.session_timeout) * _SECOND
     return not any(
         other is not fault and other.start <= until and fault.start <= other.end + before
@@ -305,7 +312,7 @@ def _undisturbed(fault: FaultRecord, until: float, evidence: Evidence) -> bool:
 
 
 def standing(events: Iterable[HistoryEvent]) -> dict[str, set[str]]:
-    """Which tasks run in each process, by events in order of time."""
+    """Return the tasks that run in each process after some events, given in order of time."""
     running: dict[str, set[str]] = defaultdict(set)
     for event in events:
         _move(running, event)
@@ -323,7 +330,7 @@ def _move(running: dict[str, set[str]], event: HistoryEvent) -> None:
 
 
 def settled_now(running: Mapping[str, set[str]], expected: set[str], nodes: Sequence[str]) -> bool:
-    """Whether all that is expected runs, spread evenly over the nodes."""
+    """Return whether all expected tasks run, evenly spread over the nodes."""
     loads = dict.fromkeys(nodes, 0)
     everything: set[str] = set()
     for process, tasks in running.items():
@@ -333,24 +340,24 @@ def settled_now(running: Mapping[str, set[str]], expected: set[str], nodes: Sequ
 
 
 def _deleted(events: Iterable[HistoryEvent]) -> dict[str, int]:
-    """When the delete of each deleted task was acknowledged."""
+    """Return the time at which the delete of each deleted task was acknowledged."""
     return {event.task: event.t for event in events if event.ev is EventName.DELETE}
 
 
 def _expected(events: Iterable[HistoryEvent]) -> set[str]:
-    """The acknowledged tasks that are to run in the end."""
+    """Return the acknowledged tasks that must run at the end."""
     submitted = {event.task for event in events if event.ev is EventName.SUBMIT}
     return submitted - {event.task for event in events if event.ev in (EventName.DONE, EventName.DELETE)}
 
 
 def _settled(evidence: Evidence) -> float | None:
-    """Seconds from the last heal until everything ran, and did to the end."""
+    """Return the seconds from the last heal until all tasks ran, evenly spread, and did so until the end."""
     if evidence.healed is None:
         return None
     expected = _expected(evidence.events)
     running: dict[str, set[str]] = defaultdict(set)
     since: int | None = None
-    # The heal is an instant of its own: what runs then may go on for ever, and no event tells.
+    # Add an event at the heal itself. Otherwise tasks that run then, without any later event, would never be checked.
     instants = [HistoryEvent(evidence.healed, EventName.SUBMIT), *evidence.events]
     for t, together in groupby(sorted(instants, key=lambda event: event.t), key=lambda event: event.t):
         for event in together:

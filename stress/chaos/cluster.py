@@ -1,7 +1,7 @@
 """The cluster of a chaos run: real servers, nodes as processes, and a proxy between each node and each server.
 
-Everything that is started here ends with the block of `open_chaos_cluster`, by a kill; if this process itself is
-killed, the kernel ends its children.
+At the end of the block of `open_chaos_cluster`, all servers and nodes are killed. If this process itself is killed, the
+kernel kills its children.
 """
 
 from __future__ import annotations
@@ -25,19 +25,31 @@ from metafora_trio_zookeeper.testing.real import Ensemble, ProxyLoop, TcpProxy, 
 __all__ = ["TICK", "ChaosCluster", "ChaosNode", "Terms", "open_chaos_cluster"]
 
 TICK = 0.5
-"""ZooKeeper's tickTime in seconds. A follower then outlives its leader by 5 s: longer than a session lasts."""
+"""ZooKeeper's tickTime in seconds. A follower then keeps serving for 5 s without its leader, longer than a session."""
 _ELECTION = "-Dzookeeper.fastleader.maxNotificationInterval=1000"
-"""A proxy accepts for a server that is dead, so votes are lost where a real network would refuse the connection;
-servers repeat theirs with pauses that double, by default up to a minute."""
+"""A shorter limit for the pauses between votes. A proxy accepts connections to a dead server, so votes get lost where a
+real network would refuse the connection. Servers repeat lost votes after pauses that double, by default up to a minute.
+"""
 _LOOK = 0.2
-"""Seconds between looks at the servers."""
+"""Seconds between checks of the servers."""
 _ROOT = Path(__file__).parents[2]
 _SHIM = Path(__file__).parent / "shim.c"
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a run is asked for; `seconds` are those in which faults happen, `links` is how links are broken."""
+    """The options of a run.
+
+    Attributes:
+        servers: the number of ZooKeeper servers.
+        nodes: the number of nodes.
+        tasks: the number of tasks submitted at the beginning.
+        seconds: the seconds in which faults happen.
+        seed: the seed of the schedule.
+        session_timeout: T, in seconds.
+        broken: the bug to run with: "lease", "fencing" or None.
+        links: the way links are broken: "proxy" or "namespaces".
+    """
 
     servers: int = 3
     nodes: int = 5
@@ -53,10 +65,10 @@ class ChaosNode:
     """One life of a node: one process.
 
     Attributes:
-        name: the node's, which outlives the process.
-        process: names this life in the history: `<name>.<life>`.
-        ended: set when it is gone.
-        folder: its working directory, with its log.
+        name: the name of the node, which outlives the process.
+        process: the name of this life in the history: `<name>.<life>`.
+        ended: set when the process has ended.
+        folder: its working directory, which contains its log.
     """
 
     def __init__(self, name: str, process: str, popen: subprocess.Popen[bytes], folder: Path, history: History) -> None:
@@ -69,7 +81,7 @@ class ChaosNode:
         self._may_end = False
 
     async def watch(self, surprises: list[str]) -> None:
-        """Wait for its end and note it; also as a surprise, if nobody has asked for it."""
+        """Wait for the end of the process, and record it. If the end was not expected, add it to the surprises."""
         handle = os.pidfd_open(self._popen.pid)
         try:
             await trio.lowlevel.wait_readable(handle)
@@ -82,22 +94,22 @@ class ChaosNode:
         self.ended.set()
 
     async def kill(self) -> None:
-        """SIGKILL; returns when it is gone and its death is noted."""
+        """Kill the process, and wait until its death is recorded."""
         self._may_end = True
         self._popen.kill()
         await self.ended.wait()
 
     def drain(self) -> None:
-        """Tell it to hand over what it has, and to end."""
+        """Tell the process to hand over its tasks and to end."""
         self._may_end = True
         self._popen.send_signal(signal.SIGTERM)
 
     def expect_end(self) -> None:
-        """Somebody else has told it to end."""
+        """Expect the process to end, because another command told it to."""
         self._may_end = True
 
     async def wait_ended(self, timeout: float) -> bool:
-        """Wait for its end, and kill it after `timeout` seconds; returns whether that was needed."""
+        """Wait for the end of the process, and kill it after `timeout` seconds. Return whether it was killed."""
         with trio.move_on_after(timeout):
             await self.ended.wait()
             return False
@@ -105,34 +117,34 @@ class ChaosNode:
         return True
 
     def freeze(self) -> None:
-        """SIGSTOP."""
+        """Stop the process with SIGSTOP, and record it."""
         self._popen.send_signal(signal.SIGSTOP)
         self._history.record(EventName.FREEZE, process=self.process)
 
     def thaw(self) -> None:
-        """SIGCONT. When it goes on it notes so itself: until the machine has time for it, it stands still."""
+        """Record the resume, and send SIGCONT. The process records its thaw itself when it gets a CPU."""
         self._history.record(EventName.RESUME, process=self.process)
         self._popen.send_signal(signal.SIGCONT)
 
     def destroy(self) -> None:
-        """SIGKILL, and wait for its end: without Trio, for every way out."""
+        """Kill the process and wait for its end, without Trio, so that cancellation cannot interrupt it."""
         self._may_end = True
         self._popen.kill()
         self._popen.wait()
 
 
 class ChaosCluster:
-    """What the nemesis works on; `open_chaos_cluster` makes it.
+    """The servers, nodes and links that the nemesis disturbs. `open_chaos_cluster` makes it.
 
     Attributes:
-        terms: what was asked for.
-        folder: where histories, logs and the store are.
+        terms: the options of the run.
+        folder: the folder of the histories, logs and the store.
         ensemble: the servers.
-        nodes: the present life of each node, by name, also of one that has ended.
-        history: what is done to them.
-        away: the ids of the servers that were killed, and may be missing.
-        surprises: what nobody has asked for.
-        shim: whether disks can be made slow and clocks jump.
+        nodes: the latest life of each node by name, even if it has ended.
+        history: records what is done to the nodes.
+        away: the ids of the servers that were killed on purpose.
+        surprises: unplanned events, such as a server that ended by itself.
+        shim: the library that makes disks slow and clocks jump; None if it could not be built.
     """
 
     def __init__(
@@ -159,7 +171,7 @@ class ChaosCluster:
         self._lives: dict[str, int] = {}
 
     def links(self, name: str) -> Sequence[TcpProxy]:
-        """The proxies between a node and each server, in the order of the servers."""
+        """Return the proxies between a node and each server, in the order of the servers."""
         if name not in self._links:
             self._links[name] = [
                 self._proxies.open("127.0.0.1", server.client_port) for server in self.ensemble.servers
@@ -167,13 +179,13 @@ class ChaosCluster:
         return self._links[name]
 
     def start(self, name: str) -> ChaosNode:
-        """Start a process for a node that has none."""
+        """Start a process for a node that has no running process."""
         self._lives[name] = self._lives.get(name, 0) + 1
         process = f"{name}.{self._lives[name]}"
         folder = self.folder / "nodes" / name
         folder.mkdir(parents=True, exist_ok=True)
         command = [
-            # Frozen, it would not notice the end of a pipe from us.
+            # A frozen node would not notice that a pipe from this process was closed.
             *(["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []),
             *(sys.executable, "-m", "stress.chaos.node", "--name", name, "--process", process),
             *("--hosts", ",".join(link.address for link in self.links(name))),
@@ -188,7 +200,7 @@ class ChaosCluster:
                 stdout=log,
                 stderr=log,
                 cwd=folder,
-                start_new_session=True,  # an interrupt from the keyboard is for us: we end the nodes
+                start_new_session=True,  # Ctrl-C must reach only this process, which then ends the nodes
                 env={
                     **os.environ,
                     **_preload(self.shim),
@@ -205,7 +217,7 @@ class ChaosCluster:
             self.start(name)
 
     async def watch_servers(self) -> None:
-        """Note as a surprise that a server has ended and nobody has killed it; until cancelled."""
+        """Until cancelled, add to the surprises each server that ends without being killed on purpose."""
         missing: set[int] = set()
         while True:
             dead = {server.id for server in self.ensemble.servers if not server.alive} - self.away
@@ -215,7 +227,7 @@ class ChaosCluster:
             await trio.sleep(_LOOK)
 
     async def heal(self) -> None:
-        """Undo everything that may be left of faults; returns when all servers serve and all nodes are started."""
+        """Undo all faults. Return when all servers serve and all nodes have been started."""
         for links in self._links.values():
             for link in links:
                 link.delay(0.0)
@@ -225,7 +237,7 @@ class ChaosCluster:
             self.restart(name)
 
     def destroy(self) -> None:
-        """Kill all nodes, and keep what the servers have said."""
+        """Kill all nodes, and save the logs of the servers."""
         for node in self.nodes.values():
             node.destroy()
         self.history.close()
@@ -238,7 +250,7 @@ def _preload(shim: Path | None) -> dict[str, str]:
 
 
 def _build_shim(folder: Path) -> Path | None:
-    """Compile the shim; None if there is no C compiler."""
+    """Compile the shim. Return None if there is no C compiler."""
     compiler = shutil.which("cc")
     if compiler is None:
         return None
@@ -249,10 +261,10 @@ def _build_shim(folder: Path) -> Path | None:
 
 @asynccontextmanager
 async def open_chaos_cluster(terms: Terms, folder: Path) -> AsyncGenerator[ChaosCluster]:
-    """Start the servers and the nodes for the length of the block. Exceptions of the block leave it unwrapped.
+    """Start the servers and the nodes for the duration of the block. Exceptions of the block are raised unwrapped.
 
     Raises:
-        ZooKeeperNotInstalled: saying what to install.
+        ZooKeeperNotInstalled: the message says what to install.
     """
     shim = await trio.to_thread.run_sync(_build_shim, folder)
     with ProxyLoop() as proxies:

@@ -1,4 +1,4 @@
-"""Chaos: real servers, real node processes, faults by seed, and a checker that tells whether the promises were kept."""
+"""Chaos: real servers and node processes, faults drawn from a seed, and a checker that finds broken promises."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = ["figures", "main"]
 
 _PREFIX = "metafora-chaos-"
 _SHOWN = 20
-"""Violations that are printed."""
+"""The largest number of violations that are printed."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -44,8 +44,8 @@ def _parser() -> argparse.ArgumentParser:
             "  python -m stress.chaos --servers 1 --nodes 3 --tasks 30 --seconds 30 --json | tail -1\n"
             "  python -m stress.chaos --break lease\n"
             "  python -m stress.chaos --check FOLDER --report chaos.html\n\n"
-            "Progress goes to standard error. Exit status: 0 every promise was kept; 1 one was broken, the run\n"
-            "failed, or has left too little to judge by; 2 usage; 130 interrupted, with a report of what there was."
+            "Progress goes to standard error. Exit status: 0 every promise was kept; 1 a promise was broken, the run\n"
+            "failed, or it left too little evidence; 2 usage; 130 interrupted, with a report on the run so far."
         ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--seconds", type=at_least(10), metavar="N", default=terms.seconds, help="seconds of faults (%(default)g)"
     )
-    parser.add_argument("--seed", type=int, metavar="N", help="same seed, same faults; by default a random one")
+    parser.add_argument("--seed", type=int, metavar="N", help="same seed, same faults (default: a random seed)")
     parser.add_argument(
         "--session-timeout", type=float, metavar="T", default=terms.session_timeout, help="seconds (%(default)g)"
     )
@@ -64,23 +64,23 @@ def _parser() -> argparse.ArgumentParser:
         "--break",
         dest="broken",
         choices=("lease", "fencing"),
-        help="run with a bug, to see it found: tasks that ignore the lease, or a store that takes old tokens",
+        help="run with a bug that must be found: tasks that ignore the lease, or a store that accepts old tokens",
     )
     parser.add_argument(
         "--links",
         choices=("proxy", "namespaces"),
         default=terms.links,
-        help="how links are broken: by a TCP proxy (the default), or in a network namespace, where packets are lost",
+        help="break links by a TCP proxy (the default), or in a network namespace by dropping packets",
     )
-    parser.add_argument("--report", type=Path, metavar="FILE", help="write a page of HTML")
-    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="leave histories, logs and store here")
-    parser.add_argument("--check", type=Path, metavar="FOLDER", help="run nothing: judge what --keep has left")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write an HTML report")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep histories, logs and store here")
+    parser.add_argument("--check", type=Path, metavar="FOLDER", help="run nothing; judge a folder written by --keep")
     parser.add_argument("--json", action="store_true", help="print one JSON object, on the last line")
     return parser
 
 
 def figures(judgement: Judgement, *, seconds: float, faults: int, seed: int) -> dict[str, Any]:
-    """The figures of a run, as --json prints them."""
+    """Return the figures of a run, as --json prints them."""
     gaps = [gap.seconds * 1000 for gap in judgement.gaps]
     return {
         "seconds": round(seconds, 1),
@@ -99,7 +99,7 @@ def figures(judgement: Judgement, *, seconds: float, faults: int, seed: int) -> 
 
 
 async def _run(terms: Terms, folder: Path) -> None:
-    """Run it, until a signal comes; what is left in the folder says whether one came."""
+    """Run the chaos run until it ends or a signal arrives. Its outline in the folder shows whether it was complete."""
     started = time.monotonic()
 
     def say(what: str) -> None:
@@ -110,7 +110,7 @@ async def _run(terms: Terms, folder: Path) -> None:
 
 
 def _command(terms: Terms) -> str:
-    """The command that repeats a run."""
+    """Return the command that repeats a run."""
     parts = [f"--servers {terms.servers} --nodes {terms.nodes} --tasks {terms.tasks} --seconds {terms.seconds:g}"]
     parts += [f"--session-timeout {terms.session_timeout:g} --seed {terms.seed}"]
     parts += [f"--links {terms.links}"] if terms.links != Terms().links else []
@@ -119,9 +119,9 @@ def _command(terms: Terms) -> str:
 
 
 def _folder(asked: argparse.Namespace) -> Path:
-    """Where the evidence is, or will be: in a folder that was named, or in a new one, in memory if possible."""
+    """Return the folder of the evidence: the one given on the command line, or a new one, in memory if possible."""
     if asked.check or asked.keep:
-        named: Path = (asked.check or asked.keep).resolve()  # nodes have working directories of their own
+        named: Path = (asked.check or asked.keep).resolve()  # absolute, because nodes have other working directories
         named.mkdir(parents=True, exist_ok=True)
         return named
     memory = Path("/dev/shm")
@@ -129,7 +129,7 @@ def _folder(asked: argparse.Namespace) -> Path:
 
 
 def _put_away(folder: Path, *, keep: bool) -> None:
-    """Remove a folder that nobody has named; or keep it, where it does not use up memory, and say where."""
+    """Remove a folder that was not given on the command line; with `keep`, copy it to disk first, and print where."""
     if keep:
         kept = tempfile.mkdtemp(prefix=_PREFIX)
         shutil.copytree(folder, kept, dirs_exist_ok=True)
@@ -138,15 +138,15 @@ def _put_away(folder: Path, *, keep: bool) -> None:
 
 
 def _check(parser: argparse.ArgumentParser, asked: argparse.Namespace) -> None:
-    """End with status 2 where the arguments do not go together with each other, or with this machine."""
+    """Exit with status 2 if the arguments conflict with each other, or need something that this machine lacks."""
     if not 2 <= asked.session_timeout <= 10:
-        parser.error("argument --session-timeout: 2 to 10 seconds, what the servers grant")
+        parser.error("argument --session-timeout: must be 2 to 10 seconds, the range that the servers accept")
     if asked.keep and asked.keep.exists() and any(asked.keep.iterdir()):
         parser.error(f"argument --keep: {asked.keep} is not empty")
     if asked.check and not (asked.check / "run.json").exists():
-        parser.error(f"argument --check: no run has left anything in {asked.check}")
+        parser.error(f"argument --check: no evidence of a run in {asked.check}")
     if asked.report and not asked.report.parent.is_dir():
-        parser.error(f"argument --report: there is no folder {asked.report.parent}")
+        parser.error(f"argument --report: the folder {asked.report.parent} does not exist")
     if asked.links == "namespaces" and (missing := missing_tools()):
         parser.error(f"argument --links: namespaces need {', '.join(missing)}")
 
@@ -164,7 +164,7 @@ def _terms(asked: argparse.Namespace) -> Terms:
     )
 
 
-def _tell(judgement: Judgement, result: dict[str, Any], *, as_json: bool) -> None:
+def _print_result(judgement: Judgement, result: dict[str, Any], *, as_json: bool) -> None:
     out = sys.stderr if as_json else sys.stdout
     for key, value in result.items():
         print(f"{key:28}{value:>12}", file=out)
@@ -179,8 +179,8 @@ def _tell(judgement: Judgement, result: dict[str, Any], *, as_json: bool) -> Non
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
-    logging.basicConfig(level=logging.ERROR)  # that servers come and go is no news here
+    """Run the command; return its exit status."""
+    logging.basicConfig(level=logging.ERROR)  # servers are killed on purpose: warnings about it are noise
     parser = _parser()
     asked = parser.parse_args(arguments)
     _check(parser, asked)
@@ -197,20 +197,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         if not (asked.check or asked.keep):
             _put_away(folder, keep=keep)
-    _tell(judgement, result, as_json=asked.json)  # last, so that the JSON is the last line where both streams are one
+    _print_result(judgement, result, as_json=asked.json)  # last: the JSON must be the last line of merged streams
     return {"ok": 0, "violated": 1, "interrupted": 130}[judgement.word]
 
 
 def _try_run(terms: Terms, folder: Path) -> None:
-    """Run it. Why it failed is printed, and among what is left in the folder: that is judged all the same."""
+    """Run the chaos run. If it fails, print the traceback and return: the evidence so far is judged anyway."""
     try:
         trio.run(_run, terms, folder)
-    except Exception:  # noqa: BLE001 - whatever it is, the run has failed, and exits with 1
+    except Exception:  # noqa: BLE001 - any error is a failed run, which exits with 1
         traceback.print_exc()
 
 
 def _judge(folder: Path, asked: argparse.Namespace) -> tuple[Judgement, dict[str, Any]]:
-    """Judge what a run has left in its folder, and write the report; returns the figures, too."""
+    """Judge the evidence in a folder, and write the report. Return the judgement and the figures."""
     outline, evidence = read_evidence(folder)
     judgement = judge(evidence)
     begin = outline.begin or outline.end or 0

@@ -1,10 +1,10 @@
-"""What a chaos run does to the cluster: a list of faults, drawn from a seed before anything starts.
+"""The faults of a chaos run: a schedule, drawn from a seed before anything starts.
 
-The schedule is plain data, so that the same seed gives the same faults. It is a row of scenes: a mixed one, in which
-faults on different targets overlap; a kill of one node with nothing else around it, whose gap is held against the
-promise; now and then a rolling restart of the nodes. Kinds come from shuffled decks: in a long run each has its turn
-before any comes again, but for what does not fit into the rest of its scene and is passed over. What shows the broken
-modes, a long freeze and a long cut, comes first: a short run must show them too.
+The schedule is plain data, so the same seed gives the same faults. It is a series of scenes: a mixed scene, in which
+faults on different targets overlap; then a kill of one node with no other fault near it, whose gap must meet the
+promise; and now and then a rolling restart of the nodes. Kinds are dealt from shuffled decks: in a long run each kind
+has its turn before any comes again, except that a kind is skipped if it does not fit into the rest of its scene. A long
+freeze and a long cut come first, because they reveal the bugs of `--break`, and a short run must reveal them too.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class FaultKind(enum.StrEnum):
-    """What can be done."""
+    """The kinds of faults, and of user commands."""
 
     KILL = "kill"
     FREEZE = "freeze"
@@ -51,15 +51,16 @@ class FaultKind(enum.StrEnum):
 
 
 class Assumption(enum.StrEnum):
-    """What a promise of the library may assume, as in section 9 of its design; faults break these, one at most."""
+    """The assumptions of the library's promises, as in section 9 of its design. A fault breaks at most one of them."""
 
     NONE = ""
     REST_WELL = "all else is well"
-    """Only the gap after a kill needs this one."""
+    """Only the limit of the gap after a kill needs this assumption."""
     AWAKE = "processes run"
-    """A frozen one counts as not running, for a moment after its thaw too."""
+    """A frozen process counts as not running, and so does a process just after its thaw."""
     QUORUM = "a quorum serves"
-    """Without one tasks stop, and start nowhere: until it is back, only that none runs twice is promised."""
+    """Without a quorum, tasks stop and do not start elsewhere. Until it is back, the only promise is that no task runs
+    twice at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +69,9 @@ class Kind:
 
     Attributes:
         about: one line for people.
-        span: the shortest and the longest time until it is healed, in seconds, for a session timeout.
-        target: whom it is done to.
-        breaks: the assumption that does not hold while it is done, and shortly after.
+        span: the shortest and the longest time until it is healed, in seconds, for a given session timeout.
+        target: the kind of target.
+        breaks: the assumption that does not hold during the fault and shortly after it.
     """
 
     about: str
@@ -80,7 +81,7 @@ class Kind:
 
     @property
     def fault(self) -> bool:
-        """Whether it disturbs the cluster; what users do is no fault."""
+        """True if it disturbs the cluster; False for user commands."""
         return self.breaks is not Assumption.NONE
 
 
@@ -92,20 +93,20 @@ KINDS = {
     FaultKind.HICCUP: Kind("SIGSTOP of a node for a moment", lambda t: (0.1, t * 0.7), breaks=_AWAKE),
     FaultKind.CUT: Kind("node cut from all servers, silently, past its session timeout", lambda t: (t + 2, t + 4)),
     FaultKind.CUT_ONE: Kind("node cut from one server, silently", lambda t: (1.0, 2 * t)),
-    FaultKind.MUTE: Kind("what a node sends is held, what it is told arrives", lambda t: (1.0, t + 2)),
-    FaultKind.DEAF: Kind("what a node sends arrives, what it is told is held", lambda t: (1.0, 2 * t)),
-    FaultKind.LATENCY: Kind("everything between a node and the servers arrives late", lambda t: (2.0, 2 * t)),
-    FaultKind.LOSS: Kind("packets between a node and the servers are lost by chance", lambda t: (2.0, 2 * t)),
+    FaultKind.MUTE: Kind("data from a node is held, data to it arrives", lambda t: (1.0, t + 2)),
+    FaultKind.DEAF: Kind("data from a node arrives, data to it is held", lambda t: (1.0, 2 * t)),
+    FaultKind.LATENCY: Kind("all data between a node and the servers arrives late", lambda t: (2.0, 2 * t)),
+    FaultKind.LOSS: Kind("random packets between a node and the servers are lost", lambda t: (2.0, 2 * t)),
     FaultKind.RESET: Kind("the connections of a node are reset"),
     FaultKind.LOST_REPLIES: Kind("replies held, then lost with the connection: writes took effect", lambda t: (0.2, 1)),
     FaultKind.CLOCK: Kind("the wall clock of a node jumps, by up to a day, and back later", lambda t: (2.0, 2 * t)),
     FaultKind.DRAIN: Kind("a node is drained, ends, and is started again", lambda t: (3.0, t + 4)),
-    FaultKind.JOIN: Kind("one more node joins, and is drained later", lambda t: (t, 3 * t), "new node"),
-    FaultKind.HOLD: Kind("a node is told to neither claim, bid nor give (`freeze`)", lambda t: (1.0, t)),
+    FaultKind.JOIN: Kind("a new node joins, and is drained later", lambda t: (t, 3 * t), "new node"),
+    FaultKind.HOLD: Kind("a node gets `freeze`: no claims, bids or handovers", lambda t: (1.0, t)),
     FaultKind.ROLL_NODES: Kind("each node in turn is drained and started again", target="all nodes"),
     FaultKind.KILL_SERVER: Kind("SIGKILL of a server, started again", lambda t: (1.0, t + 2), "server", _QUORUM),
     FaultKind.PAUSE_SERVER: Kind("SIGSTOP of a server", lambda t: (1.0, t + 4), "server", _QUORUM),
-    FaultKind.ISOLATE_SERVER: Kind("server cut from the others only", lambda t: (2.0, t + 4), "server", _QUORUM),
+    FaultKind.ISOLATE_SERVER: Kind("server cut from the other servers", lambda t: (2.0, t + 4), "server", _QUORUM),
     FaultKind.SLOW_DISK: Kind("every fsync of a server takes longer", lambda t: (2.0, 2 * t), "server"),
     FaultKind.ROLL_SERVERS: Kind("each server is killed and started again", target="all servers", breaks=_QUORUM),
     FaultKind.SUBMIT: Kind("a burst of new tasks, half of them short", target="tasks", breaks=_NONE),
@@ -117,15 +118,15 @@ KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Something to do.
+    """One planned fault.
 
     Attributes:
-        at: when, in seconds since the first.
-        seconds: how long until it is healed.
-        kind: what.
-        target: a node's name; "leader" or "follower", which are looked for at the time; or empty.
-        amount: in [0, 1), how much of it: a delay, a choice among servers or tasks.
-        alone: nothing else happens near it.
+        at: when to inject it, in seconds since the start of the schedule.
+        seconds: the seconds until it is healed.
+        kind: the kind of fault.
+        target: a node's name; or "leader" or "follower", which are looked up at that time; or empty.
+        amount: a number in [0, 1) that sets a delay or chooses among servers or tasks.
+        alone: True if no other fault happens near it.
     """
 
     at: float
@@ -137,7 +138,7 @@ class Fault:
 
     @property
     def end(self) -> float:
-        """When it is healed."""
+        """When it is healed, in seconds since the start of the schedule."""
         return self.at + self.seconds
 
 
@@ -148,19 +149,28 @@ _ROLES = ("leader", "follower")
 
 
 def calm(session_timeout: float) -> float:
-    """Seconds after a heal until nothing of the fault is left: sessions have ended, nodes have joined and settled."""
+    """Return the seconds from a heal until the fault has no effect: sessions ended, nodes joined and settled."""
     return session_timeout + 3.0
 
 
 def drain_limit(session_timeout: float) -> float:
-    """Seconds after which a node that was told to drain is killed: its consumer gives up 2 s before that."""
+    """Return the seconds after which a draining node is killed. Its consumer stops the drain 2 s earlier."""
     return session_timeout + 4.0
 
 
 def schedule(
     *, seed: int, seconds: float, nodes: int, servers: int, session_timeout: float, loss: bool = False
 ) -> list[Fault]:
-    """The faults of a run by time; all are healed within `seconds`. `loss`: packets can be lost."""
+    """Draw the faults of a run, sorted by time. All are healed within `seconds`.
+
+    Args:
+        seed: the same seed gives the same faults.
+        seconds: the length of the schedule.
+        nodes: the number of nodes.
+        servers: the number of servers.
+        session_timeout: T, in seconds.
+        loss: True if packets can be dropped.
+    """
     draw = _Draw(seed, seconds, nodes, servers, session_timeout, loss=loss)
     return sorted(draw.scenes(), key=lambda fault: fault.at)
 
@@ -187,7 +197,7 @@ class _Draw:
         self._task_deck = self._deck([kind for kind, about in KINDS.items() if about.target == "tasks"])
 
     def _deck(self, cards: Sequence[T]) -> Iterator[T]:
-        """All of them in any order, again and again."""
+        """Yield all cards in random order, then all again in a new order, forever."""
         while True:
             yield from self._rng.sample(cards, len(cards))
 
@@ -199,19 +209,19 @@ class _Draw:
             scene = list(self._mixed(now, min(now + _SCENE, self._seconds)))
             yield from scene
             mixed += 1
-            # A second more than the checker asks for: to inject and to heal takes time.
+            # One second more than the checker requires, because injecting and healing take time.
             now = max((fault.end for fault in scene), default=now) + calm(self._timeout) + 1.0
             roll = _ROLL_NODE * len(self._nodes)
             if mixed % 2 == 0 and now + roll < self._seconds:
                 yield Fault(now, roll, FaultKind.ROLL_NODES)
                 now += roll + calm(self._timeout) + 1.0
-            away = self._timeout + 3.0  # it comes back when its tasks must long run elsewhere
+            away = self._timeout + 3.0  # it starts again well after its tasks must run elsewhere
             if now + away < self._seconds:
                 yield Fault(now, away, FaultKind.KILL, self._rng.choice(self._nodes), self._rng.random(), alone=True)
                 now += away + 2.0
 
     def _opening(self, begin: float) -> Iterator[Fault]:
-        """While the servers are well: elections prolong the sessions of those who cannot be heard."""
+        """A long freeze and a long cut while no server is disturbed, because elections extend all sessions."""
         end = min(begin + 2 * self._timeout + 2, self._seconds)
         for kind, target in zip((FaultKind.FREEZE, FaultKind.CUT), self._rng.sample(self._nodes, 2), strict=True):
             yield from self._place(begin, end, kind, target)
@@ -230,7 +240,7 @@ class _Draw:
             rolling = server_kind is FaultKind.ROLL_SERVERS
             seconds = _ROLL_SERVER * self._servers if rolling else self._length(server_kind)
             if now + seconds > end:
-                break  # it comes first in the next scene
+                break  # keep the card: it comes first in the next scene
             self._server_card = None
             yield Fault(now, seconds, server_kind, role, self._rng.random())
             now += seconds + self._rng.uniform(2, 6)
@@ -238,7 +248,7 @@ class _Draw:
             yield from self._place(begin, end - 4, next(self._task_deck), "")
 
     def _place(self, begin: float, end: float, kind: FaultKind, target: str) -> Iterator[Fault]:
-        """One fault somewhere between, if it fits."""
+        """Yield one fault at a random time in the span, if it fits."""
         seconds = self._length(kind)
         if begin + seconds <= end:
             yield Fault(self._rng.uniform(begin, end - seconds), seconds, kind, target, self._rng.random())

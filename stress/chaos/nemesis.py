@@ -1,4 +1,4 @@
-"""The nemesis: carries out a schedule of faults, and writes down what it did and when."""
+"""The nemesis: injects the faults of a schedule, and records each with its times."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .traffic import Traffic
 __all__ = ["FaultRecord", "Nemesis", "read_records"]
 
 _SERVING = 20.0
-"""Seconds for a server to serve again; until a leader is found."""
+"""Seconds to wait for a server to serve again, or for a leader."""
 _POLL = 0.05
 
 
@@ -32,14 +32,14 @@ class FaultRecord:
     """A fault as it happened. Times are CLOCK_MONOTONIC in nanoseconds.
 
     Attributes:
-        kind: what was done.
-        target: to whom: a node, a server such as "s2 (leader)", or empty.
-        start: when.
-        end: when it was healed; for a partial report, when the run ended.
-        alone: nothing else was planned near it.
-        note: what else there is to say.
-        late: the nodes that were drained and had to be killed, as they did not end in time.
-        skipped: it was not done, and the note says why.
+        kind: the kind of fault.
+        target: a node, a server such as "s2 (leader)", or empty.
+        start: when it was injected.
+        end: when it was healed; in an interrupted run, when the run ended.
+        alone: True if no other fault was planned near it.
+        note: details in words.
+        late: the nodes that were killed because they did not drain in time.
+        skipped: True if it was not injected; the note says why.
     """
 
     kind: FaultKind
@@ -53,18 +53,18 @@ class FaultRecord:
 
 
 def read_records(path: Path) -> list[FaultRecord]:
-    """The faults of a run by the time at which they began."""
+    """Return the recorded faults of a run, sorted by start."""
     lines = path.read_text().splitlines() if path.exists() else []
     records = [FaultRecord(**{**line, "kind": FaultKind(line["kind"])}) for line in map(json.loads, lines)]
     return sorted(records, key=lambda record: record.start)
 
 
 class Nemesis:
-    """Does what a schedule says.
+    """Injects the faults of a schedule.
 
     Args:
-        cluster: to what.
-        traffic: does what users do.
+        cluster: the cluster to disturb.
+        traffic: sends the user commands.
         say: reports progress.
     """
 
@@ -75,7 +75,7 @@ class Nemesis:
         self._servers = trio.Lock()
 
     async def run(self, faults: Sequence[Fault]) -> None:
-        """Carry out all faults; returns when the last is healed."""
+        """Inject all faults. Return when the last is healed."""
         begin = trio.current_time()
         async with trio.open_nursery() as nursery:
             for fault in faults:
@@ -83,7 +83,7 @@ class Nemesis:
 
     async def _perform(self, fault: Fault, begin: float) -> None:
         await trio.sleep_until(begin + fault.at)
-        # One that takes long to heal must not meet the next: a majority of the servers is to be well.
+        # A server fault that takes long to heal must not overlap the next: a majority of the servers must serve.
         async with self._servers if "server" in KINDS[fault.kind].target else nullcontext():
             await self._inject(fault)
 
@@ -139,7 +139,7 @@ class Nemesis:
         try:
             await self._traffic.unfreeze_all()
         except trio.TooSlowError:
-            record.note = "not known to be released"  # it will be when all is healed, or that will be a surprise
+            record.note = "not known to be unfrozen"  # tried again after the last heal, where failing is a surprise
 
     async def _clock_jump(self, fault: Fault, record: FaultRecord) -> None:
         folder = self._cluster.nodes[fault.target].folder
@@ -157,12 +157,12 @@ class Nemesis:
             await trio.sleep(max(0.0, end - time.monotonic()))
 
     async def _wait_drained(self, node: ChaosNode, record: FaultRecord) -> None:
-        """Wait for the end of a node that was told to drain, and kill it in the end."""
+        """Wait until a draining node ends, and kill it after the drain limit."""
         if await node.wait_ended(drain_limit(self._cluster.terms.session_timeout)):
             record.late = [*record.late, node.name]
 
     async def _ask(self, command: Callable[[], Any]) -> str:
-        """Send a command; returns why it could not be sent, or the empty string."""
+        """Send a command. Return the error if it could not be sent, else the empty string."""
         try:
             await command()
         except (CoordinatorUnavailable, NodeNotFound) as error:
@@ -188,7 +188,7 @@ class Nemesis:
         await self._silence(fault, self._cluster.links(fault.target), up=False)
 
     async def _silence(self, fault: Fault, links: Sequence[TcpProxy], *, up: bool = True, down: bool = True) -> None:
-        """Let nothing pass for a while."""
+        """Let nothing pass for the duration of the fault, in the given directions."""
         if self._cluster.terms.links == "namespaces":
             async with dropping([link.port for link in links], up=up, down=down):
                 await trio.sleep(fault.seconds)
@@ -225,7 +225,7 @@ class Nemesis:
         await self._heal(links, lost=True)
 
     async def _heal(self, links: Sequence[TcpProxy], *, lost: bool) -> None:
-        """Let everything pass; what was held arrives, or is lost with its connection."""
+        """Let everything pass again. Held data arrives, or with `lost` is dropped with its connection."""
         for link in links:
             if lost:
                 link.drop_all()
@@ -242,7 +242,7 @@ class Nemesis:
 
     async def _pause_server(self, fault: Fault, record: FaultRecord) -> None:
         server = await self._find(fault, record)
-        # One that has ended by itself is a surprise already, and starts again when all is healed.
+        # A server that has ended by itself is a surprise already, and `heal` starts it again.
         with suppress(ProcessLookupError):
             server.pause()
             await trio.sleep(fault.seconds)
@@ -271,7 +271,7 @@ class Nemesis:
             await trio.sleep(max(0.0, end - time.monotonic()))
 
     async def _find(self, fault: Fault, record: FaultRecord) -> Server:
-        """The server that now has the role; any, if no leader shows itself for long."""
+        """Return a server that now has the role, or any server if none has it for long."""
         ensemble = self._cluster.ensemble
         found: list[Server] = []
         with trio.move_on_after(_SERVING):
@@ -297,22 +297,22 @@ class Nemesis:
         await self._wait_serving(server)
 
     async def _wait_serving(self, server: Server) -> None:
-        """Until then it is not healed."""
+        """Wait until a server serves again, because only then is its fault healed."""
         with trio.move_on_after(_SERVING):
-            while await trio.to_thread.run_sync(server.mode) in (None, "not serving"):  # noqa: ASYNC110 - it tells nobody
+            while await trio.to_thread.run_sync(server.mode) in (None, "not serving"):  # noqa: ASYNC110 - no event tells it
                 await trio.sleep(_POLL)
 
     async def _shimmed(self, control: Path, value: int, unit: str, seconds: float, record: FaultRecord) -> None:
         if self._cluster.shim is None:
             record.skipped = True
-            record.note = "skipped: there is no C compiler to build what does it"
+            record.note = "skipped: it needs a C compiler"
             return
         record.note = f"{value:+d} {unit}"
         control.write_text(f"{value}\n")  # noqa: ASYNC240 - a few bytes, in memory
         await trio.sleep(seconds)
         control.unlink()  # noqa: ASYNC240 - likewise
 
-    # ---- what users do
+    # ---- user commands
 
     async def _submit(self, fault: Fault, record: FaultRecord) -> None:
         record.note = await self._traffic.submit_burst(fault.amount)

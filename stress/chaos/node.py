@@ -1,8 +1,8 @@
 """A node of a chaos run: `python -m stress.chaos.node`, a process of its own.
 
 Its tasks append a line to the history when they start and stop, and write to a fenced store with their token. A task
-whose property `seconds` is a number ends after as many; the others go on. SIGTERM drains the node; the process then
-ends. No other end is foreseen: while ZooKeeper cannot be reached it tries on.
+with the property `seconds` ends after that time; the others run until they are stopped. SIGTERM, or the command
+`drain`, drains the node and ends the process. While ZooKeeper is unreachable, the node keeps trying to join.
 """
 
 from __future__ import annotations
@@ -23,16 +23,17 @@ from stress.history_writer import HistoryWriter
 from .store import StoreWriter
 
 _PERIOD = (0.0, 0.3)
-"""Seconds from the answer to a write to the next one, from none on: so there is nearly always one on its way."""
+"""The shortest and longest pause between the answer to a write and the next write, in seconds. The pauses are short, so
+that nearly always a write is in flight."""
 
 
 class Work:
-    """What a task does.
+    """The work of a task.
 
     Args:
-        history: where starts and stops go.
-        store: where the tasks write.
-        overtime: seconds for which a task goes on after its session was lost. Any is a bug, that of `--break lease`.
+        history: records starts and stops.
+        store: the store that the tasks write to.
+        overtime: seconds for which a task keeps running after its session was lost. Not 0 only with `--break lease`.
     """
 
     def __init__(self, history: HistoryWriter, store: StoreWriter, *, overtime: float = 0.0) -> None:
@@ -50,7 +51,7 @@ class Work:
             else:
                 await self._write_on(task)
             ended = True
-        except Exception:  # raised on: it only tells an end from a cancellation, and what fails has ended
+        except Exception:  # a handler that raises has ended too; only a cancelled one has not
             ended = True
             raise
         finally:
@@ -63,7 +64,7 @@ class Work:
             try:
                 await write.done.wait()
             finally:
-                # A write on its way ends before the task does, as far as the lease allows.
+                # A write in flight must end before the task does, as long as the lease allows.
                 if not write.done.is_set():
                     self._store.hurry()
                 with task.cleanup():
@@ -71,14 +72,14 @@ class Work:
             await trio.sleep(random.uniform(*_PERIOD))
 
     async def _ignore_lease(self, task: RunningTask) -> None:
-        """Obey an order to stop, but not the end of the session."""
+        """Write until the task is told to stop, but ignore the end of the lease for `overtime` seconds."""
         with trio.CancelScope(shield=True) as scope:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._end_overtime, task, scope)
                 await self._write_on(task)
                 nursery.cancel_scope.cancel()
         if scope.cancelled_caught:
-            await trio.sleep_forever()  # without the shield, this is where the task is cancelled
+            await trio.sleep_forever()  # outside the shield, so the cancellation arrives here
 
     async def _end_overtime(self, task: RunningTask, scope: trio.CancelScope) -> None:
         while task.stop_reason is None:
@@ -97,9 +98,10 @@ async def _drain_by_signal(consumer: Consumer, *, task_status: trio.TaskStatus[N
 
 
 def _note_thaws(path: str, process: str) -> None:
-    """Note when this process goes on after a SIGSTOP, before anything else of it does.
+    """Record when this process continues after a SIGSTOP, before any other code of it runs.
 
-    Only it can know: on a busy machine it is runnable long before it runs. Who freezes it notes the SIGCONT.
+    Only this process knows that time: on a busy machine it may be runnable long before it runs. The nemesis records the
+    SIGCONT.
     """
     history = History(path, process=process)
     signal.signal(signal.SIGCONT, lambda number, frame: history.record(EventName.THAW))

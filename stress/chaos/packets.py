@@ -1,7 +1,8 @@
-"""Packets that the kernel drops, in a network namespace of the run's own: silence and loss as on a real network.
+"""Dropped packets: the kernel drops them in a network namespace, so cuts and losses are as on a real network.
 
-The whole run, servers, nodes and proxies, lives in one namespace: everything stays on its loopback device, no address
-is needed, and the kernel removes all of it when the last process has ended. Links are told apart by the proxies' ports.
+The whole run, with its servers, nodes and proxies, is in one namespace. All traffic stays on the loopback device of the
+namespace, no address is needed, and the kernel removes everything when the last process has ended. The ports of the
+proxies identify the links.
 """
 
 from __future__ import annotations
@@ -22,26 +23,30 @@ _TOOLS = ("unshare", "ip", "iptables")
 
 
 def missing_tools() -> list[str]:
-    """What of the needed programs is not installed."""
+    """Return the needed programs that are not installed."""
     return [tool for tool in _TOOLS if shutil.which(tool) is None]
 
 
 def enter_namespace(module: str, arguments: Sequence[str]) -> None:
-    """Have this process run in a new namespace: the first time it runs the module again, there, and does not return."""
+    """Move this process into a new namespace.
+
+    The first call runs the module again in the namespace, and does not return. In the namespace, the call only enables
+    the loopback device.
+    """
     if _INSIDE not in os.environ:
-        # Root needs no user namespace; everybody else is root within one, where the system allows it.
+        # Root needs no user namespace. Any other user becomes root within one, if the system allows it.
         privileges = [] if os.geteuid() == 0 else ["--map-root-user"]
         command = ["unshare", "--net", *privileges, sys.executable, "-m", module, *arguments]
         os.execvpe(command[0], command, {**os.environ, _INSIDE: "1"})
     if os.spawnlp(os.P_WAIT, "ip", "ip", "link", "set", "lo", "up") != 0:
-        raise OSError("the loopback device of the new network namespace does not come up")
+        raise OSError("cannot bring up the loopback device of the new network namespace")
 
 
 @asynccontextmanager
 async def dropping(
     ports: Sequence[int], *, up: bool = True, down: bool = True, share: float = 1.0
 ) -> AsyncGenerator[None]:
-    """Drop packets to (`up`) and from (`down`) some ports, a share of them, for the length of the block."""
+    """Drop a share of the packets to (`up`) and from (`down`) some ports for the duration of the block."""
     rules = list(_rules(ports, up=up, down=down, share=share))
     for rule in rules:
         await trio.run_process(["iptables", "-w", "-A", *rule])

@@ -1,4 +1,4 @@
-"""The report of a chaos run: one page of HTML with everything in it, to be read or handed on."""
+"""The report of a chaos run: one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ _SHOWN = 15
 def write_report(
     path: Path, outline: Outline, evidence: Evidence, judgement: Judgement, figures: Mapping[str, Any], *, command: str
 ) -> None:
-    """Write the page."""
+    """Write the page to a file."""
     path.write_text(page(outline, evidence, judgement, figures, command=command))
 
 
 def page(
     outline: Outline, evidence: Evidence, judgement: Judgement, figures: Mapping[str, Any], *, command: str
 ) -> str:
-    """The page."""
+    """Return the page as HTML."""
     begin, end = outline.begin or outline.end or 0, outline.end or 0
     title = f"Chaos run, seed {outline.terms.seed}: {figures['verdict']}"
     return "\n".join(
@@ -75,7 +75,7 @@ def page(
             "<h2>Timeline</h2>",
             *_legend(judgement),
             timeline(evidence, judgement, begin, end),
-            '<div class="columns"><div><h2>Gaps, by the fault they are put down to</h2>',
+            '<div class="columns"><div><h2>Gaps, by their most likely cause</h2>',
             _gap_table(evidence, judgement),
             *_isolated(judgement),
             "</div><div><h2>Longest gaps</h2>",
@@ -87,7 +87,7 @@ def page(
             _fault_table(evidence, begin),
             "<h2>To run it again</h2>",
             f"<code>{escape(command)}</code>",
-            '<p class="note">The same seed gives the same faults at the same times; what they meet may differ.</p>',
+            '<p class="note">The same seed gives the same faults at the same times; their effects may differ.</p>',
             "</body></html>",
         ]
     )
@@ -97,11 +97,11 @@ def _head(outline: Outline, judgement: Judgement, figures: Mapping[str, Any]) ->
     terms = outline.terms
     state = judgement.word
     count = len(judgement.violations)
-    kept = {"ok": "every promise was kept", "interrupted": "interrupted, no promise broken by then"}.get(
+    kept = {"ok": "every promise was kept", "interrupted": "interrupted, no promise broken so far"}.get(
         state, f"{count} violation{'s' * (count != 1)}"
     )
     broken = f", with a bug on purpose (--break {terms.broken})" if terms.broken else ""
-    partial = " The run did not come to its end: this is what there was by then." * judgement.interrupted
+    partial = " The run did not reach its end: this page shows it so far." * judgement.interrupted
     yield f'<h1>Chaos run, seed {terms.seed}: <span class="verdict {state}">{kept}</span></h1>'
     yield (
         f'<p class="note">{terms.servers} servers, {terms.nodes} nodes, {terms.tasks} tasks and more in bursts, '
@@ -127,7 +127,7 @@ def _head(outline: Outline, judgement: Judgement, figures: Mapping[str, Any]) ->
             isolated is not None and isolated > judgement.gap_limit,
         ),
         (
-            f"all well after the last heal (limit {judgement.settle_limit:.1f} s)",
+            f"from the last heal until all tasks ran evenly (limit {judgement.settle_limit:.1f} s)",
             settled,
             unsettled and not judgement.interrupted,
         ),
@@ -160,7 +160,7 @@ def _legend(judgement: Judgement) -> Iterator[str]:
         ("#d1761f", "fault of a node or its links"),
         ("#8250df", "fault of a server"),
         ("#cf222e", "a lone kill"),
-        ("#57606a", "what users do"),
+        ("#57606a", "user commands"),
         ("#ff00c8", "overlap"),
     ):
         yield f'<span><i style="background:{colour}"></i>{what}</span>'
@@ -168,7 +168,7 @@ def _legend(judgement: Judgement) -> Iterator[str]:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[object]], *, texts: int = 1) -> str:
-    """A table whose first `texts` columns are text, the others numbers."""
+    """Return an HTML table. The first `texts` columns are text, the others numbers."""
 
     def cells(tag: str, row: Sequence[object]) -> str:
         return "".join(
@@ -186,7 +186,7 @@ def _milliseconds(seconds: float) -> str:
 def _gap_table(evidence: Evidence, judgement: Judgement) -> str:
     by_kind: dict[str, list[Gap]] = defaultdict(list)
     for gap in judgement.gaps:
-        by_kind[gap.cause.kind if gap.cause else "none: the nodes balanced"].append(gap)
+        by_kind[gap.cause.kind if gap.cause else "none: balancing"].append(gap)
     rows: list[Sequence[object]] = []
     for kind, gaps in sorted(by_kind.items(), key=lambda item: -len(item[1])):
         seconds = [gap.seconds for gap in gaps]
@@ -224,7 +224,7 @@ def _fencing(judgement: Judgement) -> str:
     tasks = len({row.task for row in refused})
     return (
         f"<p>{len(accepted)} writes with an old token were accepted. {len(refused)}, of {tasks} tasks, were refused: "
-        "a store without fencing would have let them through.</p>"
+        "a store without fencing would have accepted them.</p>"
     )
 
 

@@ -1,4 +1,4 @@
-"""One chaos run: starts the cluster, lets the nemesis loose, heals, waits, and leaves the evidence in a folder."""
+"""One chaos run: starts the cluster, injects the faults, heals, waits, and leaves the evidence in a folder."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ __all__ = ["Outline", "Say", "read_evidence", "run_chaos"]
 Say = Callable[[str], None]
 
 _START = 60.0
-"""Seconds for everything to run at the beginning."""
+"""Seconds within which all tasks must run at the beginning."""
 _QUIET = 3.0
-"""Seconds for which it must go on at the end."""
+"""Seconds for which all tasks must keep running, evenly spread, at the end."""
 
 
 @dataclass(slots=True)
 class Outline:
-    """What is known of a run beside its events.
+    """The facts about a run that its events do not show.
 
-    Times are CLOCK_MONOTONIC in nanoseconds; None: it did not come to that.
+    Times are CLOCK_MONOTONIC in nanoseconds, or None if the run did not get so far.
 
     Attributes:
-        terms: what was asked for.
-        begin: when the first fault could come.
+        terms: the options of the run.
+        begin: when the faults began.
         healed: when everything was healed.
         end: when the observation ended.
-        complete: the run came to its own end; else it was interrupted, or has failed.
-        surprises: what nobody had asked for.
+        complete: True if the run reached its end; False if it was interrupted, or failed.
+        surprises: unplanned events, such as a node that ended by itself.
     """
 
     terms: Terms
@@ -59,13 +59,17 @@ class Outline:
 
     @classmethod
     def read(cls, folder: Path) -> Outline:
-        """Raises FileNotFoundError: no run has been in this folder."""
+        """Read the outline of the run in a folder.
+
+        Raises:
+            FileNotFoundError: the folder has no outline of a run.
+        """
         kept = json.loads((folder / "run.json").read_text())
         return cls(**{**kept, "terms": Terms(**kept["terms"])})
 
 
 def read_evidence(folder: Path) -> tuple[Outline, Evidence]:
-    """All that a run has left in its folder."""
+    """Read all that a run has left in its folder."""
     outline = Outline.read(folder)
     terms = outline.terms
     evidence = Evidence(
@@ -90,12 +94,12 @@ def _names(terms: Terms) -> list[str]:
 
 
 async def run_chaos(terms: Terms, folder: Path, say: Say) -> None:
-    """Run it. When it is cancelled, or fails, what there is by then is evidence too.
+    """Run a chaos run, and leave the evidence in a folder, even if the run is cancelled or fails.
 
     Raises:
-        ZooKeeperNotInstalled: saying what to install.
-        trio.TooSlowError: the cluster did not come up.
-        Exception: whatever else made it fail. It is among the surprises, too.
+        ZooKeeperNotInstalled: the message says what to install.
+        trio.TooSlowError: not all tasks ran at the beginning.
+        Exception: any other error. It is recorded as a surprise, too.
     """
     outline = Outline(terms)
     outline.write(folder)
@@ -126,7 +130,7 @@ async def _run(cluster: ChaosCluster, outline: Outline, say: Say) -> None:
         if not await _wait_settled(cluster, traffic, _START):
             raise trio.TooSlowError(f"not all of {terms.tasks} tasks run after {_START:g} s")
         outline.begin = time.monotonic_ns()
-        say(f"all {terms.tasks} tasks run; faults from now on")
+        say(f"all {terms.tasks} tasks run; the faults begin")
         nursery.start_soon(traffic.follow_ends)
         faults = schedule(
             seed=terms.seed,
@@ -143,17 +147,17 @@ async def _run(cluster: ChaosCluster, outline: Outline, say: Say) -> None:
             if await traffic.unfreeze_all():
                 outline.healed = time.monotonic_ns()
         except trio.TooSlowError:
-            cluster.surprises.append("in 20 s after the heal it could not be seen whether a node is still held")
+            cluster.surprises.append("20 s after the heal it was still unknown whether a node was frozen by command")
         outline.write(cluster.folder)
         limit = settle_limit(terms.session_timeout)
-        say(f"all is healed; waiting for everything to run, up to {limit:g} s")
+        say(f"all faults are healed; waiting up to {limit:g} s until all tasks run, evenly spread")
         settled = await _wait_settled(cluster, traffic, limit + 2 * _QUIET)
-        say("everything runs, evenly spread" if settled else "not everything runs, evenly spread")
+        say("all tasks run, evenly spread" if settled else "not all tasks run, evenly spread")
         await traffic.look_for_ends()
 
 
 async def _wait_settled(cluster: ChaosCluster, traffic: Traffic, timeout: float) -> bool:
-    """Wait until all tasks run, evenly spread, for a while; returns whether they do within `timeout` seconds."""
+    """Wait until all tasks have run, evenly spread, for a while. Return whether they did within `timeout` seconds."""
     quiet = 0.0
     nodes = _names(cluster.terms)
     with trio.move_on_after(timeout):

@@ -1,8 +1,8 @@
-/* Preloaded into servers and nodes: a slow disk and a wall clock that jumps, without privileges.
+/* Preloaded into servers and nodes, to make the disk slow or the wall clock jump, without privileges.
  *
- * Two files in the process's working directory control it, read at most ten times a second:
- * `slow-fsync` has milliseconds for which every fsync waits, `clock-jump` seconds by which the wall clock is ahead.
- * CLOCK_MONOTONIC stays as it is: timers and leases are not to be told lies, only calendars. */
+ * Two files in the process's working directory control it. They are read at most ten times a second:
+ * `slow-fsync` holds the milliseconds by which every fsync is delayed, `clock-jump` the seconds by which the wall clock
+ * is ahead. CLOCK_MONOTONIC is not changed, because on a real machine it never jumps; timers and leases use it. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <stdio.h>
@@ -11,7 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
-/* The system call itself: what is asked here must not come through our own clock_gettime. */
+/* Uses the system call directly, because clock_gettime is replaced below. */
 static long now_ms(void) {
     struct timespec t;
     syscall(SYS_clock_gettime, CLOCK_MONOTONIC, &t);

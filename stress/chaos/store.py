@@ -1,8 +1,8 @@
-"""The store that the tasks of a chaos run write to: it refuses old fencing tokens, and keeps what it refused.
+"""The store that the tasks of a chaos run write to: it refuses old fencing tokens, and keeps the refused writes.
 
-One SQLite file, opened by every node. Check and write are one transaction, else the check would prove nothing. A node
-writes from a thread, many rows at a time, as a program with a database driver would: so a process that was frozen past
-its lease has rows to write when it wakes, and only the store can refuse them.
+It is one SQLite file, opened by every node. Check and write are one transaction; otherwise the check would prove
+nothing. A node writes many rows at a time from a thread, as a program with a database driver would. So a process that
+was frozen past its lease has rows to write when it wakes, and only the store can refuse them.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ import trio
 __all__ = ["Row", "Store", "StoreWriter", "Write", "read_rows"]
 
 _FLUSH = 0.25
-"""Seconds for which writes gather."""
+"""Seconds for which writes are collected into a batch."""
 _BUSY = 60.0
-"""Seconds to wait for the file: a process may be stopped while it holds the lock."""
+"""Seconds to wait for the lock of the file, because a process may be stopped while it holds the lock."""
 _TABLES = """
 create table if not exists tops (task text primary key, token integer not null) without rowid;
 create table if not exists rows (
@@ -38,7 +38,15 @@ create table if not exists rows (
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A write as the store saw it: when (CLOCK_MONOTONIC, nanoseconds), whose, and whether it was accepted."""
+    """A write as the store recorded it.
+
+    Attributes:
+        t: the time, in nanoseconds of CLOCK_MONOTONIC.
+        task: the id of the task that wrote.
+        process: the process that it ran in.
+        token: its fencing token.
+        accepted: True if the store accepted the write.
+    """
 
     t: int
     task: str
@@ -49,7 +57,7 @@ class Row:
 
 @dataclass(slots=True)
 class Write:
-    """A write on its way. `done` is set when the store has answered."""
+    """A write in flight. `done` is set when the store has answered."""
 
     task: str
     token: int
@@ -60,19 +68,19 @@ class Store:
     """One connection to the store, for one thread.
 
     Args:
-        path: the file; made if it is not there.
-        fenced: whether old tokens are refused. False is `--break fencing`.
+        path: the file; created if it does not exist.
+        fenced: refuse old tokens. False with `--break fencing`.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, fenced: bool = True) -> None:
         self._database = sqlite3.connect(path, timeout=_BUSY, isolation_level=None)
         self._database.execute("pragma journal_mode = wal")
-        self._database.execute("pragma synchronous = off")  # what is tested are processes, not power cuts
+        self._database.execute("pragma synchronous = off")  # a power cut is not tested, only the death of processes
         self._database.executescript(_TABLES)
         self._fenced = fenced
 
     def write(self, process: str, writes: Sequence[Write]) -> None:
-        """Write them in one transaction; those with an old token are kept as refused. Blocks while others write."""
+        """Write in one transaction, and keep writes with an old token as refused. Blocks while another one writes."""
         with self._database as database:
             database.execute("begin immediate")
             for write in writes:
@@ -88,7 +96,7 @@ class Store:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """All rows in the order in which the store took them; none if there is no store."""
+    """Return all rows in the order in which the store recorded them; none if the store does not exist."""
     if not path.exists():
         return []
     database = sqlite3.connect(path)
@@ -100,10 +108,11 @@ def read_rows(path: Path) -> list[Row]:
 
 
 class StoreWriter:
-    """A node's thread that writes to the store. A context manager; made and entered in Trio.
+    """A node's thread that writes to the store. A context manager; create and enter it in Trio.
 
-    Leaving it waits until everything is written. If the store fails, the whole process ends, with status 1 and the
-    traceback on standard error: tasks that wait for a store for ever look like tasks that run, and prove nothing.
+    On exit, wait until everything is written; this blocks. If the store fails, end the whole process with status 1 and
+    a traceback on standard error. Otherwise tasks would wait for the store forever, look as if they ran, and prove
+    nothing.
     """
 
     def __init__(self, path: str, process: str, *, fenced: bool) -> None:
@@ -126,19 +135,19 @@ class StoreWriter:
         self._thread.join()
 
     def put(self, task: str, token: int) -> Write:
-        """Begin a write, and return at once."""
+        """Queue a write, and return at once."""
         write = Write(task, token)
         self._queue.put(write)
         return write
 
     def hurry(self) -> None:
-        """Write what has gathered now: a task that must stop waits for its last write."""
+        """Write the current batch now, because a task that must stop waits for its last write."""
         self._hurry.set()
 
     def _run(self) -> None:
         try:
             self._write()
-        except Exception:  # noqa: BLE001 - whatever it is, it ends the process, and is printed
+        except Exception:  # noqa: BLE001 - any error is printed and ends the process
             traceback.print_exc()
             os._exit(1)
 

@@ -1,7 +1,7 @@
-"""The picture of a chaos run: faults above, a row for each task below, coloured by the node that ran it. Inline SVG.
+"""The timeline of a chaos run, as inline SVG: faults above, and below a row for each task, coloured by its node.
 
-A run is a stroke of its node's path, which keeps the file small: a few bytes each. Overlaps and the longest gaps are
-drawn on top, each with a tooltip.
+Each run is one stroke in the path of its node. This takes only a few bytes, so the file stays small. Overlaps and the
+longest gaps are drawn on top, each with a tooltip.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from .nemesis import FaultRecord
 __all__ = ["COLOURS", "label", "lanes", "node_names", "timeline"]
 
 COLOURS = ("#4e79a7", "#f28e2b", "#59a14f", "#b07aa1", "#76b7b2", "#edc948", "#9c755f", "#ff9da7")
-"""Of the nodes, in the order of their names; after the last the first again."""
+"""The colours of the nodes, in the order of their names, repeated if there are more nodes."""
 
 _WIDTH, _LEFT, _RIGHT = 1200.0, 92.0, 12.0
 _LANE, _AXIS, _LOADS = 15, 22, 26
 _LETTER = 5.2
-"""The width of a letter of a fault's name, a bit more than on average."""
+"""The width of a letter of a fault's name, slightly above the average."""
 _SECOND = 1e9
 _MARKED_GAPS = 40
 
 
 def lanes(spans: Iterable[tuple[float, float]]) -> list[int]:
-    """For each span, by start, the first lane that is free: two in one lane never overlap."""
+    """Return a lane for each span, in order of start: the first free one, so that spans in one lane never overlap."""
     free: list[float] = []
     found = []
     for start, end in spans:
@@ -40,18 +40,18 @@ def lanes(spans: Iterable[tuple[float, float]]) -> list[int]:
 
 
 def node_names(judgement: Judgement) -> list[str]:
-    """The nodes that ran anything, by number."""
+    """Return the names of the nodes that ran tasks, sorted by number."""
     names = {node_of(run.process) for runs in judgement.verdict.runs_of.values() for run in runs}
     return sorted(names, key=lambda name: int(name[1:]))
 
 
 def label(fault: FaultRecord) -> str:
-    """What a fault's bar says."""
+    """Return the text on a fault's bar."""
     return f"{fault.kind} {fault.target}".strip()
 
 
 class _Drawing:
-    """The measures of one picture."""
+    """The measures of one drawing."""
 
     def __init__(self, evidence: Evidence, judgement: Judgement, begin: int, end: int) -> None:
         self.begin = begin
@@ -70,31 +70,33 @@ class _Drawing:
         self.height = self.bottom + 14 + _LOADS * len(self.names) + 8
 
     def x(self, t: float) -> float:
-        """Where an instant is, kept within the picture."""
+        """Return the x coordinate of an instant, limited to the drawing."""
         share = (min(max(t, self.begin), self.end) - self.begin) / (self.end - self.begin)
         return round(_LEFT + share * (_WIDTH - _LEFT - _RIGHT), 1)
 
     def span(self, fault: FaultRecord) -> tuple[float, float]:
-        """From where to where a fault's bar goes, and its name if that is longer."""
+        """Return the x coordinates between which a fault's bar and its name are drawn."""
         start, length = self.x(fault.start), len(label(fault)) * _LETTER + 6
         if start + length > _WIDTH:
             start = min(start, self.x(fault.end) - length)
         return start, max(self.x(fault.end), start + length)
 
     def y(self, task: str) -> float:
-        """The middle of a task's row."""
+        """Return the y coordinate of the middle of a task's row."""
         return self.top + (self.row[task] + 0.5) * self.height_of_row
 
     def at(self, t: float) -> str:
-        """An instant for people."""
+        """Format an instant for people."""
         return f"{(t - self.begin) / _SECOND:.2f} s"
 
 
 def timeline(evidence: Evidence, judgement: Judgement, begin: int, end: int) -> str:
-    """The picture, as an `<svg>` element.
+    """Return the timeline as an `<svg>` element.
 
     Args:
-        begin, end: what it shows, in nanoseconds of CLOCK_MONOTONIC.
+        evidence: the evidence of the run.
+        judgement: its judgement.
+        begin, end: the span to show, in nanoseconds of CLOCK_MONOTONIC.
     """
     drawing = _Drawing(evidence, judgement, begin, end)
     parts = [
@@ -157,7 +159,7 @@ def _runs(drawing: _Drawing) -> Iterator[str]:
     for task, runs in drawing.judgement.verdict.runs_of.items():
         for run in runs:
             left, right = drawing.x(run.start), drawing.x(run.stop)
-            # A run too short to be seen is still a dot.
+            # Draw at least a dot, so that even the shortest run is visible.
             strokes[node_of(run.process)].append(f"M{left:g} {drawing.y(task):g}h{max(right - left, 0.3):.1f}")
     for name, path in strokes.items():
         yield (
@@ -194,7 +196,7 @@ def _mark(drawing: _Drawing, look: str, run: Run, start: int, stop: int, title: 
 
 
 def _loads(drawing: _Drawing) -> Iterator[str]:
-    """How many tasks each node ran, over time: a small chart each."""
+    """Draw a small chart for each node: the number of its tasks over time."""
     changes: dict[str, list[tuple[int, int]]] = {name: [] for name in drawing.names}
     for runs in drawing.judgement.verdict.runs_of.values():
         for run in runs:

@@ -1,7 +1,7 @@
-"""What users do in a chaos run: submit, delete, stop and balance; and what they see of the tasks' ends.
+"""User traffic in a chaos run: submits, deletes, `stop_task`, `balance`, and the ends of tasks that a user sees.
 
-The client talks to the servers themselves. Only what a server has acknowledged is written into the history: what failed
-may or may not have happened.
+The client connects to the servers directly, without proxies. Only acknowledged requests are written into the history,
+because a failed one may or may not have happened.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ __all__ = ["Traffic"]
 
 _PERIOD = 1.0
 _HELD = 20.0
-"""Seconds to find out whether a node is held: servers may be away for a while, but not for longer."""
+"""Seconds within which it must be known whether a node is frozen. Servers may be away for a while, but not longer."""
 _SHORT = (1.0, 4.0)
-"""Seconds that a short task takes."""
+"""The least and the most seconds that a short task takes."""
 
 
 class Traffic:
     """The client of one run.
 
     Args:
-        client: talks to the cluster.
-        history: where to write what was acknowledged.
-        burst: how many tasks to submit at a time; deletes and stops are half as many.
-        surprises: where to write that a task has failed.
+        client: the client of the cluster.
+        history: records acknowledged requests and the ends of tasks.
+        burst: the number of tasks to submit at a time; bursts of deletes and stops are half as large.
+        surprises: the list to which failed tasks are added.
 
     Attributes:
-        lasting: tasks that run until they are deleted, and have been acknowledged.
+        lasting: the acknowledged tasks that run until they are deleted.
     """
 
     def __init__(self, client: Client, history: History, *, burst: int, surprises: list[str]) -> None:
@@ -46,7 +46,7 @@ class Traffic:
         self._count = 0
 
     async def submit(self, tasks: Sequence[Task]) -> None:
-        """Submit, and note what was acknowledged."""
+        """Submit tasks, and record those that were acknowledged."""
         await self.client.submit(tasks)
         for task in tasks:
             self._history.record(EventName.SUBMIT, task=task.id)
@@ -69,9 +69,9 @@ class Traffic:
         return f"{len(tasks)} tasks"
 
     async def delete_burst(self, amount: float) -> str:
-        """Delete some of the lasting tasks; returns when all deletes are acknowledged."""
+        """Delete some of the lasting tasks. Return when all deletes are acknowledged."""
         some = self._some(amount)
-        for task in some:  # all at once: another burst may choose while this one waits for its answers
+        for task in some:  # remove all first: another burst may choose while this one waits for its answers
             self.lasting.remove(task)
         for task in some:
             await self._delete(task)
@@ -82,7 +82,7 @@ class Traffic:
             try:
                 await self.client.delete(task)
             except TaskNotFound:
-                pass  # an attempt before, whose answer was lost, has deleted it
+                pass  # an earlier attempt deleted it, and its answer was lost
             except CoordinatorUnavailable:
                 await trio.sleep(_PERIOD)
                 continue
@@ -90,14 +90,14 @@ class Traffic:
             return
 
     async def stop_burst(self, amount: float) -> str:
-        """Tell the owners of some tasks to give them back."""
+        """Tell the owners of some tasks to give them up."""
         stopped = 0
         for task in self._some(amount):
             try:
                 await self.client.stop_task(task)
                 stopped += 1
             except TaskNotFound:
-                continue  # between two owners, just now
+                continue  # it has no owner at this moment
             except CoordinatorUnavailable as error:
                 return f"{stopped} tasks, then: {error}"
         return f"{stopped} tasks"
@@ -112,10 +112,10 @@ class Traffic:
         return ""
 
     async def unfreeze_all(self) -> bool:
-        """Undo `freeze` wherever it is seen, until it is seen nowhere; returns whether it was anywhere.
+        """Unfreeze nodes until no frozen node is seen. Return whether there was any.
 
         Raises:
-            trio.TooSlowError: after 20 s it was still seen, or nothing at all.
+            trio.TooSlowError: after 20 s some node was still frozen, or the nodes could not be listed.
         """
         found = False
         with trio.fail_after(_HELD):
@@ -128,16 +128,16 @@ class Traffic:
                     if not held:
                         return found
                 except MetaforaError:
-                    pass  # the servers are away, or the node is: look again
+                    pass  # the servers or the node are away: retry
                 await trio.sleep(0.5)
 
     async def follow_ends(self) -> None:
-        """Note the ends of short tasks as soon as they are seen, until cancelled."""
+        """Until cancelled, record the ends of short tasks as soon as they are seen."""
         while True:
             with trio.move_on_after(_PERIOD):
                 try:
                     async with self.client.watch() as changes:
-                        # A watch tells neither of tasks that were gone before it, nor of those that came and went.
+                        # A watch does not report tasks that had gone before it, nor tasks that came and went unseen.
                         await self.look_for_ends()
                         async for change in changes:
                             if isinstance(change, TaskChanged) and change.status is None:
@@ -146,13 +146,13 @@ class Traffic:
                     await trio.sleep_forever()
 
     async def look_for_ends(self) -> None:
-        """Note the ends of short tasks."""
+        """Record the ends of short tasks."""
         try:
             listed = {status.id for status in await self.client.tasks()}
             for task in [task for task in self._short if task not in listed]:
                 await self._look_for_end(task)
         except CoordinatorUnavailable:
-            await trio.lowlevel.checkpoint()  # what is not noted now is noted later
+            await trio.lowlevel.checkpoint()  # the next look records them
 
     async def _look_for_end(self, task: str) -> None:
         if task not in self._short:

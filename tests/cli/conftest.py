@@ -1,4 +1,4 @@
-"""The shell of this folder's tests."""
+"""The `shell` fixture of the command line tests."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from tests.support.shell import Shell
 
 @pytest.fixture
 def shell(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Shell:
-    """Runs commands in this process."""
+    """Return a shell that runs commands in this process."""
     return Shell(capsys, monkeypatch)

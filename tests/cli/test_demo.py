@@ -1,4 +1,4 @@
-"""demo, in this process: what it shows, and what it concludes."""
+"""metafora demo, run in this process: its output and its verdict."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.shell import Shell
 
 
 def test_demo(shell: Shell) -> None:
-    """The acts, a row of who runs what after each, the fate of each node, and the verdict."""
+    """It prints the acts, a row with the owner of each task after each act, the fate of each node, and the verdict."""
     assert shell("demo", given=False) == 0
     acts = [line.split()[2] for line in shell.out.splitlines() if " s  " in line and line.split()[2].isupper()]
     assert acts == ["START", "CRASH", "DRAIN", "JOIN"]
@@ -33,7 +33,7 @@ def test_demo(shell: Shell) -> None:
 
 
 def test_demo_json(shell: Shell) -> None:
-    """With --json the show is on stderr, and stdout is one line: the summary."""
+    """With --json the demo is shown on stderr, and stdout is one line: the summary."""
     assert shell("demo", "--json", "--seconds", "20", given=False) == 0
     summary = json.loads(shell.out.splitlines()[-1])
     assert summary == {
@@ -55,12 +55,12 @@ def test_demo_json(shell: Shell) -> None:
 
 
 def history(shell: Shell) -> list[str]:
-    """What is on stderr behind the error."""
+    """Return the events printed on stderr after the error."""
     return [json.loads(line)["ev"] for line in shell.err.partition("; this is what happened:\n")[2].splitlines()]
 
 
-def test_a_broken_promise_is_told(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the checker finds a lost task the exit code is 1, and the history is printed for whoever looks into it."""
+def test_a_broken_promise_is_reported(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the checker finds a lost task, the exit code is 1 and the history is printed."""
     monkeypatch.setattr("metafora_trio.cli._demo.command.check_history", lambda events: Verdict(lost=["task-01"]))
     assert shell("demo", given=False) == 1
     assert "\ntasks lost: 1\n" in shell.out
@@ -71,8 +71,8 @@ def test_a_broken_promise_is_told(shell: Shell, monkeypatch: pytest.MonkeyPatch)
     assert history(shell).count("start") == 28
 
 
-def test_a_node_that_does_not_leave_is_told(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A drain that gets stuck is a failure: with the node's name, its fate, and the history."""
+def test_a_node_that_does_not_leave_is_reported(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A drain that gets stuck is a failure, reported with the node's name, its fate, and the history."""
 
     async def in_vain(client: Client, node: str) -> None:
         await trio.lowlevel.checkpoint()
@@ -88,8 +88,8 @@ def test_a_node_that_does_not_leave_is_told(shell: Shell, monkeypatch: pytest.Mo
     assert history(shell).count("start") == summary["runs"]
 
 
-def test_an_uneven_share_is_told_and_no_failure(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It breaks no promise: each task has run on one node all the time."""
+def test_an_uneven_share_is_reported_but_is_no_failure(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It breaks no promise: each task ran on one node all the time."""
     monkeypatch.setattr("metafora_trio.cli._demo.command._is_even", lambda placement, nodes: False)
     assert shell("demo", given=False) == 0
     assert shell.out.count("not yet shared evenly after 10 s\n") == 4
@@ -98,7 +98,7 @@ def test_an_uneven_share_is_told_and_no_failure(shell: Shell, monkeypatch: pytes
 
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted(number: int, code: int) -> None:
-    """Ctrl-C in the middle ends it, without a traceback."""
+    """SIGINT or SIGTERM during the demo ends it without a traceback."""
     command = [sys.executable, "-u", "-m", "metafora_trio.cli", "demo"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as demo:
         assert demo.stdout is not None
@@ -110,8 +110,8 @@ def test_interrupted(number: int, code: int) -> None:
         assert demo.wait() == code
 
 
-def test_picture_of_what_runs() -> None:
-    """Starts, stops and deaths; two that run one task at once would both be seen."""
+def test_placement_of_running_tasks() -> None:
+    """It follows starts, stops and deaths. If two nodes run one task at once, it shows both."""
     events = [
         HistoryEvent(1, EventName.START, "ant", task="a"),
         HistoryEvent(2, EventName.START, "bee", task="b"),

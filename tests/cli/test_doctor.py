@@ -1,4 +1,4 @@
-"""doctor: what it finds, and its exit code."""
+"""metafora doctor: its findings and its exit code."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.support.shell import Cluster, Shell, handler
 
 
 class Examined(Cluster):
-    """A cluster whose coordinator can look into its broker."""
+    """A cluster whose coordinator can diagnose its broker."""
 
     diagnosis = Diagnosis([Finding(Level.OK, "the broker is well")], True)
 
@@ -19,7 +19,7 @@ class Examined(Cluster):
 
 
 def findings(shell: Shell) -> dict[str, list[str]]:
-    """The texts by level."""
+    """Return the texts of the findings by level."""
     assert shell.out, shell.err
     found: dict[str, list[str]] = {"ok": [], "warning": [], "problem": []}
     for finding in shell.json["findings"]:
@@ -28,7 +28,7 @@ def findings(shell: Shell) -> dict[str, list[str]]:
 
 
 def test_a_healthy_cluster(shell: Shell) -> None:
-    """Everything runs: exit code 0."""
+    """If everything runs, the exit code is 0."""
     shell.cluster.add_nodes("ant", "bee")
     assert shell("submit", "a", "b", "c") == 0
     assert shell("doctor") == 0
@@ -39,8 +39,8 @@ def test_a_healthy_cluster(shell: Shell) -> None:
     ]
 
 
-def test_nobody_runs_the_tasks(shell: Shell) -> None:
-    """Tasks, and no node: a problem, and what to do."""
+def test_no_node_runs_the_tasks(shell: Shell) -> None:
+    """Tasks without a node are a problem, and the finding says what to do."""
     assert shell("submit", "a") == 0
     assert shell("doctor") == 1
     assert shell.out.splitlines()[1:] == [
@@ -50,8 +50,8 @@ def test_nobody_runs_the_tasks(shell: Shell) -> None:
     ]
 
 
-def test_nobody_takes_the_tasks(shell: Shell) -> None:
-    """A frozen node takes nothing, removes nothing, and is pointed out."""
+def test_no_node_takes_the_tasks(shell: Shell) -> None:
+    """A frozen node claims no task and removes none, and a finding names it."""
     frozen = Consumer(shell.cluster.memory, handler, name="ant")
     frozen.freeze()
     shell.cluster.consumers = [lambda: frozen]
@@ -70,8 +70,8 @@ def test_nobody_takes_the_tasks(shell: Shell) -> None:
     assert removed_text == "deleted, but not removed for more than 6 s: gone"
 
 
-def test_what_passes_by_itself_is_no_finding(shell: Shell) -> None:
-    """A task that has just been submitted is not claimed yet: the doctor has patience."""
+def test_a_short_delay_is_no_finding(shell: Shell) -> None:
+    """A task that was just submitted is not claimed yet, so the doctor waits before it reports it."""
     shell.cluster.add_nodes("ant", settle=12.0)
     assert shell("submit", "a") == 0
     assert shell("doctor", "-o", "json") == 0
@@ -79,8 +79,8 @@ def test_what_passes_by_itself_is_no_finding(shell: Shell) -> None:
     assert findings(shell)["problem"] == ["unclaimed for more than 1 s: a"]
 
 
-def test_two_nodes_of_one_name(shell: Shell) -> None:
-    """It works, and confuses."""
+def test_two_nodes_with_one_name(shell: Shell) -> None:
+    """This works, but the doctor warns because it confuses people."""
     shell.cluster.add_nodes("ant", "ant")
     assert shell("doctor", "-o", "json") == 0
     assert findings(shell)["warning"] == ["2 nodes have the name ant"]
@@ -97,7 +97,7 @@ def test_two_nodes_of_one_name(shell: Shell) -> None:
     ],
 )
 def test_findings_of_the_coordinator(shell: Shell, level: Level, usable: bool, code: int) -> None:
-    """A coordinator's own findings come first; where it finds no cluster, nobody looks for its tasks."""
+    """The coordinator's own findings come first. If it finds no cluster, the doctor does not look for tasks."""
     shell.cluster = cluster = Examined()
     cluster.diagnosis = Diagnosis([Finding(level, "the broker", "look at it")], usable)
     assert isinstance(cluster, Diagnosable)

@@ -1,4 +1,4 @@
-"""The frame: help, global options, and which error becomes which exit code."""
+"""The frame of the command line: help, global options, and the exit code of each error."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NOTHING = "error: no cluster named: give --url or set METAFORA_URL\n"
 
 
 def test_help_lists_every_command(shell: Shell) -> None:
-    """`metafora --help` names all commands, each with the line that its own help begins with."""
+    """`metafora --help` lists all commands, each with the first line of its own help."""
     assert shell("--help") == 0
     assert [name for name in _COMMANDS if f"  {name} " not in shell.out] == []
     assert shell() == 2
@@ -26,7 +26,7 @@ def test_help_lists_every_command(shell: Shell) -> None:
 
 @pytest.mark.parametrize("command", _COMMANDS)
 def test_every_help_has_examples(shell: Shell, command: str) -> None:
-    """Nobody should have to guess."""
+    """The help of every command shows examples."""
     assert shell(command, "--help") == 0
     assert "Examples:\n" in shell.out
     assert f"    metafora {command}" in shell.out
@@ -34,7 +34,7 @@ def test_every_help_has_examples(shell: Shell, command: str) -> None:
 
 
 def test_help_imports_no_command() -> None:
-    """`metafora --help` waits for no command's imports."""
+    """`metafora --help` does not import the modules of the commands, which would slow it down."""
     program = "import sys; from metafora_trio.cli import _main; _main.main(['--help']); print(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     loaded = {name for name in run.stdout.split() if name.startswith("metafora_trio.cli.")}
@@ -60,14 +60,14 @@ def test_help_imports_no_command() -> None:
     ],
 )
 def test_usage(shell: Shell, arguments: list[str], error: str) -> None:
-    """What is wrong with the command line is told on stderr, with a hint: exit code 2."""
+    """A wrong command line is reported on stderr with a hint, and the exit code is 2."""
     assert shell(*arguments, given=False) == 2
     assert shell.out == ""
     assert shell.err.startswith(error)
 
 
 def test_url_from_the_environment(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    """METAFORA_URL names the cluster, and --url wins."""
+    """METAFORA_URL names the cluster; --url overrides it."""
     monkeypatch.setenv("METAFORA_URL", "memory://")
     assert shell("ls", given=False) == 0
     assert shell("ls", "--url", "nope://", given=False) == 2
@@ -75,7 +75,7 @@ def test_url_from_the_environment(shell: Shell, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_unreachable(shell: Shell) -> None:
-    """A broker that does not answer: 5. With -v the traceback is shown, too."""
+    """If the broker does not answer, the exit code is 5. With -v the traceback is shown too."""
     shell.cluster.memory.outage = True
     assert shell("ls") == 5
     assert shell.err.startswith("error: no answer within 10 s\nhint: is --url right")
@@ -84,8 +84,8 @@ def test_unreachable(shell: Shell) -> None:
 
 
 @pytest.mark.parametrize("error, code", [(LayoutMismatch, 4), (BrokerTooOld, 4), (CoordinatorUnavailable, 5)])
-def test_what_trying_again_does_not_help_is_refused(shell: Shell, error: type[Exception], code: int) -> None:
-    """A script that tries again on 5 must not try for ever where the cluster is not one for this version."""
+def test_permanent_errors_have_their_own_exit_code(shell: Shell, error: type[Exception], code: int) -> None:
+    """A script that retries on 5 must not retry forever on a cluster that this version cannot use."""
 
     def refuse() -> None:
         raise error("no")
@@ -96,7 +96,7 @@ def test_what_trying_again_does_not_help_is_refused(shell: Shell, error: type[Ex
 
 @pytest.mark.parametrize("command", [["ls"], ["demo"], ["run", "tests.support.shell:handler"]])
 def test_missing_extra_of_a_coordinator(command: list[str]) -> None:
-    """Without kazoo one line says what to install."""
+    """Without kazoo, one line says what to install."""
     program = "import sys; sys.modules['kazoo'] = None; from metafora_trio.cli import main; sys.exit(main())"
     run = subprocess.run(
         [sys.executable, "-c", program, *command, "--url", "zk://127.0.0.1:1/x"], capture_output=True, text=True
@@ -106,7 +106,7 @@ def test_missing_extra_of_a_coordinator(command: list[str]) -> None:
 
 
 def test_missing_extra_of_the_command_line() -> None:
-    """Without click, too."""
+    """Without click, one line says what to install."""
     program = "import sys; sys.modules['click'] = None; from metafora_trio.cli import main; sys.exit(main())"
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     wanted = "error: the command line needs click: pip install 'metafora-trio[cli]'\n"
@@ -114,7 +114,7 @@ def test_missing_extra_of_the_command_line() -> None:
 
 
 def test_interrupt(shell: Shell) -> None:
-    """Ctrl-C ends a command without a traceback: 130."""
+    """Ctrl-C ends a command without a traceback, with exit code 130."""
 
     async def interrupt(task: RunningTask) -> None:
         await trio.sleep(60)
@@ -128,7 +128,7 @@ def test_interrupt(shell: Shell) -> None:
 
 
 def test_a_bug_keeps_its_traceback(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What nobody has foreseen is not made pretty."""
+    """An unexpected exception is shown with its traceback, not as an error message."""
     monkeypatch.setattr(shell.cluster, "open_client", lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         shell("ls")

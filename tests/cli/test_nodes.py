@@ -1,4 +1,4 @@
-"""nodes, freeze, unfreeze, balance, drain."""
+"""The commands nodes, freeze, unfreeze, balance and drain."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from tests.support.shell import Shell
 
 @pytest.fixture
 def two(shell: Shell) -> Shell:
-    """A shell with the nodes ant and bee, and four tasks."""
+    """Return a shell with the nodes ant and bee, and four tasks."""
     shell.cluster.add_nodes("ant", "bee")
     assert shell("submit", "a", "b", "c", "d") == 0
     return shell
 
 
 def test_nodes(two: Shell) -> None:
-    """The table tells what each has; JSON tells all."""
+    """The table shows the load of each node; JSON has every field."""
     two.cluster.add_nodes("cat", capacity=0, tags=["gpu", "big"])
     assert two("nodes") == 0
     rows = {row[0]: row[1:] for row in two.rows}
@@ -32,7 +32,7 @@ def test_nodes(two: Shell) -> None:
 
 @pytest.mark.parametrize("verb", ["freeze", "unfreeze", "balance"])
 def test_commands_reach_the_nodes(two: Shell, verb: str) -> None:
-    """By name, or all."""
+    """Commands go to the nodes named, or to all nodes."""
     assert two(verb, "ant") == 0
     assert (two.out, two.err) == ("", f"node ant told to {verb}\n")
     assert [node.frozen for node in two.cluster.nodes] == [verb == "freeze", False]
@@ -42,7 +42,7 @@ def test_commands_reach_the_nodes(two: Shell, verb: str) -> None:
 
 
 def test_drain_waits(two: Shell) -> None:
-    """With --wait it returns when the node has left, and others have its tasks."""
+    """With --wait it returns when the node has left and other nodes have its tasks."""
     assert two("drain", "ant", "--wait") == 0
     assert two.err == "node ant told to drain\n1 node drained\n"
     assert [len(node.tasks) for node in two.cluster.nodes] == [0, 0]
@@ -51,7 +51,7 @@ def test_drain_waits(two: Shell) -> None:
 
 
 def test_an_outage_in_the_middle(two: Shell) -> None:
-    """Who was told is said, and nobody waits for those who may not have been."""
+    """It prints the nodes that got the command, and does not wait for nodes that may not have got it."""
     two.cluster.answers = 1
     assert two("drain", "ant", "bee", "--wait", "-o", "json") == 5
     (told,) = two.json["nodes"]
@@ -64,7 +64,7 @@ def test_an_outage_in_the_middle(two: Shell) -> None:
 
 
 def test_drain_runs_out_of_time(shell: Shell) -> None:
-    """Where nobody can take the tasks a drain takes its time, and --timeout gives up waiting."""
+    """If no other node can take the tasks, a drain takes long, and --timeout ends the wait."""
     shell.cluster.add_nodes("ant")
     shell.cluster.add_nodes("bee", capacity=0)
     assert shell("submit", "a") == 0
@@ -72,8 +72,8 @@ def test_drain_runs_out_of_time(shell: Shell) -> None:
     assert "error: still here after 5 s: ant." in shell.err
 
 
-def test_a_timeout_of_drain_is_for_waiting(two: Shell) -> None:
-    """Without --wait there is nothing to run out of time: nobody is told to drain."""
+def test_a_timeout_of_drain_needs_wait(two: Shell) -> None:
+    """Without --wait, --timeout is wrong usage, and no node gets the command."""
     assert two("drain", "ant", "--timeout", "5") == 2
     assert two.err.startswith("error: --timeout is of use with --wait only\n")
     assert "told" not in two.err
@@ -81,7 +81,8 @@ def test_a_timeout_of_drain_is_for_waiting(two: Shell) -> None:
 
 @pytest.mark.parametrize("verb", ["freeze", "unfreeze", "balance", "drain"])
 def test_unknown_nodes(two: Shell, verb: str) -> None:
-    """One that is not there: 3, and the others are told. None named: a matter of usage."""
+    """If a named node does not exist, the exit code is 3, and the others get the command. Naming no node is wrong
+    usage."""
     assert two(verb, "nope", "bee") == 3
     assert f"node bee told to {verb}\n" in two.err
     assert "error: no live node 'nope'\nhint: `metafora nodes` lists the live ones\n" in two.err

@@ -1,4 +1,4 @@
-"""run: a node from the shell, and how it ends."""
+"""metafora run: it runs a node from the shell, until a signal or an error ends it."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _HANDLERS = "tests.cli.test_run"
 
 
 async def ending(task: RunningTask) -> None:
-    """Ends its node politely."""
+    """Drain its own node by a signal."""
     await trio.sleep(1)
     signal.raise_signal(task.props["signal"])
     await trio.sleep_forever()
 
 
 async def insisting(task: RunningTask) -> None:
-    """Is told to stop, takes its time (with `--grace`), and has the operator lose patience."""
+    """Send a first signal, keep running in the grace, then send a second signal."""
     signal.raise_signal(signal.SIGTERM)
     await task.stopping.wait()
     signal.raise_signal(task.props["signal"])
@@ -39,7 +39,7 @@ not_callable = 7
 
 @pytest.fixture(autouse=True)
 def _path(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command puts the current folder there."""
+    """Restore `sys.path`, because the command adds the current folder to it."""
     monkeypatch.setattr("sys.path", [*sys.path])
 
 
@@ -53,7 +53,7 @@ def submit(shell: Shell, **props: object) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_drains(shell: Shell, number: int) -> None:
-    """SIGTERM and Ctrl-C let the node leave politely: exit code 0, and the story on stderr."""
+    """SIGTERM and Ctrl-C drain the node: the exit code is 0, and stderr shows each step."""
     submit(shell, signal=int(number))
     assert shell("run", f"{_HANDLERS}:ending", "--name", "ant") == 0
     assert shell.out == ""
@@ -70,7 +70,7 @@ def test_a_signal_drains(shell: Shell, number: int) -> None:
 
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_second_signal_stops_at_once(shell: Shell, number: int, code: int) -> None:
-    """Whoever signals twice does not want to wait for the grace of a task."""
+    """A second signal does not wait for the grace of a task."""
     submit(shell, signal=int(number))
     assert shell("run", f"{_HANDLERS}:insisting", "--grace", "1000") == code
     assert "stopping at once\n" in shell.err
@@ -78,14 +78,14 @@ def test_a_second_signal_stops_at_once(shell: Shell, number: int, code: int) -> 
 
 
 def test_quiet(shell: Shell) -> None:
-    """With -q only what goes wrong is told."""
+    """With -q only errors and warnings are printed."""
     submit(shell, signal=int(signal.SIGTERM))
     assert shell("run", f"{_HANDLERS}:ending", "-q") == 0
     assert shell.err == "draining 1 task; once more to stop at once\n"
 
 
 def test_unreachable(shell: Shell) -> None:
-    """A first join that fails is told in one line: 5."""
+    """If the first join fails, one line reports it, and the exit code is 5."""
     shell.cluster.memory.outage = True
     assert shell("run", f"{_HANDLERS}:ending") == 5
     assert shell.err.startswith("error: no answer within 10 s\n")
@@ -100,14 +100,14 @@ def test_unreachable(shell: Shell) -> None:
         (f"{_HANDLERS}:not_callable", f"'{_HANDLERS}:not_callable' is int, not an async function"),
     ],
 )
-def test_handlers_that_are_none(shell: Shell, handler: str, error: str) -> None:
-    """What cannot be imported or called is a matter of usage."""
+def test_invalid_handlers(shell: Shell, handler: str, error: str) -> None:
+    """A handler that cannot be imported or called is wrong usage."""
     assert shell("run", handler) == 2
     assert shell.err.startswith(f"error: {error}")
 
 
 def test_current_folder_is_importable(shell: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """As with `python -m`."""
+    """Handlers can be imported from the current folder, as with `python -m`."""
     (tmp_path / "only_here.py").write_text("from tests.cli.test_run import ending as handler\n")
     monkeypatch.chdir(tmp_path)
     submit(shell, signal=int(signal.SIGTERM))

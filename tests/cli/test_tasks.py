@@ -1,4 +1,4 @@
-"""submit, ls, describe, wait, rm: data on stdout, messages on stderr, and what the shell is told."""
+"""The commands submit, ls, describe, wait and rm: data on stdout, messages on stderr, and exit codes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.shell import Shell
 
 
 def test_submit_prints_ids_and_ls_shows_them(shell: Shell) -> None:
-    """What was submitted is printed, one id a line, ready for the next command; the message is apart."""
+    """Submitted ids are printed one a line, ready for the next command; the message goes to stderr."""
     assert shell("submit", "a", "b", "--props", '{"n": 1}') == 0
     assert (shell.out, shell.err) == ("a\nb\n", "submitted 2 tasks\n")
     assert shell("ls") == 0
@@ -29,7 +29,7 @@ def test_submit_as_json(shell: Shell) -> None:
 
 
 def test_submit_lines_of_stdin(shell: Shell) -> None:
-    """`-` reads JSON lines, of which props are optional."""
+    """`-` reads JSON lines, in which `props` is optional."""
     lines = '{"id": "a", "props": {"n": 1}}\n\n{"id": "b"}\n'
     assert shell("submit", "-", stdin=lines) == 0
     assert shell.out == "a\nb\n"
@@ -68,14 +68,14 @@ def test_submit_props_from_a_file(shell: Shell, tmp_path: Path) -> None:
     ],
 )
 def test_submit_refuses_bad_usage(shell: Shell, arguments: list[str]) -> None:
-    """What breaks a rule is told in one line, and is a matter of usage."""
+    """A broken rule is reported in one line as wrong usage."""
     assert shell("submit", *arguments) == 2
     assert shell.err.startswith("error: ")
     assert shell.out == ""
 
 
-def test_submit_of_what_is_there(shell: Shell) -> None:
-    """An id in the cluster is refused; one that has ended is, too, but for --again."""
+def test_submit_of_an_existing_id(shell: Shell) -> None:
+    """An id in the cluster is refused. So is the id of a task that has ended, unless --again is given."""
     shell.cluster.add_nodes("ant")
     assert shell("submit", "a", "--props", '{"seconds": 1}') == 0
     assert shell("submit", "again", "a", "again2") == 4
@@ -87,7 +87,7 @@ def test_submit_of_what_is_there(shell: Shell) -> None:
 
 
 def test_submit_tells_how_far_it_came(shell: Shell) -> None:
-    """Many tasks go in batches: where a later one fails, those of the batches before it are printed."""
+    """Many tasks are sent in batches. If a batch fails, the tasks of the batches before it are printed."""
     lines = "".join(json.dumps({"id": f"t{n}"}) + "\n" for n in range(1500))
     assert shell("submit", "t1200") == 0
     assert shell("submit", "-", stdin=lines) == 4
@@ -100,7 +100,7 @@ def test_submit_tells_how_far_it_came(shell: Shell) -> None:
 
 
 def test_an_outage_while_tasks_are_submitted(shell: Shell) -> None:
-    """What was submitted is printed, and which tasks may have been is told. Large tasks go in smaller batches."""
+    """Submitted tasks are printed, and tasks that may have been submitted are named. Large tasks make small batches."""
     padding = {"padding": "x" * 300_000}
     lines = "".join(json.dumps({"id": f"t{n}", "props": padding if n < 3 else {}}) + "\n" for n in range(100))
     shell.cluster.answers = 2
@@ -113,8 +113,8 @@ def test_an_outage_while_tasks_are_submitted(shell: Shell) -> None:
     ]
 
 
-def test_ls_shows_who_runs_what(shell: Shell) -> None:
-    """The node, its token, and filters by state and node."""
+def test_ls_shows_the_owner_of_each_task(shell: Shell) -> None:
+    """It shows node and token, and filters by state and node."""
     shell.cluster.add_nodes("ant", "bee")
     assert shell("submit", "a", "b", "c") == 0
     assert shell("ls") == 0
@@ -127,26 +127,26 @@ def test_ls_shows_who_runs_what(shell: Shell) -> None:
 
 
 def test_failed_task_from_ls_to_its_traceback(shell: Shell) -> None:
-    """A failure is seen by wait (exit code 1), in one line by ls --finished, and whole by describe."""
+    """wait reports a failure by exit code 1, ls --finished in one line, and describe with the traceback."""
     shell.cluster.add_nodes("ant")
     assert shell("submit", "bad", "--props", '{"fail": true}') == 0
     assert shell("submit", "good", "--props", '{"seconds": 1}') == 0
     assert shell("wait", "bad", "good") == 1
-    assert shell.rows == [["bad", "failed", "ValueError:", "as", "it", "was", "told"], ["good", "completed"]]
+    assert shell.rows == [["bad", "failed", "ValueError:", "as", "requested"], ["good", "completed"]]
     assert shell("wait", "good") == 0
     assert shell("ls") == 0
     assert shell.rows == []
     assert shell("ls", "--state", "failed") == 0
-    assert shell.rows == [["bad", "failed", "-", "-", "ValueError:", "as", "it", "was", "told"]]
+    assert shell.rows == [["bad", "failed", "-", "-", "ValueError:", "as", "requested"]]
     assert shell("describe", "bad") == 0
     assert "Traceback (most recent call last):" in shell.out
-    assert 'raise ValueError("as it was told")' in shell.out
+    assert 'raise ValueError("as requested")' in shell.out
     assert shell("describe", "bad", "-o", "json") == 0
     assert shell.json["tasks"][0]["errors"][0]["type"] == "ValueError"
 
 
 def test_describe_shows_the_others(shell: Shell) -> None:
-    """One that is not there does not keep the others from being shown."""
+    """If one task does not exist, the others are still shown."""
     shell.cluster.add_nodes("ant")
     assert shell("submit", "a", "b") == 0
     assert shell("describe", "a", "nope", "b") == 3
@@ -156,7 +156,7 @@ def test_describe_shows_the_others(shell: Shell) -> None:
 
 
 def test_wait(shell: Shell) -> None:
-    """Time runs out: 6. Not known: 3. All that are there, when none is named."""
+    """The exit code is 6 after a timeout, and 3 for an unknown task. Without ids, it waits for all current tasks."""
     shell.cluster.add_nodes("ant")
     assert shell("submit", "long") == 0
     assert shell("submit", "short", "--props", '{"seconds": 60}') == 0
@@ -170,7 +170,7 @@ def test_wait(shell: Shell) -> None:
 
 
 def test_an_outage_while_waiting(shell: Shell) -> None:
-    """What has ended until then is printed."""
+    """Tasks that ended before the outage are printed."""
     shell.cluster.add_nodes("ant")
     assert shell("submit", "bad", "--props", '{"fail": true}') == 0
     assert shell("submit", "b", "--props", '{"seconds": 60}') == 0
@@ -181,7 +181,7 @@ def test_an_outage_while_waiting(shell: Shell) -> None:
 
 
 def test_an_outage_in_the_middle(shell: Shell) -> None:
-    """What was done is printed, what may have been is told, and then what went wrong."""
+    """Deleted tasks are printed, tasks that may have been deleted are named, and then the error is printed."""
     assert shell("submit", *"abcde") == 0
     shell.cluster.answers = 3
     assert shell("describe", *"abcde") == 5
@@ -201,7 +201,7 @@ def test_an_outage_in_the_middle(shell: Shell) -> None:
 
 
 def test_an_interrupt_in_the_middle(shell: Shell) -> None:
-    """Ctrl-C, too, leaves no doubt about what was deleted."""
+    """After Ctrl-C too, the output shows which tasks were deleted."""
     assert shell("submit", *"abc") == 0
     shell.cluster.answers = 2
     shell.cluster.silence = lambda: signal.raise_signal(signal.SIGINT)
@@ -212,7 +212,7 @@ def test_an_interrupt_in_the_middle(shell: Shell) -> None:
 
 
 def test_rm_deletes_what_it_can(shell: Shell) -> None:
-    """Those deleted are printed; the first error gives the exit code."""
+    """Deleted tasks are printed; the first error gives the exit code."""
     shell.cluster.add_nodes("ant")
     assert shell("submit", "a", "b", "c") == 0
     assert shell("rm", "a", "nope", "b", "a") == 3
@@ -233,11 +233,11 @@ class _Terminal(io.StringIO):
 def test_rm_asks_on_a_terminal(
     shell: Shell, monkeypatch: pytest.MonkeyPatch, answer: str, code: int, left: list[str]
 ) -> None:
-    """Nobody deletes by a slip of the finger."""
+    """On a terminal, rm asks before it deletes."""
     assert shell("submit", "a") == 0
     monkeypatch.setattr("io.StringIO", _Terminal)
     assert shell("rm", "a", stdin=answer) == code
     assert "Delete a, and stop what runs?" in shell.err
-    shell.cluster.add_nodes("ant")  # removes what was deleted
+    shell.cluster.add_nodes("ant")  # removes the deleted tasks
     assert shell("ls") == 0
     assert [row[0] for row in shell.rows] == left

@@ -115,7 +115,7 @@ async def test_nodes(autojump_clock: trio.testing.MockClock) -> None:
 
 
 async def test_send(autojump_clock: trio.testing.MockClock) -> None:
-    """A name means every live node of that name, an identity only that one."""
+    """A name means every live node with that name; an identity means one node."""
     coordinator = mt.MemoryCoordinator()
     async with mt.open_client(coordinator) as client:
         async with coordinator.open_session(mt.NodeInfo("a")) as a1, coordinator.open_session(mt.NodeInfo("a")) as a2:
@@ -131,7 +131,7 @@ async def test_send(autojump_clock: trio.testing.MockClock) -> None:
 
 
 async def test_send_to_nodes_that_are_just_leaving(autojump_clock: trio.testing.MockClock) -> None:
-    """The view lags: of several nodes of one name the live ones are told, and where there is none that is said."""
+    """The view lags. If several nodes share a name, the live ones get the command; if none is live, it is refused."""
     coordinator = mt.MemoryCoordinator(latency=1.0)
     async with mt.open_client(coordinator) as client, coordinator.open_session(mt.NodeInfo("a")) as stays:
         async with coordinator.open_session(mt.NodeInfo("a")):
@@ -147,7 +147,7 @@ async def test_send_to_nodes_that_are_just_leaving(autojump_clock: trio.testing.
 
 
 async def test_stop_task_of_a_node_that_is_just_leaving(autojump_clock: trio.testing.MockClock) -> None:
-    """Its claim goes with it: what was asked for happens by itself, and nobody owns the task."""
+    """Its claim goes with it, so the task has no owner even though the command was not delivered."""
     coordinator = mt.MemoryCoordinator(latency=1.0)
     async with mt.open_client(coordinator) as client, trio.open_nursery() as nursery:
         await client.submit(mt.Task("t"))
@@ -162,7 +162,7 @@ async def test_stop_task_of_a_node_that_is_just_leaving(autojump_clock: trio.tes
 
             nursery.start_soon(stop)
             await began.wait()
-            await trio.sleep(2.5)  # the owner has been read, and the command is on its way
+            await trio.sleep(2.5)  # the owner has been read, and the command is in flight
 
 
 async def test_every_command(autojump_clock: trio.testing.MockClock) -> None:
@@ -191,7 +191,7 @@ async def test_every_command(autojump_clock: trio.testing.MockClock) -> None:
 # ---- opening and closing
 
 
-async def test_errors_of_the_body_leave_unwrapped(autojump_clock: trio.testing.MockClock) -> None:
+async def test_errors_of_the_body_are_raised_unwrapped(autojump_clock: trio.testing.MockClock) -> None:
     with pytest.raises(KeyError, match="mine"):
         async with mt.open_client(mt.MemoryCoordinator()) as client, client.watch():
             raise KeyError("mine")

@@ -1,4 +1,4 @@
-"""The client that follows what changes: `wait` for the end of tasks, and `watch`."""
+"""The client's `wait`, for the end of tasks, and `watch`, for changes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def test_wait_for_some(autojump_clock: trio.testing.MockClock) -> None:
 
 
 async def test_wait_for_all(autojump_clock: trio.testing.MockClock) -> None:
-    """All that are in the cluster now, not what comes later."""
+    """Wait for all tasks now in the cluster, not for tasks submitted later."""
     async with cluster("t1", "t2", latency=0.1) as (client, a), trio.open_nursery() as nursery:
         await client.submit(mt.Task("t3"))
         states: list[dict[str, str]] = []
@@ -60,14 +60,14 @@ async def test_wait_for_nothing(autojump_clock: trio.testing.MockClock) -> None:
         assert await client.wait([]) == {}
 
 
-async def test_wait_for_what_has_ended_already(autojump_clock: trio.testing.MockClock) -> None:
+async def test_wait_for_a_task_that_has_ended(autojump_clock: trio.testing.MockClock) -> None:
     async with cluster("t") as (client, a):
         await finish(a, "t")
         assert [status.state for status in (await client.wait(["t", "t"])).values()] == ["completed"]
 
 
-async def test_wait_for_what_the_view_does_not_show_yet(autojump_clock: trio.testing.MockClock) -> None:
-    """What another client has submitted is read afresh, however far this one's view lags behind."""
+async def test_wait_for_a_task_that_is_not_in_the_view_yet(autojump_clock: trio.testing.MockClock) -> None:
+    """A task that another client submitted is read from the broker, however far this client's view lags."""
     coordinator = mt.MemoryCoordinator(latency=0.1)
     async with mt.open_client(coordinator) as client:
         coordinator._store.submit([mt.Task("t")], again=False)
@@ -75,7 +75,7 @@ async def test_wait_for_what_the_view_does_not_show_yet(autojump_clock: trio.tes
             await client.wait(["t"], timeout=5)
 
 
-async def test_wait_for_what_is_not_known(autojump_clock: trio.testing.MockClock) -> None:
+async def test_wait_for_an_unknown_task(autojump_clock: trio.testing.MockClock) -> None:
     async with cluster("t") as (client, _):
         with pytest.raises(mt.TaskNotFound, match="no task 'none'"):
             await client.wait(["t", "none"])
@@ -92,8 +92,8 @@ async def test_wait_too_long(autojump_clock: trio.testing.MockClock) -> None:
         assert trio.current_time() == start + 5
 
 
-async def test_what_has_ended_is_known_when_the_time_is_up(autojump_clock: trio.testing.MockClock) -> None:
-    """Also of tasks that had ended before; what is in the dict already says nothing of how things are."""
+async def test_a_timed_out_wait_keeps_the_ends_it_has_seen(autojump_clock: trio.testing.MockClock) -> None:
+    """Tasks that had ended before are included. Entries that were in the dict before are overwritten."""
     async with cluster("t1", "t2", "t3") as (client, a):
         await finish(a, "t1")
         ended = {"t3": await client.get("t3")}
@@ -109,7 +109,7 @@ async def test_what_has_ended_is_known_when_the_time_is_up(autojump_clock: trio.
 
 
 async def test_a_task_that_is_submitted_again_is_waited_for(autojump_clock: trio.testing.MockClock) -> None:
-    """What counts is how things are when one looks, not that the task was gone for a moment."""
+    """Only the state at the time of reading counts, not that the task was gone for a moment."""
     async with cluster("t", latency=0.1) as (client, a), trio.open_nursery() as nursery:
         ended: list[str] = []
 
@@ -119,7 +119,7 @@ async def test_a_task_that_is_submitted_again_is_waited_for(autojump_clock: trio
         nursery.start_soon(wait)
         await trio.sleep(1)
         a.finish(await get_claim(a, "t"), COMPLETED)
-        await trio.sleep(0.1)  # at the broker, and not in the client's view yet
+        await trio.sleep(0.1)  # the broker has it, but not the client's view
         await client.submit(mt.Task("t"), again=True)
         await trio.sleep(5)
         assert ended == []
@@ -129,7 +129,7 @@ async def test_a_task_that_is_submitted_again_is_waited_for(autojump_clock: trio
 
 
 async def test_many_wait_at_once(autojump_clock: trio.testing.MockClock) -> None:
-    """One connection has one stream of changes; each waiter sees all of it."""
+    """A connection has one stream of changes, and each waiter sees all of them."""
     async with cluster("t1", "t2") as (client, a), trio.open_nursery() as nursery:
         ended: list[str] = []
 
@@ -150,7 +150,7 @@ async def test_many_wait_at_once(autojump_clock: trio.testing.MockClock) -> None
 
 
 async def test_watch(autojump_clock: trio.testing.MockClock) -> None:
-    """It begins with all there is; then each change is told as things are when it is taken."""
+    """It begins with everything that exists. Then each change shows the state at the time when it is taken."""
     async with cluster("t1", "t2") as (client, a), client.watch() as changes:
         node = mt.NodeStatus(a.node, 0, 0)
         assert [await anext(changes) for _ in range(3)] == [
@@ -171,7 +171,7 @@ async def test_watch(autojump_clock: trio.testing.MockClock) -> None:
 
 
 async def test_watch_coalesces(autojump_clock: trio.testing.MockClock) -> None:
-    """Who is slow sees the last state of each task once, not every state between."""
+    """A slow watcher sees the last state of each task once, not every state between."""
     async with cluster("t1") as (client, a), client.watch() as changes:
         assert [type(await anext(changes)) for _ in range(2)] == [mt.NodesChanged, mt.TaskChanged]
         for _ in range(3):
@@ -199,8 +199,8 @@ async def test_watch_is_an_async_iterator(autojump_clock: trio.testing.MockClock
                 break
 
 
-async def test_after_a_resync_what_has_gone_is_told(autojump_clock: trio.testing.MockClock) -> None:
-    """While a client was cut off it heard nothing: it compares the new view with what it has told."""
+async def test_a_resync_reports_removals(autojump_clock: trio.testing.MockClock) -> None:
+    """A client that was cut off got no events, so it compares the new view with what it last reported."""
     coordinator = mt.MemoryCoordinator()
     async with mt.open_client(coordinator) as client:
         await client.submit(mt.Task("t1"), mt.Task("t2"))
@@ -208,7 +208,7 @@ async def test_after_a_resync_what_has_gone_is_told(autojump_clock: trio.testing
             assert [type(await anext(changes)) for _ in range(3)] == [mt.NodesChanged, mt.TaskChanged, mt.TaskChanged]
             with trio.move_on_after(1) as idle:
                 await anext(changes)
-            assert idle.cancelled_caught  # nothing is left of what was told so far
+            assert idle.cancelled_caught  # everything so far has been taken
             (feed,) = coordinator._store._feeds
             feed.inbox.put(contract.ClusterView(tasks={"t2": False, "t3": False}))
             assert [await anext(changes) for _ in range(2)] == [

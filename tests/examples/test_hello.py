@@ -1,4 +1,4 @@
-"""The first program that a reader sees is the one in the README, runs, and ends by itself."""
+"""examples/hello.py is the first program of the README, runs, and ends by itself."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ async def test_hello(autojump_clock: MockClock, capsys: pytest.CaptureFixture[st
     """The task runs on the one node, under one token, until the node leaves."""
     await hello.main()
     lines = capsys.readouterr().out.splitlines()
-    assert 3 <= len(lines) <= 5  # the node waits a moment for others before it takes the task
+    assert 3 <= len(lines) <= 5  # the node settles before it claims the task
     assert len(set(lines)) == 1
     assert " polls https://example.com/feed with token " in lines[0]
 

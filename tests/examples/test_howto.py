@@ -1,4 +1,4 @@
-"""The code of the how-to pages runs, and does what the pages say."""
+"""The code of the how-to pages runs and behaves as the pages say."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def handlers() -> dict[str, Any]:
 
 @asynccontextmanager
 async def open_other(coordinator: MemoryCoordinator, handler: Any) -> AsyncGenerator[Client]:
-    """A client with a task that runs on the node under test; another node stands by."""
+    """Open a client with a task that runs on the node under test, and start another node beside it."""
     async with open_client(coordinator) as client, trio.open_nursery() as nursery:
         await client.submit(Task("task"))
         await until_owned(client)
@@ -53,7 +53,7 @@ async def until_owned(client: Client, by: str = "") -> None:
 async def test_every_way_to_stop(
     stopping: dict[str, Any], autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
-    """Each ends the node, and the task goes on at the other. Drained tasks are told so."""
+    """Each way ends the node, and the task then runs on the other node. `stop_reason` tells a drain from a shutdown."""
     tasks: list[RunningTask] = []
 
     async def handler(task: RunningTask) -> None:
@@ -111,7 +111,7 @@ async def set_event(event: trio.Event) -> None:
 
 
 async def send_signals(*numbers: signal.Signals) -> None:
-    with trio.open_signal_receiver(*numbers):  # one that nobody else receives must not end the test run
+    with trio.open_signal_receiver(*numbers):  # otherwise an unhandled signal would end the test run
         for number in numbers:
             signal.raise_signal(number)
         await trio.testing.wait_all_tasks_blocked()
@@ -129,7 +129,7 @@ async def open_node(handler: Any, *tasks: Task, grace: float = 0) -> AsyncGenera
 
 
 async def test_ends(handlers: dict[str, Any], autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]) -> None:
-    """None completes a task; RELEASE has it run again."""
+    """Returning None completes a task; returning RELEASE lets it run again."""
     again = Task("again", {"to": 2, "give_back_at": 0})
     async with open_node(handlers["count"], Task("plain", {"to": 3}), again) as (_, client):
         assert (await client.wait(["plain"]))["plain"].state == StatusName.COMPLETED
@@ -158,7 +158,7 @@ def peer() -> Iterator[socket.socket]:
 
 
 async def test_cleanup_can_await(handlers: dict[str, Any], peer: socket.socket) -> None:
-    """What is sent in `cleanup` arrives, though the task has been cancelled. Fetching from the same peer works too."""
+    """Data sent in `cleanup` arrives although the task is cancelled. Fetching from the same peer works too."""
     listener = trio.SocketListener(trio.socket.from_stdlib_socket(peer.dup()))
     host, port = peer.getsockname()
     with trio.fail_after(10):
@@ -170,7 +170,7 @@ async def test_cleanup_can_await(handlers: dict[str, Any], peer: socket.socket) 
         await listener.aclose()
 
 
-async def test_thread_heeds_the_cancellation(handlers: dict[str, Any]) -> None:
+async def test_thread_obeys_the_cancellation(handlers: dict[str, Any]) -> None:
     """A thread with minutes of work left ends when its task is deleted."""
     with trio.fail_after(10):
         async with open_node(handlers["crunch"], Task("task", {"blocks": 10_000})) as (consumer, client):
@@ -181,7 +181,7 @@ async def test_thread_heeds_the_cancellation(handlers: dict[str, Any]) -> None:
 
 
 async def test_fencing(handlers: dict[str, Any], autojump_clock: MockClock) -> None:
-    """The next owner goes on from where the last one came, and from its first step on the last one cannot write."""
+    """The next owner continues where the last one stopped; from its first write on, the last one cannot write."""
     database = sqlite3.connect(":memory:")
     copier = handlers["Copier"](database)
     old = handlers["Progress"](database, "task", -1)

@@ -26,7 +26,7 @@ def program(script: str, id: str = "task") -> Task:
 
 @asynccontextmanager
 async def open_daemon(coordinator: MemoryCoordinator, *, grace: float = 5.0) -> AsyncGenerator[Consumer]:
-    """What `koalemosd.serve` runs, without its signals and without the wait for more nodes; stops at once."""
+    """Run what `koalemosd.serve` runs, without signals and without settling. Stop it at once at the end."""
     async with koalemosd.open_reaper() as reaper, trio.open_nursery() as nursery:
         programs = koalemosd.Programs(reaper, grace)
         consumer = Consumer(coordinator, programs, name="ant", cleanup_timeout=math.inf, settle=0)
@@ -36,7 +36,7 @@ async def open_daemon(coordinator: MemoryCoordinator, *, grace: float = 5.0) -> 
 
 
 async def run(task: Task) -> TaskStatus:
-    """How a task ends on a daemon of its own."""
+    """Run a task on a daemon of its own, and return its final status."""
     coordinator = MemoryCoordinator()
     async with open_daemon(coordinator), open_client(coordinator) as client:
         await client.submit(task)
@@ -44,7 +44,7 @@ async def run(task: Task) -> TaskStatus:
 
 
 async def logged(caplog: pytest.LogCaptureFixture, text: str) -> str:
-    """The first message with `text` in it, once there is one."""
+    """Wait for a message that contains `text`, and return the first one."""
     with trio.fail_after(SOON):
         while True:
             for message in caplog.messages:
@@ -59,7 +59,7 @@ def _info(caplog: pytest.LogCaptureFixture) -> None:
 
 
 async def test_output_and_environment(caplog: pytest.LogCaptureFixture) -> None:
-    """Both outputs are logged line by line, the unfinished last one too; a program can fence what it writes."""
+    """Both outputs are logged line by line, even an unfinished last line. The program gets its fencing token."""
     script = 'echo one; echo "two $KOALEMOS_TASK $KOALEMOS_TOKEN"; echo three >&2; read line || printf "no input"'
     status = await run(program(script))
     assert status.state == "completed"
@@ -86,7 +86,7 @@ async def test_failed_program_keeps_code_and_stderr(capsys: pytest.CaptureFixtur
     ],
 )
 async def test_programs_that_do_not_start_or_are_killed(args: list[str], code: int, why: str) -> None:
-    """They have failed, with the codes of a shell, and say why."""
+    """Their tasks fail with the exit codes of a shell, and the error gives the cause."""
     status = await run(Task("task", {"args": args}))
     assert status.state == "failed"
     assert koalemosctl.report(status) == code
@@ -94,16 +94,16 @@ async def test_programs_that_do_not_start_or_are_killed(args: list[str], code: i
 
 
 @pytest.mark.parametrize("args", [None, [], "sleep 3", ["sleep", 3], [""]])
-async def test_senseless_arguments(args: object) -> None:
-    """They fail the task, not the daemon, and name the rule."""
+async def test_invalid_arguments(args: object) -> None:
+    """They fail the task, not the daemon, and the error states the rule."""
     status = await run(Task("task", {"args": args}))
     assert status.state == "failed"
-    assert "task 'task': \"args\" must be a list of strings, the program first, not" in status.errors[-1].error
+    assert "task 'task': \"args\" must be a list of strings, program first, not" in status.errors[-1].error
     assert koalemosctl.report(status) == 1
 
 
-async def test_what_a_program_leaves_behind_is_killed(caplog: pytest.LogCaptureFixture) -> None:
-    """A task is over only when its whole group is: a background process of it would be a second run later."""
+async def test_background_processes_of_a_program_are_killed(caplog: pytest.LogCaptureFixture) -> None:
+    """A task ends only with its whole group. Otherwise a background process would overlap the task's next run."""
     status = await run(program("sleep 1000 & echo group $$"))
     assert status.state == "completed"
     assert not group_runs(int((await logged(caplog, "| group ")).split()[-1]))
@@ -136,7 +136,7 @@ Stop = Callable[[Consumer, Client], Awaitable[None]]
 
 @pytest.mark.parametrize("stop", [stop_by_delete, stop_by_command, stop_by_drain])
 async def test_stop_is_polite_first(caplog: pytest.LogCaptureFixture, stop: Stop) -> None:
-    """The whole group gets SIGTERM, its last words are logged, and the task has not failed: it can go on."""
+    """The whole group gets SIGTERM, its last output is logged, and the task has not failed: it can run again."""
     coordinator = MemoryCoordinator()
     script = "trap 'echo goodbye; kill $!; exit 3' TERM; sleep 1000 & echo group $$; wait"
     async with open_daemon(coordinator) as consumer, open_client(coordinator) as client:
@@ -147,8 +147,8 @@ async def test_stop_is_polite_first(caplog: pytest.LogCaptureFixture, stop: Stop
     assert "task | goodbye" in caplog.messages
 
 
-async def test_who_does_not_heed_is_killed(caplog: pytest.LogCaptureFixture) -> None:
-    """After the grace SIGKILL goes to the whole group; the claim is given up only then."""
+async def test_a_program_that_ignores_sigterm_is_killed(caplog: pytest.LogCaptureFixture) -> None:
+    """After the grace the whole group gets SIGKILL, and only then is the claim given up."""
     coordinator = MemoryCoordinator()
     async with open_daemon(coordinator, grace=0.3) as consumer, open_client(coordinator) as client:
         await client.submit(program("trap '' TERM; sleep 1000 & echo group $$; wait; wait"))
@@ -160,8 +160,8 @@ async def test_who_does_not_heed_is_killed(caplog: pytest.LogCaptureFixture) -> 
 
 
 async def test_end_of_lease_comes_before_the_grace(caplog: pytest.LogCaptureFixture) -> None:
-    """A node that has lost its broker kills a program that does not heed before others may start it, by itself: the
-    reaper is for a daemon that cannot."""
+    """A node that has lost its broker kills a program that ignores SIGTERM before another node may start it. It does
+    so itself: the reaper is only for a daemon that cannot."""
     coordinator = MemoryCoordinator(session_timeout=3)
     async with open_daemon(coordinator, grace=60) as consumer, open_client(coordinator) as client:
         await client.submit(program("trap '' TERM; sleep 1000 & echo group $$; wait; wait"))
@@ -172,13 +172,13 @@ async def test_end_of_lease_comes_before_the_grace(caplog: pytest.LogCaptureFixt
         programs.reaper.process.send_signal(signal.SIGSTOP)
         coordinator.partition(node)
         try:
-            await until(lambda: not group_runs(group), timeout=3)  # the broker's patience: until then it is ours alone
+            await until(lambda: not group_runs(group), timeout=3)  # the session timeout: no other node may start it yet
         finally:
             programs.reaper.process.send_signal(signal.SIGCONT)
 
 
 async def test_daemon_ends_with_its_reaper(caplog: pytest.LogCaptureFixture) -> None:
-    """Without a reaper a program could outlive the daemon: no reaper, no programs."""
+    """The daemon does not run without a reaper. Otherwise a program could outlive the daemon."""
     coordinator = MemoryCoordinator()
     with pytest.RaisesGroup(pytest.RaisesExc(RuntimeError, match="reaper has ended, with code -9")):
         async with koalemosd.open_reaper() as reaper, trio.open_nursery() as nursery:
@@ -194,7 +194,7 @@ async def test_daemon_ends_with_its_reaper(caplog: pytest.LogCaptureFixture) -> 
 
 
 async def test_koalemosctl_prints_the_id_and_waits(capsys: pytest.CaptureFixture[str]) -> None:
-    """`submit` prints the id at once; with `wait` it returns the program's code."""
+    """`submit` prints the id at once; with `wait` it returns the program's exit code."""
     coordinator = MemoryCoordinator()
     async with open_daemon(coordinator):
         assert await koalemosctl.submit(coordinator, program("exit 5", "one"), wait=True) == 5
@@ -204,7 +204,7 @@ async def test_koalemosctl_prints_the_id_and_waits(capsys: pytest.CaptureFixture
 
 
 async def test_koalemosctl_waits_for_a_deleted_task(capsys: pytest.CaptureFixture[str]) -> None:
-    """There is no code then: it says so, and exits with 1."""
+    """A deleted task has no exit code: koalemosctl prints an error and exits with 1."""
     coordinator = MemoryCoordinator()
     codes = []
 

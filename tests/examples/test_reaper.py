@@ -1,4 +1,4 @@
-"""The reaper of koalemosd: what it is told of is killed at the end of the pipe or of the lease, and nothing else is."""
+"""The reaper of koalemosd: it kills registered groups at the end of the pipe or of the lease, and nothing else."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Start = Callable[[], "subprocess.Popen[bytes]"]
 
 @pytest.fixture
 def start_group() -> Generator[Start]:
-    """Starts a process group of two that does not heed SIGTERM."""
+    """Start process groups of two processes that ignore SIGTERM."""
     started: list[subprocess.Popen[bytes]] = []
 
     def start() -> subprocess.Popen[bytes]:
@@ -45,7 +45,7 @@ def start_group() -> Generator[Start]:
 
 @contextmanager
 def reaping() -> Generator[subprocess.Popen[bytes]]:
-    """A reaper, whose `stdin` is the daemon's end of the pipe."""
+    """Run a reaper; its `stdin` is the daemon's end of the pipe."""
     command = [sys.executable, "-I", "-S", str(REAPER)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0) as process:
         try:
@@ -59,16 +59,16 @@ def tell(reaper: subprocess.Popen[bytes], group: subprocess.Popen[bytes], word: 
     reaper.stdin.write(f"{group.pid} {word}\n".encode())
 
 
-def until_heard(reaper: subprocess.Popen[bytes]) -> None:
-    """Wait until it ignores signals, and has read all that it was told."""
+def until_read(reaper: subprocess.Popen[bytes]) -> None:
+    """Wait until the reaper ignores signals, and has read everything that was sent to it."""
     assert reaper.stdin is not None
     pipe, waiting = reaper.stdin, array.array("i", [0])
 
-    def heard() -> bool:
+    def ready() -> bool:
         fcntl.ioctl(pipe, termios.FIONREAD, waiting)
         return ignores(reaper.pid, signal.SIGTERM) and not waiting[0]
 
-    wait_until(heard)
+    wait_until(ready)
 
 
 def boot_time() -> float:
@@ -76,14 +76,14 @@ def boot_time() -> float:
 
 
 def test_end_of_pipe_kills_every_group(start_group: Start) -> None:
-    """The daemon is gone: so are its groups. Signals to all of its processes do not stop the reaper from it."""
+    """When the daemon dies, its groups are killed, even if all its processes, the reaper included, get a signal."""
     one, two, ended = start_group(), start_group(), start_group()
     with reaping() as reaper:
         tell(reaper, one, "inf")
         tell(reaper, two, boot_time() + 1000)
         tell(reaper, ended, "inf")
         tell(reaper, ended, "gone")
-        until_heard(reaper)
+        until_read(reaper)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             reaper.send_signal(number)
         _, said = reaper.communicate(timeout=SOON)
@@ -93,7 +93,7 @@ def test_end_of_pipe_kills_every_group(start_group: Start) -> None:
 
 
 def test_end_of_lease_kills_a_group(start_group: Start) -> None:
-    """A frozen daemon renews nothing: its groups end with the lease, those of which it was renewed run on."""
+    """Groups whose lease a frozen daemon does not renew are killed when it ends; renewed groups keep running."""
     one, renewed = start_group(), start_group()
     with reaping() as reaper:
         end = boot_time() + 0.5
@@ -106,12 +106,12 @@ def test_end_of_lease_kills_a_group(start_group: Start) -> None:
 
 
 def test_a_late_renewal_is_too_late(start_group: Start) -> None:
-    """Daemon and reaper were frozen together: the reaper looks at the clock before it reads what the daemon says."""
+    """If daemon and reaper were frozen together, the reaper checks the clock before it reads a renewal."""
     group = start_group()
     with reaping() as reaper:
         end = boot_time() + 0.5
         tell(reaper, group, end)
-        until_heard(reaper)
+        until_read(reaper)
         reaper.send_signal(signal.SIGSTOP)
         wait_until(lambda: boot_time() > end)
         tell(reaper, group, "inf")

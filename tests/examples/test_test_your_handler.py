@@ -30,7 +30,7 @@ def test_the_fixed_handler_passes(page: dict[str, Any], metafora_cluster: Callab
 
 
 def test_a_kill_does_not_show_the_bug(page: dict[str, Any], metafora_cluster: Callable[..., SimulatedCluster]) -> None:
-    """As the page says: only a pause does."""
+    """Only a pause shows it, as the page says."""
 
     def kill_instead(handler: Handler, **options: Any) -> SimulatedCluster:
         cluster = metafora_cluster(handler, **options)
@@ -41,6 +41,6 @@ def test_a_kill_does_not_show_the_bug(page: dict[str, Any], metafora_cluster: Ca
 
 
 def test_the_example_is_short() -> None:
-    """The page promises: found in under 40 lines of test."""
+    """The page promises a test of under 40 lines."""
     (test,) = [block for block in python_blocks(PAGE) if "def test_" in block]
     assert len(test.splitlines()) < 40

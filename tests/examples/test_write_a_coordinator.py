@@ -1,4 +1,4 @@
-"""docs/howto/write-a-coordinator.md: its code runs, and its steps lead through the whole conformance suite."""
+"""docs/howto/write-a-coordinator.md: its code runs, and its steps cover the whole conformance suite."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def test_the_test_file_runs_the_whole_suite(tmp_path: Path) -> None:
 
 
 def test_every_test_of_the_suite_belongs_to_a_step() -> None:
-    """An author who has followed all steps has seen each test pass; each word of a step selects some test."""
+    """An author who follows all steps runs every test, and each word of a step selects at least one test."""
     words = [word for step in STEPS for word in step.split(" or ")]
     assert [word for word in words if not any(word in name for name in SUITE)] == []
     assert {name for name in SUITE if not any(word in name for word in words)} == set()
 
 
-async def test_the_view_shows_the_result_before_the_mark_goes(page: dict[str, Any]) -> None:
+async def test_the_view_shows_the_result_before_the_request_is_answered(page: dict[str, Any]) -> None:
     follower, answer = page["Follower"](), page["Answer"]
     claim = Claim(1, "t", "a.1", ClaimKind.CLAIM)
     send, receive = trio.open_memory_channel[Any](0)
@@ -83,7 +83,7 @@ async def hold_lease(page: dict[str, Any], prove_alive: Callable[[], Awaitable[N
 
 
 async def test_the_lease_ends_by_itself(page: dict[str, Any], autojump_clock: trio.testing.MockClock) -> None:
-    """It is held while heartbeats are answered, and counts from when the last of those was sent."""
+    """The lease lasts while heartbeats are answered, and counts from when the last answered one was sent."""
     answered = [trio.current_time() + 0.5 * n for n in range(21)]
     heartbeats = iter(answered)
     leases: list[Lease] = []

@@ -1,4 +1,4 @@
-"""The conformance suite has teeth: each wrong coordinator is caught by the test that is there for it."""
+"""The conformance suite catches wrong coordinators: each bug planted here fails the test that is meant to find it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from metafora_trio._memory.session import MemorySession
 from metafora_trio._memory.store import Store
 from metafora_trio._model.view import ClaimRemoved, TaskRemoved
 from metafora_trio.testing.conformance import CoordinatorConformance, eventually
-from metafora_trio.testing.conformance._subject import raises, told
+from metafora_trio.testing.conformance._subject import raises, until_reported
 from tests.support.subjects import memory_subject
 
 Patch = Callable[[pytest.MonkeyPatch], None]
@@ -26,7 +26,7 @@ def patch(target: type, name: str, wrong: object) -> Patch:
     return lambda monkeypatch: monkeypatch.setattr(target, name, wrong)
 
 
-# ---- ways to be wrong
+# ---- planted bugs
 
 
 def remove_unconditionally(self: Store, claim: mt.Claim, *, if_there: mt.Claim | None = None) -> None:
@@ -44,7 +44,7 @@ def finish_claim_first(self: Store, claim: mt.Claim, version: int, state: mt.Tas
     self._commit(ClaimRemoved(claim))
     for feed in self._feeds:
         feed._catch_up()
-        feed.inbox.latency = 1.0  # what comes after comes later
+        feed.inbox.latency = 1.0  # delays all later events
     finish_without_claim(self, claim, version, state)
 
 
@@ -79,15 +79,15 @@ def begin_with_an_empty_view(self: Store, feed: Feed) -> None:
 
 
 def keep_the_session(self: Store, identity: str) -> None:
-    """The node and its claims stay when it leaves."""
+    """Keep the node and its claims when it leaves."""
 
 
-def send_to_everybody(self: Store, identity: str, command: mt.Command) -> None:
+def send_to_every_node(self: Store, identity: str, command: mt.Command) -> None:
     for member in self._members:
         right_queue_command(self, member, command)
 
 
-def send_and_say_nothing(self: MemorySession, item: Item) -> None:
+def send_without_waking(self: MemorySession, item: Item) -> None:
     if isinstance(item, contract.QueuedCommand):
         self._queued_commands[item.id] = item
     else:
@@ -132,7 +132,7 @@ async def change_and_forget(self: Feed) -> None:
 
 
 def lagging(self: MemoryClient) -> None:
-    """The client's own writes come into its view when they come."""
+    """Do not wait until the client's own writes are in its view."""
 
 
 right_submit, right_delete, right_queue_command = Store.submit, Store.delete, Store.queue_command
@@ -141,35 +141,36 @@ right_session_apply, right_ask = MemorySession._apply, MemorySession._ask
 right_wait_changed = Feed.wait_changed
 
 WRONG: dict[str, Patch] = {
-    "test_of_handover_and_withdrawal_exactly_one_takes_place": patch(Store, "remove_claim", remove_unconditionally),
+    "test_exactly_one_of_handover_and_withdrawal_happens": patch(Store, "remove_claim", remove_unconditionally),
     "test_a_handover_without_heir_changes_nothing": patch(Store, "remove_claim", remove_unconditionally),
     "test_a_bid_is_not_withdrawn_when_the_owner_has_gone": patch(Store, "remove_claim", remove_unconditionally),
     "test_finish_without_the_claim_changes_nothing": patch(Store, "finish", finish_without_claim),
-    "test_a_finished_task_is_never_shown_to_who_waits_for_it": patch(Store, "finish", finish_claim_first),
-    "test_of_finish_and_delete_none_undoes_the_other": patch(Store, "finish", finish_any_version),
+    "test_a_finished_task_is_never_shown_to_its_heir": patch(Store, "finish", finish_claim_first),
+    "test_a_finish_and_a_delete_never_undo_each_other": patch(Store, "finish", finish_any_version),
     "test_a_delete_is_a_tombstone": patch(Store, "finish", finish_keeping_the_state),
     "test_a_task_is_submitted_once": patch(Store, "submit", submit_one_by_one),
-    "test_an_ended_task_is_submitted_again_only_when_told": patch(Store, "submit", submit_always_again),
-    "test_a_deleted_id_is_no_prefix": patch(Store, "delete", delete_by_prefix),
-    "test_joining_shows_what_is_stored": patch(Store, "feed", begin_with_an_empty_view),
+    "test_resubmitting_an_ended_task_needs_again": patch(Store, "submit", submit_always_again),
+    "test_a_deleted_id_is_not_taken_for_a_prefix": patch(Store, "delete", delete_by_prefix),
+    "test_a_new_session_sees_the_whole_cluster": patch(Store, "feed", begin_with_an_empty_view),
     "test_join_and_leave_are_seen": patch(Store, "end_session", keep_the_session),
     "test_leaving_gives_up_every_claim": patch(Store, "end_session", keep_the_session),
     "test_an_expired_session_is_lost": patch(Store, "end_session", keep_the_session),
-    "test_a_command_reaches_its_addressee_alone": patch(Store, "queue_command", send_to_everybody),
-    "test_a_command_wakes_its_addressee": patch(MemorySession, "_apply", send_and_say_nothing),
+    "test_a_command_reaches_its_addressee_alone": patch(Store, "queue_command", send_to_every_node),
+    "test_a_command_wakes_its_addressee": patch(MemorySession, "_apply", send_without_waking),
     "test_a_failed_request_is_reported_as_a_change": patch(MemorySession, "_apply", fail_silently),
-    "test_the_view_shows_a_claim_before_its_mark_goes": patch(MemorySession, "_ask", answer_before_the_event),
+    "test_the_view_shows_a_claim_before_it_stops_being_pending": patch(MemorySession, "_ask", answer_before_the_event),
     "test_a_request_changes_nothing_at_once": patch(MemorySession, "_ask", claim_at_once),
-    "test_nothing_after_the_end_has_effect": patch(MemorySession, "_ask", ask_after_the_end),
+    "test_calls_after_the_end_have_no_effect": patch(MemorySession, "_ask", ask_after_the_end),
     "test_the_token_grows_with_every_owner": patch(Store, "number", a_falling_number),
     "test_a_cancelled_wait_loses_nothing": patch(Feed, "wait_changed", change_and_forget),
-    "test_what_was_submitted_is_in_the_clients_own_view": patch(MemoryClient, "_catch_up", lagging),
+    "test_a_submitted_task_is_in_the_clients_own_view": patch(MemoryClient, "_catch_up", lagging),
 }
 
 
 @pytest.mark.parametrize("check", WRONG)
 def test_caught(check: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Caught is a failed assertion, or a condition that never comes true; alone, or in the group of a nursery."""
+    """A bug counts as caught if an assertion fails or a condition never comes true, with or without an
+    ExceptionGroup of a nursery around it."""
     WRONG[check](monkeypatch)
 
     async def main(latency: float) -> None:
@@ -184,10 +185,10 @@ def test_caught(check: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert caught > 0
 
 
-# ---- the tools
+# ---- the helpers
 
 
-async def test_told_gathers_all_that_was_reported(autojump_clock: trio.testing.MockClock) -> None:
+async def test_until_reported_returns_all_changes(autojump_clock: trio.testing.MockClock) -> None:
     coordinator = mt.MemoryCoordinator(latency=0.1)
     async with coordinator.open_session(mt.NodeInfo("a")) as a, trio.open_nursery() as nursery:
 
@@ -198,20 +199,20 @@ async def test_told_gathers_all_that_was_reported(autojump_clock: trio.testing.M
                     await trio.sleep(1)
 
         nursery.start_soon(submit)
-        changes = await told(a, lambda: "t2" in a.view.tasks)
+        changes = await until_reported(a, lambda: "t2" in a.view.tasks)
         assert list(changes.tasks) == ["t1", "t2"]
         await eventually(a, lambda it: "t3" in it.view.tasks)
 
 
-async def test_what_does_not_come_true_is_given_up(autojump_clock: trio.testing.MockClock) -> None:
+async def test_waiting_for_a_condition_times_out(autojump_clock: trio.testing.MockClock) -> None:
     async with mt.MemoryCoordinator().open_session(mt.NodeInfo("a")) as a:
         with pytest.raises(trio.TooSlowError):
             await eventually(a, lambda it: it.view.tasks)
         with pytest.raises(trio.TooSlowError):
-            await told(a, lambda: a.view.tasks)
+            await until_reported(a, lambda: a.view.tasks)
 
 
-def test_raises() -> None:
+def test_raises_the_expected_error() -> None:
     with raises(KeyError, "mine"):
         raise KeyError("mine")
 

@@ -1,4 +1,4 @@
-"""MemoryCoordinator keeps the contract, with and without delays, and its faults do what they say."""
+"""MemoryCoordinator keeps the contract, with and without delays, and its faults behave as documented."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def submit(coordinator: mt.MemoryCoordinator, *ids: str) -> None:
 @pytest.mark.parametrize("latency", [0.0, 0.3], ids=["at-once", "delayed"])
 @pytest.mark.parametrize("check", [name for name in dir(CoordinatorConformance) if name.startswith("test_")])
 async def test_conformance(check: str, latency: float, autojump_clock: trio.testing.MockClock) -> None:
-    """The suite that every coordinator passes, one by one: only an argument of the test itself sets its clock."""
+    """Run the tests of the conformance suite one by one, since only an argument of the test can set the clock."""
     await getattr(CoordinatorConformance(), check)(memory_subject(latency=latency))
 
 
@@ -32,7 +32,7 @@ async def test_conformance(check: str, latency: float, autojump_clock: trio.test
 
 
 async def test_expired_while_it_works(autojump_clock: trio.testing.MockClock) -> None:
-    """The claims go at once, the body is cancelled with a reason, and what it still asks for is ignored."""
+    """The claims go at once, the body is cancelled with a reason, and its later requests are ignored."""
     coordinator = mt.MemoryCoordinator()
     await submit(coordinator, "t")
     seen: list[object] = []
@@ -60,20 +60,20 @@ async def test_expired_while_it_works(autojump_clock: trio.testing.MockClock) ->
 
 
 async def test_crash(autojump_clock: trio.testing.MockClock) -> None:
-    """Nothing that it does after its death counts, and its claims go when the last of it has ended."""
+    """Requests in flight or made after the crash have no effect, and the claims go when the body has ended."""
     coordinator = mt.MemoryCoordinator()
     await submit(coordinator, "t")
     async with coordinator.open_session(mt.NodeInfo("watcher")) as watcher:
         with trio.CancelScope() as process:
             async with coordinator.open_session(mt.NodeInfo("a")) as a:
                 claim = await get_claim(a, "t", seen_by=[watcher])
-                a.finish(claim, mt.TaskState(mt.StateName.COMPLETED))  # on its way
+                a.finish(claim, mt.TaskState(mt.StateName.COMPLETED))  # in flight when the node crashes
                 coordinator.crash(a.node.identity)
                 process.cancel()
                 a.release(claim)
                 a.claim("t")
                 a.announce(a.node)
-                coordinator.heal(a.node.identity)  # nothing wakes the dead
+                coordinator.heal(a.node.identity)  # has no effect on a crashed node
                 assert (a.current, a.outstanding, a.pending, a.is_leaving(claim)) == (False, 0, 0, False)
                 with trio.CancelScope(shield=True):
                     await trio.sleep(5)
@@ -83,7 +83,7 @@ async def test_crash(autojump_clock: trio.testing.MockClock) -> None:
 
 
 async def test_partition(autojump_clock: trio.testing.MockClock) -> None:
-    """Requests and events wait, what is read waits too; then everything is looked at anew, in a new view."""
+    """Requests, events and reads wait; on healing, the session resyncs into a new view."""
     coordinator = mt.MemoryCoordinator(latency=0.1)
     await submit(coordinator, "t1", "t2")
     async with coordinator.open_session(mt.NodeInfo("a")) as a, coordinator.open_session(mt.NodeInfo("b")) as b:
@@ -107,7 +107,7 @@ async def test_partition(autojump_clock: trio.testing.MockClock) -> None:
             await trio.sleep(1)
             healed.append("healed")
             coordinator.heal(a.node.identity)
-            assert not a.current  # not before the new view is there
+            assert not a.current  # not before the new view is live
             await a.wait_changed()
             await eventually(a, lambda it: it.current)
         assert healed == ["healed", "read"]
@@ -160,7 +160,7 @@ async def test_lease_is_renewed_while_connected(autojump_clock: trio.testing.Moc
 
 
 async def test_a_long_partition_ends_the_session(autojump_clock: trio.testing.MockClock) -> None:
-    """First the body is cancelled, then the lease ends, and only then does the broker give the claims away."""
+    """The body is cancelled first, then the lease ends, and only then does the broker remove the claims."""
     coordinator = mt.MemoryCoordinator(session_timeout=12.0)
     await submit(coordinator, "t")
     times: dict[str, float] = {}
@@ -190,11 +190,11 @@ async def test_a_long_partition_ends_the_session(autojump_clock: trio.testing.Mo
     }
 
 
-# ---- the rest
+# ---- requests, commands, outages
 
 
-async def test_leaving_sends_what_was_asked_for(autojump_clock: trio.testing.MockClock) -> None:
-    """A task that has ended is reported, also when its node leaves in the same moment."""
+async def test_leaving_sends_queued_requests(autojump_clock: trio.testing.MockClock) -> None:
+    """A finished task is reported even if its node leaves at the same moment."""
     coordinator = mt.MemoryCoordinator(latency=0.1)
     await submit(coordinator, "t")
     async with mt.open_client(coordinator) as client:
@@ -217,7 +217,7 @@ async def test_a_request_is_made_once_at_a_time(autojump_clock: trio.testing.Moc
         a.hand_over(claim, claim)
         assert a.outstanding == 1
         await eventually(a, lambda it: it.outstanding == 0)
-        a.release(claim)  # of what has gone already: nothing happens
+        a.release(claim)  # already gone: no effect
         await eventually(a, lambda it: it.outstanding == 0)
 
 
@@ -226,7 +226,7 @@ async def test_quiet_only_when_no_event_waits(autojump_clock: trio.testing.MockC
     async with coordinator.open_session(mt.NodeInfo("a")) as a:
         await trio.testing.wait_all_tasks_blocked()
         assert a.quiet
-        coordinator.heal(a.node.identity)  # a resync, unasked for
+        coordinator.heal(a.node.identity)  # triggers a resync without a partition
         assert not a.quiet
         await trio.testing.wait_all_tasks_blocked()
         assert a.quiet
@@ -279,14 +279,14 @@ async def test_an_outage_that_ends_in_time_is_waited_for(autojump_clock: trio.te
             assert list((await client.open_view()).nodes) == []
 
 
-async def test_errors_of_a_clients_body_leave_unwrapped(autojump_clock: trio.testing.MockClock) -> None:
+async def test_errors_of_a_clients_body_are_raised_unwrapped(autojump_clock: trio.testing.MockClock) -> None:
     with pytest.raises(KeyError, match="mine"):
         async with mt.MemoryCoordinator().open_client():
             raise KeyError("mine")
 
 
 def test_from_url() -> None:
-    """Each call makes a cluster of its own, so that nothing is shared behind one's back."""
+    """Each call makes a cluster of its own: no two callers share one by accident."""
     coordinator = from_url("memory://", latency=0.5)
     assert isinstance(coordinator, mt.MemoryCoordinator)
     assert coordinator.latency == 0.5

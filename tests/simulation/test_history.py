@@ -1,4 +1,4 @@
-"""The history checker finds every planted violation, and nothing where all is well."""
+"""The history checker finds every planted violation, and nothing in a correct history."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_good_history() -> None:
         [
             mark(0, EventName.SUBMIT),
             *(start(10 * MS, 1), stop(20 * MS, 1)),
-            *(start(20 * MS, 2, "p2"), fault(30 * MS, EventName.KILL, "p2")),  # a stop that is missing
+            *(start(20 * MS, 2, "p2"), fault(30 * MS, EventName.KILL, "p2")),  # killed: it writes no stop
             *(start(50 * MS, 3), stop(60 * MS, 3), mark(61 * MS, EventName.DONE)),
             *(mark(70 * MS, EventName.SUBMIT), start(90 * MS, 4)),
         ]
@@ -66,7 +66,7 @@ def test_touching_runs_do_not_overlap() -> None:
 
 
 def test_one_run_within_another() -> None:
-    """Also a later run is compared with an early one that lasts and lasts."""
+    """A long run is compared with every later run, not only with the next."""
     events = [start(0, 1), start(10, 2, "p2"), stop(20, 2, "p2"), start(30, 3, "p3"), stop(40, 3, "p3"), stop(99, 1)]
     verdict = check_history(events)
     assert [(overlap.first.token, overlap.second.token, overlap.ns) for overlap in verdict.overlaps] == [
@@ -87,7 +87,7 @@ def test_a_missing_stop_lasts_until_the_end() -> None:
 def test_a_dead_process_runs_nothing() -> None:
     events = [start(0, 1), start(1, 1, task="u"), fault(10, EventName.KILL, "p1"), start(10, 2, "p2")]
     assert check_history(events).ok
-    assert not check_history([*events, stop(12, 1)]).ok  # the dead do not stop
+    assert not check_history([*events, stop(12, 1)]).ok  # a dead process writes no stop
 
 
 @pytest.mark.parametrize("token, process", [(5, "p2"), (4, "p2"), (4, "p1")])
@@ -98,7 +98,7 @@ def test_tokens_out_of_order(token: int, process: str) -> None:
 
 
 def test_a_session_may_restart_under_the_same_claim() -> None:
-    """After a handover to an heir that has gone, the owner runs on."""
+    """If a handover fails because the heir has gone, the owner restarts the task under its old claim."""
     verdict = check_history([start(0, 5), stop(1, 5), start(2 * MS + 1, 5), stop(3 * MS, 5)])
     assert (verdict.ok, verdict.runs, verdict.gaps) == (True, 2, [0.002])
 
@@ -111,7 +111,7 @@ def test_start_after_done() -> None:
 
 
 class TestDone:
-    """A client sees late that a task is done; what happens between must come out all the same."""
+    """A client sees late that a task is done. Violations before that must be found too."""
 
     @staticmethod
     def check(*events: HistoryEvent) -> Verdict:
@@ -123,7 +123,7 @@ class TestDone:
         assert self.check().ok
 
     @pytest.mark.parametrize("last", [None, 800 * MS, 901 * MS])
-    def test_started_between_the_end_and_its_being_seen(self, last: int | None) -> None:
+    def test_started_after_the_end_before_it_was_seen(self, last: int | None) -> None:
         verdict = self.check(start(3 * MS, 2, "p2"), *([stop(last, 2, "p2")] if last else []))
         assert ([run.token for run in verdict.started_after_done], verdict.ran_when_done, verdict.ok) == (
             [2],
@@ -132,20 +132,20 @@ class TestDone:
         )
 
     def test_an_end_that_was_lost_with_its_session(self) -> None:
-        """The write that the task is done may fail: then it runs again, and ends again."""
+        """The write that finishes the task may fail; then the task runs and ends again."""
         assert self.check(start(3 * MS, 2, "p2"), stop(800 * MS, 2, "p2", ended=True)).ok
 
     def test_ended_again_after_it_was_seen(self) -> None:
         verdict = self.check(start(3 * MS, 2, "p2"), stop(901 * MS, 2, "p2", ended=True))
         assert [run.token for run in verdict.started_after_done] == [2]
 
-    def test_went_on_when_it_was_seen(self) -> None:
-        """From a history that does not tell how runs stopped, too."""
+    def test_still_running_when_it_was_seen(self) -> None:
+        """Also in a history that does not record how runs stopped."""
         verdict = check_history([mark(0, EventName.SUBMIT), start(1, 1), mark(3, EventName.DONE), stop(4, 1)])
         assert ([run.token for run in verdict.ran_when_done], verdict.ok) == ([1], False)
 
     @pytest.mark.parametrize("stopped, ok", [(1050 * MS, True), (1050 * MS + 1, False)])
-    def test_went_on_in_a_frozen_process(self, stopped: int, ok: bool) -> None:
+    def test_still_running_in_a_frozen_process(self, stopped: int, ok: bool) -> None:
         freeze, thaw = fault(50 * MS, EventName.FREEZE, "p1"), fault(1000 * MS, EventName.THAW, "p1")
         events = [
             mark(0, EventName.SUBMIT),
@@ -162,7 +162,7 @@ class TestDone:
 
 
 def test_start_after_a_delete_is_allowed() -> None:
-    """The tombstone is for the owner to see; a run that begins before it does is stopped, not wrong."""
+    """A run that starts before its owner has seen the tombstone is stopped later; it breaks no promise."""
     assert check_history([mark(0, EventName.SUBMIT), mark(1, EventName.DELETE), start(2, 1), stop(3, 1)]).ok
 
 
@@ -186,14 +186,14 @@ def test_stop_without_start() -> None:
     assert (verdict.strays, verdict.ok) == ([stop(1, 1)], False)
 
 
-def test_what_comes_after_the_end_does_not_count() -> None:
+def test_events_after_the_end_do_not_count() -> None:
     events = [mark(0, EventName.SUBMIT), start(1, 1), mark(2, EventName.END), stop(3, 1), stop(4, 1)]
     assert check_history(events).ok
 
 
 @pytest.mark.parametrize("end", [[], [mark(2, EventName.END)]])
 def test_duplicate_that_starts_last(end: list[HistoryEvent]) -> None:
-    """Both runs go on when the history ends: that they overlap only from its last event on excuses nothing."""
+    """Both runs are open when the history ends. They overlap only from its last event on, and still count."""
     verdict = check_history([start(0, 1), start(1, 2, "p2"), *end])
     assert [overlap.ns for overlap in verdict.overlaps] == [1]
     assert not verdict.ok
@@ -204,7 +204,7 @@ class TestFrozen:
 
     @staticmethod
     def overlap(stopped: int, *faults: HistoryEvent) -> list[int]:
-        """How long two runs overlap: p2 starts at 100 ms, while p1 is frozen, and p1 stops when told."""
+        """Return the overlaps of two runs: p2 starts at 100 ms, while p1 is frozen, and p1 stops at `stopped`."""
         events = [start(0, 1), start(100 * MS, 2, "p2"), stop(stopped, 1), stop(900 * MS, 2, "p2"), *faults]
         return [overlap.ns for overlap in check_history(events).overlaps]
 
@@ -239,18 +239,18 @@ class TestFrozen:
     resume = fault(300 * MS, EventName.RESUME, "p1")
     late = 300 * MS + AFTER_RESUME
 
-    def test_it_has_a_second_to_note_that_it_goes_on(self) -> None:
+    def test_a_process_has_a_second_to_write_its_thaw(self) -> None:
         events = self.freeze, self.resume, fault(self.late - 1, EventName.THAW, "p1")
         assert self.overlap(self.late + 50 * MS, *events) == []
 
     @pytest.mark.parametrize("thaw", [[], [fault(300 * MS + AFTER_RESUME + 70 * MS, EventName.THAW, "p1")]])
-    def test_it_goes_on_and_does_not_note_it(self, thaw: list[HistoryEvent]) -> None:
+    def test_a_process_never_writes_its_thaw(self, thaw: list[HistoryEvent]) -> None:
         events = [start(0, 1), start(100 * MS, 2, "p2"), self.freeze, self.resume, *thaw, stop(self.late + 80 * MS, 1)]
         verdict = check_history([*events, stop(self.late + 90 * MS, 2, "p2")])
         assert [overlap.ns for overlap in verdict.overlaps] == [30 * MS]
         assert verdict.never_thawed == ([] if thaw else ["p1"])
 
-    def test_it_goes_on_does_not_note_it_and_is_frozen_again(self) -> None:
+    def test_frozen_again_without_a_thaw(self) -> None:
         again = fault(self.late + 60 * MS, EventName.FREEZE, "p1"), fault(self.late + 500 * MS, EventName.THAW, "p1")
         events = [
             start(0, 1),
@@ -266,7 +266,7 @@ class TestFrozen:
     def test_frozen_while_it_is_frozen(self) -> None:
         assert self.overlap(350 * MS, self.freeze, fault(60 * MS, EventName.FREEZE, "p1"), self.thaw) == []
 
-    def test_frozen_before_it_could_note_anything(self) -> None:
+    def test_frozen_before_its_first_run(self) -> None:
         events = [self.freeze, self.resume, start(self.late + MS, 1), stop(self.late + 2 * MS, 1)]
         assert check_history(events).never_thawed == []
 
@@ -274,14 +274,14 @@ class TestFrozen:
         events = [start(0, 1), self.freeze, start(100 * MS, 2, "p2"), fault(200 * MS, EventName.KILL, "p1")]
         assert check_history([*events, stop(900 * MS, 2, "p2")]).ok
 
-    def test_killed_while_frozen_and_begun_anew(self) -> None:
-        """The death ends the freeze: a new process of that name is not frozen."""
+    def test_killed_while_frozen_and_started_again(self) -> None:
+        """The death ends the freeze: a new process with the same name is not frozen."""
         kill = fault(200 * MS, EventName.KILL, "p1")
         events = [start(0, 1), self.freeze, kill, start(400 * MS, 2, "p2"), start(500 * MS, 3), stop(501 * MS, 3)]
         assert [overlap.ns for overlap in check_history(events).overlaps] == [MS]
 
     def test_resumed_although_it_has_died(self) -> None:
-        """Its SIGCONT says nothing of what has begun in its place."""
+        """A SIGCONT to a dead process does not affect the process that replaces it."""
         kill = fault(200 * MS, EventName.KILL, "p1")
         verdict = check_history(
             [start(0, 1), self.freeze, kill, self.resume, start(400 * MS, 2), stop(self.late + MS, 2)]
@@ -306,7 +306,7 @@ def test_gaps() -> None:
 
 @given(st.lists(st.tuples(st.integers(1, 5), st.integers(0, 5)), max_size=20), st.integers(0, 19), st.integers(1, 4))
 def test_any_one_overlap_is_found(runs: list[tuple[int, int]], chosen: int, early: int) -> None:
-    """Runs one after another are well; start any one of them too early, and it is found."""
+    """Successive runs are correct. If any one of them starts too early, the overlap is found."""
     begins, t = [], 0
     for length, pause in runs:
         begins.append((t, t + length))

@@ -1,4 +1,4 @@
-"""The benchmarks' arguments, arithmetic and verdicts; what they measure is in tests/zookeeper/test_bench.py."""
+"""The benchmarks' arguments, arithmetic and verdicts. tests/zookeeper/test_bench.py tests the measurements."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_help_has_an_example_of_each_use_and_every_benchmark(capsys: pytest.Capt
     "loads,newcomers,moves",
     [
         ([300, 300, 300], 1, 225),
-        ([30, 30, 30], 1, 22),  # of 23, 23, 22, 22 the old ones keep the larger shares
+        ([30, 30, 30], 1, 22),  # of the shares 23, 23, 22 and 22, the old nodes keep the larger ones
         ([5, 5, 5], 0, 0),
         ([6, 5, 4], 0, 1),
         ([1, 0, 0], 3, 0),
@@ -58,7 +58,7 @@ def test_percentile_is_the_nearest_rank() -> None:
     assert percentile([7.0], 0.99) == 7
 
 
-def test_table_shows_target_and_baseline_and_what_is_missed() -> None:
+def test_table_shows_targets_baselines_and_misses() -> None:
     lines = table("join", Result({"moves": 23, "minimum_moves": 22, "spread": 1}, {"moves": "22 at least"}))
 
     assert [line.split() for line in lines.splitlines()] == [
@@ -69,7 +69,7 @@ def test_table_shows_target_and_baseline_and_what_is_missed() -> None:
 
 
 class _Histories:
-    """Writes what two nodes would."""
+    """Writes histories as nodes would."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -85,7 +85,7 @@ def histories(tmp_path: Path) -> _Histories:
     return _Histories(tmp_path)
 
 
-def test_observer_follows_what_runs(histories: _Histories) -> None:
+def test_observer_follows_running_tasks(histories: _Histories) -> None:
     observer = Observer(histories.folder)
     assert not observer.look()
     histories.write("n1", "start", "a", 10)
@@ -142,7 +142,7 @@ def test_verdict_counts_duplicate_runs_and_lost_tasks(histories: _Histories) -> 
     assert verdict.lost == ["lost"]
 
 
-def test_what_a_killed_process_ran_runs_no_more(histories: _Histories) -> None:
+def test_tasks_of_a_killed_process_do_not_run(histories: _Histories) -> None:
     observer = Observer(histories.folder)
     now = observer.note(EventName.SUBMIT, task="a")
     histories.write("n1", "start", "a", now + 1)
@@ -153,16 +153,18 @@ def test_what_a_killed_process_ran_runs_no_more(histories: _Histories) -> None:
     assert observer.verdict().lost == ["a"]
 
 
-async def test_waiting_in_vain_says_what_runs(histories: _Histories, autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_wait_that_times_out_reports_the_running_tasks(
+    histories: _Histories, autojump_clock: trio.testing.MockClock
+) -> None:
     observer = Observer(histories.folder)
     histories.write("n1", "start", "a", 10)
 
-    with pytest.raises(trio.TooSlowError, match=r"not within 3 s: both run; what runs: \{'n1': 1\}"):
+    with pytest.raises(trio.TooSlowError, match=r"not within 3 s: both run; running tasks by process: \{'n1': 1\}"):
         await observer.wait(lambda: observer.total == 2, timeout=3, what="both run")
     assert autojump_clock.current_time() == pytest.approx(3, abs=0.1)
 
 
-async def test_quiet_is_counted_from_the_last_event(
+async def test_quiet_time_counts_from_the_last_event(
     histories: _Histories, autojump_clock: trio.testing.MockClock
 ) -> None:
     observer = Observer(histories.folder)

@@ -1,4 +1,4 @@
-"""The judge of chaos runs finds every planted violation, and nothing where all is well."""
+"""The judge of chaos runs finds every planted violation, and nothing in a correct run."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def fault(kind: FaultKind, target: str, begin: float, end: float, *, alone: bool
 
 CUT = fault(FaultKind.CUT, "n2", 20, 27)
 KILL = fault(FaultKind.KILL, "n2", 20, 27, alone=True)
-# Task b runs on n2, which is killed, then for 4.9 s nowhere, and then on n1 until n2, back again, takes it over.
+# Task b runs on n2, which is killed; then nowhere for 4.9 s; then on n1, until n2 is back and takes it over.
 GOOD = [
     *submit("a", "b"),
     start(1, "a", 1, "n1.1"),
@@ -64,7 +64,7 @@ def evidence(
     complete: bool = True,
     surprises: Sequence[str] = (),
 ) -> Evidence:
-    """By default every run has written to the store."""
+    """Return evidence in which, by default, every run has written to the store."""
     at = None if healed is None else round(healed * S)
     starts = [one for one in events if one.ev is EventName.START]
     written = [Row(one.t, one.task, one.process, one.token, accepted=True) for one in starts]
@@ -79,7 +79,7 @@ def violation(judgement: Judgement) -> str:
     return only
 
 
-def test_nothing_where_all_is_well() -> None:
+def test_a_correct_run_has_no_violations() -> None:
     judgement = judge(evidence())
 
     assert judgement.violations == []
@@ -91,8 +91,8 @@ def test_nothing_where_all_is_well() -> None:
 
 
 @pytest.mark.parametrize("burst", [FaultKind.SUBMIT, FaultKind.DELETE, FaultKind.BALANCE])
-def test_what_only_moves_tasks_is_no_cause_beside_a_fault(burst: FaultKind) -> None:
-    """A leader is paused, and every task loses its lease: not since somebody deleted another one just then."""
+def test_a_user_command_is_no_cause_beside_a_fault(burst: FaultKind) -> None:
+    """If a paused leader costs every task its lease, a delete at the same time is not the cause."""
     pause, moves = fault(FaultKind.PAUSE_SERVER, "s3 (leader)", 17, 24), fault(burst, "", 19, 19.1)
     events = [*submit("b"), start(1, "b", 1, "n2.1"), stop(19.5, "b", 1, "n2.1"), start(24.9, "b", 2, "n1.1"), GOOD[-1]]
 
@@ -105,7 +105,7 @@ def test_settled_at_the_heal_already() -> None:
 
 
 def test_a_lone_kill_that_shows_nothing() -> None:
-    """Its node had no task, for example."""
+    """The killed node had no task, for example."""
     judgement = judge(evidence([*submit("a"), start(1, "a", 1, "n1.1"), event(45, EventName.END)]))
 
     assert (judgement.word, judgement.notes) == ("ok", ["no gap was measured after n2 alone was killed"])
@@ -117,19 +117,19 @@ def test_an_overlap() -> None:
     assert "overlap of 100.0 ms: b ran in n1.1 (token 2) and in n2.2 (token 3)" in judge(evidence(events)).violations
 
 
-def test_an_overlap_in_a_frozen_window_is_none() -> None:
+def test_an_overlap_in_a_frozen_window_does_not_count() -> None:
     frozen = [event(15, EventName.FREEZE, "n2.1"), event(22, EventName.THAW, "n2.1"), stop(22.04, "b", 1, "n2.1")]
     events = [GOOD[0], GOOD[1], GOOD[2], GOOD[3], *frozen, start(19.5, "b", 2, "n1.1"), *GOOD[6:]]
 
     assert judge(evidence(events, faults=[CUT])).violations == []
 
 
-def test_a_process_that_does_not_note_that_it_goes_on() -> None:
+def test_a_process_that_does_not_record_its_thaw() -> None:
     frozen = [event(35, EventName.FREEZE, "n1.1"), event(40, EventName.RESUME, "n1.1")]
 
     assert (
         violation(judge(evidence([*GOOD, *frozen])))
-        == "n1.1 was told to go on after a freeze, and did not note that it does"
+        == "n1.1 was sent SIGCONT after a freeze, but did not record its thaw"
     )
     assert judge(evidence([*GOOD, *frozen, event(40.01, EventName.THAW, "n1.1")])).violations == []
 
@@ -155,7 +155,7 @@ def test_a_task_that_runs_again_after_it_was_done() -> None:
 
 @pytest.mark.parametrize("last", [3.5, 40, None])
 def test_a_task_that_runs_again_before_the_client_has_seen_it_done(last: float | None) -> None:
-    """Whether that second run is over by then, goes on, or still goes on at the end."""
+    """It is found whether the second run has ended by then, runs on, or still runs at the end."""
     ended = [
         *submit("c"),
         start(2, "c", 1, "n1.1"),
@@ -163,12 +163,12 @@ def test_a_task_that_runs_again_before_the_client_has_seen_it_done(last: float |
         event(4, EventName.DONE, task="c"),
     ]
     again = [start(2.6, "c", 2, "n2.1"), *([stop(last, "c", 2, "n2.1")] if last else [])]
-    events = [one for one in GOOD if one.ev is not EventName.KILL]  # it would end the second run, too
+    events = [one for one in GOOD if one.ev is not EventName.KILL]  # the kill would end the second run too
 
     assert "c was done, and started again in n2.1" in judge(evidence([*events, *ended, *again])).violations
 
 
-def test_a_task_that_goes_on_when_it_is_done() -> None:
+def test_a_task_that_still_runs_when_it_is_done() -> None:
     events = [*submit("c"), start(2, "c", 1, "n1.1"), event(4, EventName.DONE, task="c"), stop(4.1, "c", 1, "n1.1")]
 
     assert violation(judge(evidence([*GOOD, *events]))) == "c was done, and still ran in n1.1"
@@ -192,7 +192,7 @@ def test_a_deleted_task_that_runs_on() -> None:
     [(7.49, []), (7.51, ["c started in n1.1 4.51 s after it was deleted, not within 4.50 s"])],
 )
 def test_a_deleted_task_that_starts_again(begin: float, found: list[str]) -> None:
-    """It may as long as its tombstone is not seen, which is not for longer than a session lasts."""
+    """It may start while a node has not seen its tombstone, but not for longer than the session timeout and a tick."""
     events = [*submit("c"), event(3, EventName.DELETE, task="c"), start(begin, "c", 1, "n1.1"), stop(8, "c", 1, "n1.1")]
 
     assert judge(evidence([*GOOD, *events])).violations == found
@@ -205,7 +205,7 @@ def test_a_deleted_task_that_takes_long_to_stop(end: float, found: list[str]) ->
     assert judge(evidence([*GOOD, *events])).violations == found
 
 
-def test_a_gap_too_long_after_a_kill_with_nothing_else_around() -> None:
+def test_a_gap_that_is_too_long_after_a_lone_kill() -> None:
     events = [start(25.3, "b", 2, "n1.1") if one.token == 2 and one.ev is EventName.START else one for one in GOOD]
 
     assert violation(judge(evidence(events))) == "b ran again 5.30 s after n2.1 alone was killed, not within 5.20 s"
@@ -221,7 +221,7 @@ def test_a_gap_too_long_after_a_kill_with_nothing_else_around() -> None:
         (fault(FaultKind.SUBMIT, "", 21, 21), 1),
     ],
 )
-def test_a_gap_is_bounded_only_where_nothing_else_was_wrong(other: FaultRecord, isolated: int) -> None:
+def test_a_gap_is_bounded_only_if_nothing_else_was_wrong(other: FaultRecord, isolated: int) -> None:
     assert len(judge(evidence(faults=[other, KILL])).isolated) == isolated
 
 
@@ -258,14 +258,14 @@ def test_a_surprise() -> None:
     assert violation(judge(evidence(surprises=["n1.1 has ended by itself"]))) == "n1.1 has ended by itself"
 
 
-def test_of_an_interrupted_run_the_end_says_nothing() -> None:
+def test_the_end_of_an_interrupted_run_is_not_judged() -> None:
     for healed, complete in ((None, False), (27, False), (None, True)):
         judgement = judge(evidence([*submit("c"), *GOOD], healed=healed, complete=complete))
 
         assert (judgement.violations, judgement.lost, judgement.word) == ([], [], "interrupted")
 
 
-def test_what_is_broken_is_so_in_an_interrupted_run_too() -> None:
+def test_an_interrupted_run_can_break_a_promise() -> None:
     events = [*GOOD[:-2], start(29.9, "b", 3, "n2.2")]
 
     assert judge(evidence(events, healed=None, complete=False)).word == "violated"
@@ -277,7 +277,7 @@ def test_an_interrupted_run_may_have_left_nothing() -> None:
     assert (judgement.violations, judgement.word) == ([], "interrupted")
 
 
-def test_nothing_is_proven_by_nothing() -> None:
+def test_missing_evidence_is_a_violation() -> None:
     judgement = judge(evidence([], faults=[]))
 
     assert judgement.word == "violated"
@@ -290,14 +290,14 @@ def test_nothing_is_proven_by_nothing() -> None:
 
 
 def test_a_run_that_has_not_written_to_the_store() -> None:
-    """All that it shows of fencing is nothing."""
-    rows = [row for row in WRITTEN if row.token != 2]  # of 5.1 s
+    """Such a run is no evidence of fencing."""
+    rows = [row for row in WRITTEN if row.token != 2]  # its run lasts 5.1 s
 
     assert (
         violation(judge(evidence(rows=rows)))
         == "no evidence: b ran for 5.1 s in n1.1, and has not written to the store"
     )
-    # A process that is frozen may hold the lock of the store for as long.
+    # A frozen process may hold the lock of the store for that time.
     frozen = [event(26, EventName.FREEZE, "n3.1"), event(27, EventName.THAW, "n3.1")]
     assert judge(evidence([*GOOD, *frozen], rows=rows)).violations == []
 

@@ -1,4 +1,4 @@
-"""The schedule of a chaos run is the same for the same seed, and keeps what the checker relies on."""
+"""The schedule of a chaos run is the same for the same seed, and meets the conditions that the checker needs."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_all_are_healed_in_time(run: tuple[float, float, list[Fault]]) -> None:
 
 @given(runs)
 def test_two_faults_on_one_target_do_not_overlap(run: tuple[float, float, list[Fault]]) -> None:
-    """Nor two on servers, of which a majority is needed; and what is done to all nodes stands for each."""
+    """Nor do two faults on servers, because a majority must serve. A fault on all nodes counts for each node."""
     _, _, faults = run
     on_servers = [fault for fault in faults if "server" in KINDS[fault.kind].target]
     nodes = {fault.target for fault in faults if KINDS[fault.kind].target in ("node", "new node")}
@@ -62,7 +62,7 @@ def _on_all(fault: Fault) -> bool:
 
 
 @given(runs)
-def test_around_a_lone_kill_all_is_calm(run: tuple[float, float, list[Fault]]) -> None:
+def test_no_fault_is_near_a_lone_kill(run: tuple[float, float, list[Fault]]) -> None:
     timeout, _, faults = run
     for kill in (fault for fault in faults if fault.alone):
         others = [fault for fault in faults if fault is not kill and KINDS[fault.kind].fault]
@@ -72,8 +72,8 @@ def test_around_a_lone_kill_all_is_calm(run: tuple[float, float, list[Fault]]) -
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_what_shows_the_broken_modes_comes_first(seed: int) -> None:
-    """A freeze and a cut, both longer than a session, before any server is touched."""
+def test_a_long_freeze_and_a_long_cut_come_first(seed: int) -> None:
+    """Both reveal the bugs of `--break`: longer than the session timeout, and before any server is disturbed."""
     faults = draw(seed, seconds=30, nodes=3)
 
     assert {fault.kind for fault in faults[:2]} == {FaultKind.FREEZE, FaultKind.CUT}
@@ -88,9 +88,9 @@ def test_every_kind_has_its_turn() -> None:
     assert {fault.kind for fault in found} == set(KINDS)
 
 
-def test_packets_are_lost_only_where_that_can_be_done() -> None:
+def test_packets_are_lost_only_if_they_can_be_dropped() -> None:
     assert {fault.kind for fault in draw(1, seconds=600)} == set(KINDS) - {FaultKind.LOSS}
 
 
-def test_one_server_is_never_cut_from_others() -> None:
+def test_a_single_server_is_never_isolated() -> None:
     assert FaultKind.ISOLATE_SERVER not in {fault.kind for fault in draw(1, seconds=1000, servers=1)}

@@ -1,4 +1,4 @@
-"""The nemesis, without a cluster: what ends by itself is a surprise, and stops nothing."""
+"""The nemesis, without a cluster: a server that ends by itself is a surprise, but does not stop the run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from stress.chaos.nemesis import Nemesis, read_records
 
 
 class Servers:
-    """An ensemble as far as the nemesis looks at it here: one server that leads."""
+    """An ensemble of one server, the leader, with only the methods that the nemesis uses here."""
 
     def __init__(self, server: Server) -> None:
         self.servers = [server]
@@ -33,10 +33,10 @@ class Servers:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
-    """A server that runs, as a process that does nothing."""
+    """A running server, whose process does nothing."""
     with ThreadPoolExecutor(1) as starter:
         server = Server(1, 1, 1, 1, tmp_path, starter)
-        # It only has to be there, until `kill`; the minute is for when nobody is left to kill it.
+        # It lives until `kill`. The minute limits its life if the test process dies first.
         server.process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
         yield server
         server.kill()
@@ -58,7 +58,7 @@ async def test_a_server_that_ends_by_itself(ends: str, server: Server, tmp_path:
             nursery.start_soon(trio.to_thread.run_sync, kill_when_paused, server)
         await nemesis.run([Fault(0.0, 0.5, FaultKind.PAUSE_SERVER, "leader")])
         with trio.fail_after(30):
-            while not cluster.surprises:  # noqa: ASYNC110 - it is told to nobody
+            while not cluster.surprises:  # noqa: ASYNC110 - no event to wait for
                 await trio.sleep(0.01)
         nursery.cancel_scope.cancel()
 
@@ -83,7 +83,7 @@ async def test_a_server_that_was_killed_is_no_surprise(
         Nemesis(cluster, cast("Any", None), lambda what: None)._kill_one(server)
         await trio.sleep(10)
         assert cluster.surprises == []
-        cluster.away.clear()  # it was started again, and has ended
+        cluster.away.clear()  # as if it was started again, and has ended
         await trio.sleep(10)
         nursery.cancel_scope.cancel()
 

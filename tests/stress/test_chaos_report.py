@@ -1,4 +1,4 @@
-"""The command line of chaos runs, without a run: usage, judging what another has left, and the page it writes."""
+"""The command line of chaos runs, without a run: judging the evidence of an earlier run, and the report page."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ KEYS = [
 
 
 def keep(folder: Path, *, second_start: float) -> None:
-    """What a run leaves in which n2 takes a task over from n1, which stopped it 12 s after the start."""
+    """Write the evidence of a run in which n1 stops a task at 12 s, and n2 starts it at `second_start`."""
     events = [
         HistoryEvent(0, EventName.SUBMIT, "nemesis", task="a"),
         HistoryEvent(1 * S, EventName.START, "n1.1", "n1.x", "a", 1),
@@ -63,7 +63,7 @@ def keep(folder: Path, *, second_start: float) -> None:
     Outline(terms, begin=2 * S, healed=14 * S, end=20 * S, complete=True).write(folder)
 
 
-def test_what_was_kept_is_judged_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_kept_evidence_is_judged_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     keep(tmp_path, second_start=13.5)
 
     status = main(["--check", str(tmp_path), "--json"])
@@ -73,7 +73,7 @@ def test_what_was_kept_is_judged_again(tmp_path: Path, capsys: pytest.CaptureFix
     assert (status, result["verdict"], result["gap_max_ms"], result["faults"], result["seed"]) == (0, "ok", 1500, 1, 5)
 
 
-def test_a_violation_is_told_and_exits_with_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_violation_is_printed_and_exits_with_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     keep(tmp_path, second_start=11.5)
 
     assert main(["--check", str(tmp_path)]) == 1
@@ -81,7 +81,9 @@ def test_a_violation_is_told_and_exits_with_1(tmp_path: Path, capsys: pytest.Cap
 
 
 @pytest.mark.parametrize("missing", ["history", "faults.jsonl", "store.db"])
-def test_what_has_lost_its_evidence_is_not_ok(missing: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_with_missing_evidence_is_not_ok(
+    missing: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     keep(tmp_path, second_start=13.5)
     (tmp_path / missing).rename(tmp_path / "elsewhere")
 
@@ -100,7 +102,7 @@ def test_a_run_that_failed_is_judged_and_leaves_its_evidence(
     monkeypatch.setattr(chaos_run, "open_chaos_cluster", fail)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
-    with redirect_stderr(sys.stdout):  # as nox does it
+    with redirect_stderr(sys.stdout):  # as nox does
         assert main(["--report", str(tmp_path / "out.html"), "--json"]) == 1
 
     printed = capsys.readouterr().out
@@ -112,7 +114,7 @@ def test_a_run_that_failed_is_judged_and_leaves_its_evidence(
     assert main(["--check", str(kept)]) == 1
 
 
-def test_of_a_run_that_was_interrupted_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     used: list[Path] = []
 
     async def run(terms: Terms, folder: Path, say: Say) -> None:
@@ -127,7 +129,7 @@ def test_of_a_run_that_was_interrupted_nothing_is_left(tmp_path: Path, monkeypat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_page_has_everything_in_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_page_is_self_contained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     keep(tmp_path, second_start=11.5)
 
     main(["--check", str(tmp_path), "--report", str(tmp_path / "out.html")])
@@ -142,7 +144,7 @@ def test_the_page_has_everything_in_it(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def drawn(page: str) -> dict[str, int]:
-    """How many of each are in the picture; what was skipped is not."""
+    """Count the elements of each kind in the timeline. Skipped faults are not drawn."""
     (svg,) = re.findall(r"<svg.*</svg>", page, re.DOTALL)
     picture = ElementTree.fromstring(svg)
     looks = ("overlap", "gap", "load", "fault node", "fault server")
@@ -160,7 +162,7 @@ def test_a_gap_is_marked(tmp_path: Path) -> None:
 
 
 def test_a_page_of_a_run_that_ended_before_its_first_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Or whose parent was killed, so that it left nothing else."""
+    """The same holds if its parent was killed, because then it leaves no other files."""
     Outline(Terms(seed=1), end=5 * S).write(tmp_path)
 
     assert main(["--check", str(tmp_path), "--json", "--report", str(tmp_path / "out.html")]) == 130

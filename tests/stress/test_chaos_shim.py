@@ -1,4 +1,4 @@
-"""The shim of chaos runs: the disk is slow and the wall clock jumps when they are told to, and nothing else does."""
+"""The shim of chaos runs: its control files make the disk slow or the wall clock jump, and change nothing else."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ print(json.dumps([time.monotonic(), time.monotonic() - began[0], began[1]]))
 @pytest.mark.parametrize(
     "control,value,slow,jump", [("", 0, 0.0, 0), ("slow-fsync", 150, 0.3, 0), ("clock-jump", -50_000, 0.0, -50_000)]
 )
-def test_what_it_is_told(control: str, value: int, slow: float, jump: int, tmp_path: Path) -> None:
+def test_control_files(control: str, value: int, slow: float, jump: int, tmp_path: Path) -> None:
     shim = _build_shim(tmp_path)
     if control:
         (tmp_path / control).write_text(f"{value}\n")
@@ -45,7 +45,7 @@ def test_what_it_is_told(control: str, value: int, slow: float, jump: int, tmp_p
     assert slow <= took < slow + 5
 
 
-def test_without_a_compiler_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_there_is_no_shim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
 
     assert _build_shim(tmp_path) is None

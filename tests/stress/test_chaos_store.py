@@ -1,4 +1,4 @@
-"""The store of chaos runs refuses old tokens, and keeps what it refused."""
+"""The store of chaos runs refuses old tokens, and keeps the refused writes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def test_old_tokens_are_refused_and_kept(tmp_path: Path) -> None:
     ]
 
 
-async def test_without_the_fence_they_are_taken(tmp_path: Path) -> None:
+async def test_without_the_fence_old_tokens_are_accepted(tmp_path: Path) -> None:
     store = Store(tmp_path / "store.db", fenced=False)
     store.write("n1.1", [Write("a", 4), Write("a", 3)])
     store.close()
@@ -53,7 +53,7 @@ async def test_the_fence_holds_between_connections(tmp_path: Path) -> None:
     assert [row.accepted for row in read_rows(tmp_path / "store.db")] == [True, False]
 
 
-async def test_the_thread_writes_what_has_gathered_and_answers(tmp_path: Path) -> None:
+async def test_the_thread_writes_the_batch_and_answers(tmp_path: Path) -> None:
     with StoreWriter(str(tmp_path / "store.db"), "n1.1", fenced=True) as writer:
         writes = [writer.put("a", 2), writer.put("b", 1), writer.put("a", 1)]
         writer.hurry()
@@ -64,7 +64,7 @@ async def test_the_thread_writes_what_has_gathered_and_answers(tmp_path: Path) -
     assert taken(tmp_path / "store.db") == [("a", "n1.1", 2, True), ("b", "n1.1", 1, True), ("a", "n1.1", 1, False)]
 
 
-async def test_leaving_waits_until_all_is_written(tmp_path: Path) -> None:
+async def test_closing_waits_until_everything_is_written(tmp_path: Path) -> None:
     with StoreWriter(str(tmp_path / "store.db"), "n1.1", fenced=True) as writer:
         for token in range(5):
             writer.put("a", token)
@@ -75,7 +75,7 @@ async def test_leaving_waits_until_all_is_written(tmp_path: Path) -> None:
 async def test_a_node_without_a_store_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """It would look as if its tasks ran, while they wait for a write that nobody does."""
+    """Otherwise its tasks would look as if they ran, while they wait for a write that never happens."""
     status: list[int] = []
     monkeypatch.setattr(os, "_exit", status.append)
     with StoreWriter(str(tmp_path / "nowhere" / "store.db"), "n1.1", fenced=True):
@@ -85,5 +85,5 @@ async def test_a_node_without_a_store_ends(
     assert "unable to open database file" in capfd.readouterr().err
 
 
-def test_no_store_has_no_rows(tmp_path: Path) -> None:
+def test_a_missing_store_has_no_rows(tmp_path: Path) -> None:
     assert read_rows(tmp_path / "store.db") == []

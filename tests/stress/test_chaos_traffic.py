@@ -1,4 +1,7 @@
-"""What users do in a chaos run: only what was acknowledged, or seen, is noted. On the memory coordinator."""
+"""User traffic in chaos runs records only requests that were acknowledged and ends that were seen.
+
+These tests use the memory coordinator.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ def noted(history: History, ev: EventName) -> list[str]:
     return [event.task for event in history.events if event.ev is ev]
 
 
-async def test_what_is_acknowledged_and_what_is_seen(autojump_clock: MockClock) -> None:
+async def test_acknowledged_requests_and_seen_ends_are_recorded(autojump_clock: MockClock) -> None:
     coordinator, history, surprises = MemoryCoordinator(), History(), list[str]()
     async with open_client(coordinator) as client:
         traffic = Traffic(client, history, burst=4, surprises=surprises)
@@ -49,7 +52,7 @@ async def test_what_is_acknowledged_and_what_is_seen(autojump_clock: MockClock) 
     assert sorted([*left, *noted(history, EventName.DELETE)]) == ["burst-1", "burst-3", "task-1"]
 
 
-async def test_what_failed_is_not_noted_and_a_delete_is_tried_until_it_is_acknowledged(
+async def test_failed_submits_are_not_recorded_and_deletes_are_retried(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     coordinator, history = MemoryCoordinator(), History()
@@ -76,8 +79,8 @@ async def test_what_failed_is_not_noted_and_a_delete_is_tried_until_it_is_acknow
     assert (noted(history, EventName.SUBMIT), noted(history, EventName.DELETE)) == (["task-1"], ["task-1"])
 
 
-async def test_an_end_is_noted_as_it_happens(autojump_clock: MockClock) -> None:
-    """What starts between the end of a task and the note of it would be taken for a run of a task not yet done."""
+async def test_an_end_is_recorded_as_it_happens(autojump_clock: MockClock) -> None:
+    """Otherwise a run that starts between the end of a task and its record would count as started before the end."""
     coordinator = MemoryCoordinator()
     history = History(now=lambda: round(trio.current_time() * 1e9))
     ends: list[float] = []
@@ -114,7 +117,7 @@ async def test_two_bursts_of_deletes_at_a_time(autojump_clock: MockClock) -> Non
         assert [status.state for status in await client.tasks()] == ["deleting"] * 6
 
 
-async def test_what_is_held_is_released(autojump_clock: MockClock) -> None:
+async def test_frozen_nodes_are_unfrozen(autojump_clock: MockClock) -> None:
     coordinator = MemoryCoordinator()
     async with open_client(coordinator) as client, open_consumer(coordinator, work, name="n1") as consumer:
         traffic = Traffic(client, History(), burst=4, surprises=[])
@@ -126,9 +129,7 @@ async def test_what_is_held_is_released(autojump_clock: MockClock) -> None:
         assert not consumer.frozen
 
 
-async def test_what_cannot_be_released_is_not_tried_for_ever(
-    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_unfreezing_is_not_tried_forever(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
     async with open_client(MemoryCoordinator()) as client:
 
         async def fail() -> None:

@@ -1,4 +1,4 @@
-"""The command lines of benchmarks and chaos runs: what is wrong is said before anything is started."""
+"""The command lines of benchmarks and chaos runs: wrong usage is reported before anything is started."""
 
 from __future__ import annotations
 

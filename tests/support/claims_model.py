@@ -1,17 +1,17 @@
 """A small model of a cluster, which drives the real `reconcile` and `may_open` through any schedule.
 
-Everything that really runs at the same time is cut into steps: a request reaches the server, an event reaches a node,
-a scope closes, a handler returns, a node dies. Whoever explores the model chooses the next step among all that
-are possible. What is sent travels in order, one queue each way for each node; so views lag behind, each by its
-own length. Invariants are asserted in the steps themselves:
+Concurrent activity is cut into steps: a request reaches the server, an event reaches a node, a scope closes, a handler
+returns, a node dies. The explorer of the model chooses the next step among all possible steps. Messages travel in
+order, in one queue each way for each node, so each view lags by its own number of messages. The steps themselves assert
+the invariants:
 
-* S1: never two open scopes of a task. S2: a run that was accepted as done never starts again.
-* S3: an end is accepted from the owner only, and for the very task that it ran.
+* S1: no task ever has two open scopes. S2: a task that was accepted as done never starts again.
+* S3: an end is accepted only from the owner, and only for the submitted task that it ran.
 * S4: a scope opens only under the claim that owns the task at the server at that instant.
-* S5: a scope is stopped for an heir that has asked for the task, and a live task is given away to that heir only.
+* S5: a scope is stopped only for an heir that has bid for the task, and a live task is handed over only to that heir.
 
-`World.settle` (in `claims_world.py`) is liveness: without further faults everything comes to rest with every task
-running, once.
+`World.settle` (in `claims_world.py`) checks liveness: without further faults, the cluster comes to rest with every task
+running once.
 """
 
 from __future__ import annotations
@@ -50,18 +50,18 @@ class ModelRun:
 
 @dataclass(frozen=True)
 class Reply:
-    """Comes behind the events of what was asked for."""
+    """The answer to a request. It arrives after the events of that request."""
 
     task: str
     leaving: Claim | None = None
     pending: bool = False
     read: tuple[Claim | None, int, bool] | None = None
-    """Of a reading: the claim it was for (None: ahead of it), the generation found (-1: none), whether deleted."""
+    """The claim of a read (None: sent along with a new claim), the generation found (-1: none), and whether deleted."""
 
 
 @dataclass
 class Server:
-    """The truth. Each method is one transaction."""
+    """The broker's state. Each method is one transaction."""
 
     truth: ClusterView = field(default_factory=ClusterView)
     generations: dict[str, int] = field(default_factory=dict)
@@ -106,7 +106,7 @@ class Server:
 
 @dataclass
 class ModelNode:
-    """What a membership does, without Trio: implements `NodeSituation` and carries out the actions."""
+    """A membership without Trio: implements `NodeSituation` and carries out the actions."""
 
     server: Server
     me: str
@@ -117,13 +117,13 @@ class ModelNode:
     leaving: set[Claim] = field(default_factory=set)
     runs: dict[str, ModelRun] = field(default_factory=dict)
     ahead: dict[str, tuple[int, bool]] = field(default_factory=dict)
-    """What was read of tasks together with the claim, before it was known whose they are."""
+    """Tasks read together with the claim, before it was known which node owns them."""
     draining: bool = False
     current: bool = True
     alive: bool = True
     stops: int = 0
 
-    # ---- Circumstances
+    # ---- NodeSituation
 
     @property
     def alone(self) -> bool:
@@ -139,7 +139,7 @@ class ModelNode:
         owner = self.view.nodes.get(self.view.owner(task) or "")
         return owner is None or owner.draining or self.view.load(owner.identity) - 1 >= self.view.load(self.me)
 
-    # ---- asking
+    # ---- requests
 
     def ask(self, effect: Callable[[], None], reply: Reply) -> None:
         if reply.leaving is not None:
@@ -163,7 +163,7 @@ class ModelNode:
         self.ask(lambda: self.server.commit(NodeAdded(info)), Reply(""))
         self.look_at_everything()
 
-    # ---- what may happen next
+    # ---- possible steps
 
     def steps(self) -> Iterator[Step]:
         if self.current:
@@ -238,7 +238,7 @@ class ModelNode:
             case TaskAdded(task) | TaskDeleted(task) | TaskRemoved(task):
                 self.view.apply(item)
                 if self.ahead.pop(task, None) and task in self.runs and self.runs[task].state is RunState.OPENING:
-                    del self.runs[task]  # what was read is out of date
+                    del self.runs[task]  # the task that was read is out of date
                 self.look_at(task)
 
     def open_ahead(self, task: str) -> None:
@@ -279,7 +279,7 @@ class ModelNode:
             self.look_at(task)
 
     def tick(self) -> None:
-        """What a node does now and then, even if it hears nothing."""
+        """The periodic work of a node, done even if no event arrives."""
         self.look_at_contested()
 
     def look_at(self, task: str) -> None:
@@ -302,14 +302,14 @@ class ModelNode:
                 if run.state is RunState.RUNNING:
                     if reason is StopReason.HANDED_OVER:
                         kinds = [c.kind for c in self.view.queue(task) if c.node == heir]
-                        assert kinds[0] is ClaimKind.BID, f"S5: {task} is stopped for {heir}, which has not asked"
+                        assert kinds[0] is ClaimKind.BID, f"S5: {task} is stopped for {heir}, which has not bid"
                     self.stops += 1
                 run.state = RunState.CLOSING
             case do.Release(claim):
                 owns = self.view.head(task) == claim and self.view.orphaned.get(task) != claim
                 if owns and task in self.view.tasks and not self.draining:
-                    assert run is not None, f"S5: {claim} is given up for nobody"
-                    assert run.give_back, f"S5: {claim} is given up for nobody"
+                    assert run is not None, f"S5: {claim} is given up without an heir"
+                    assert run.give_back, f"S5: {claim} is given up without an heir"
                 self.ask(lambda: server.remove(claim), Reply(task, claim))
             case do.Withdraw(claim, head):
                 self.ask(lambda: server.remove(claim, if_there=head), Reply(task, claim))

@@ -1,4 +1,4 @@
-"""The world around the model: who chooses the next step, which faults there are, and what rest looks like."""
+"""The world around the model: it chooses the next step, injects faults, and checks the state at rest."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ ENDINGS = ("return", "give back")
 
 
 class World:
-    """A server, some nodes, some tasks, a budget of faults, and one of handlers that end by themselves.
+    """A server, some nodes and tasks, a budget of faults, and a budget of handlers that end by themselves.
 
-    The latter is small, so that most tasks run when a fault comes.
+    The second budget is small, so that most tasks still run when a fault happens.
     """
 
     def __init__(self, *, nodes: int, tasks: int, faults: dict[str, int], endings: int) -> None:
@@ -39,14 +39,14 @@ class World:
     # ---- exploring
 
     def run(self, choose: Callable[[int], int], steps: int) -> None:
-        """Take steps, each chosen among all that are possible, then let everything settle."""
+        """Take steps, each chosen among all possible steps, then let everything settle."""
         for _ in range(steps):
             self.step(choose)
         self.settle(choose)
 
     def step(self, choose: Callable[[int], int]) -> None:
         possible = self.ordinary_steps(endings=self.endings > 0)
-        possible = [*possible * 4, *self.faults()]  # else the faults would all happen before anything runs
+        possible = [*possible * 4, *self.faults()]  # otherwise all faults would happen before any task runs
         if possible:
             self.take(possible[choose(len(possible))])
 
@@ -62,7 +62,7 @@ class World:
 
     def faults(self) -> Iterator[Step]:
         for node in self.nodes:
-            if not node.alive:  # no fault but the consequence of one
+            if not node.alive:  # not a fault itself, but the consequence of one
                 for order in range(3):
                     yield f"expire {node.me} {order}", partial(self.expire, node, order)
             elif not node.current:
@@ -112,7 +112,7 @@ class World:
         node.inbox.clear()
 
     def crash(self, node: ModelNode) -> None:
-        """The process is gone; its session still stands, and what it had sent may yet arrive."""
+        """Kill the process. Its session still exists, and requests in flight may still arrive."""
         node.alive = False
         node.runs.clear()
 
@@ -124,7 +124,7 @@ class World:
         self.join()
 
     def disconnect(self, node: ModelNode, sent: int) -> None:
-        """What was sent takes place, the rest does not, and the replies are lost."""
+        """Cut the connection: the first `sent` requests take effect, the rest do not, and all replies are lost."""
         for effect, _ in list(node.outbox)[:sent]:
             effect()
         node.outbox.clear()
@@ -132,7 +132,7 @@ class World:
         node.runs = {task: run for task, run in node.runs.items() if run.state is not RunState.OPENING}
 
     def reconnect(self, node: ModelNode) -> None:
-        """Behind the barrier: nothing is in flight any more, and the lists are up to date."""
+        """Reconnect, with the barrier answered: no request is in flight, and the lists are up to date."""
         node.inbox.clear()
         node.pending.clear()
         node.leaving.clear()
@@ -159,7 +159,7 @@ class World:
     # ---- liveness
 
     def settle(self, choose: Callable[[int], int]) -> None:
-        """No more faults, and handlers that run on: soon every task must run on one node, and nothing else move."""
+        """Run without faults and ending handlers: soon every task must run on one node, and no step may be left."""
         for node in self.nodes:
             if not node.alive:
                 self.expire(node, 0)
@@ -188,13 +188,13 @@ class World:
                 assert not queue, f"{task} is held by nodes that only leave: {queue}"
                 continue
             assert task in truth.tasks, f"claims are left on {task}, which is gone: {queue}"
-            assert not truth.deleted(task), f"{task} was deleted and is still there"
+            assert not truth.deleted(task), f"{task} was deleted and still exists"
             assert owner is not None, f"{task} is lost"
             assert len(queue) == 1, f"{task} is contested for ever: {queue}"
-            assert not owner.draining, f"{task} is held for ever by a node that leaves"
+            assert not owner.draining, f"{task} is still owned by a draining node"
             assert owner.runs[task].state is RunState.RUNNING, f"{task} does not run"
         for node in self.nodes:
             owned = set(truth.owned_by(node.me))
-            assert set(node.runs) == owned, f"{node.me} has rooms {set(node.runs)} and owns {owned}"
+            assert set(node.runs) == owned, f"{node.me} runs {set(node.runs)} and owns {owned}"
         loads = [len(truth.owned_by(node.me)) for node in able]
         assert not able or max(loads) - min(loads) <= 1, f"uneven: {loads}"

@@ -1,4 +1,4 @@
-"""A client beside one node whose session the test drives by hand, for the tests of the client."""
+"""A client, and one node whose session the test drives by hand, for the tests of the client."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COMPLETED = mt.TaskState(mt.StateName.COMPLETED)
 
 @asynccontextmanager
 async def cluster(*names: str, latency: float = 0.0) -> AsyncGenerator[tuple[mt.Client, contract.Session]]:
-    """A client and one node of a new cluster, in which tasks of these ids have been submitted."""
+    """Open a client and the session of one node on a new cluster, in which tasks with these ids were submitted."""
     coordinator = mt.MemoryCoordinator(latency=latency)
     async with mt.open_client(coordinator) as client, coordinator.open_session(mt.NodeInfo("a")) as a:
         await client.submit(mt.Task(name) for name in names)
@@ -26,6 +26,6 @@ async def cluster(*names: str, latency: float = 0.0) -> AsyncGenerator[tuple[mt.
 
 
 async def finish(session: contract.Session, task: str, state: mt.TaskState | None = COMPLETED) -> None:
-    """Claim a task, and end it in this state."""
+    """Claim a task, and finish it in this state."""
     session.finish(await get_claim(session, task), state)
     await eventually(session, lambda it: task not in it.view.tasks)

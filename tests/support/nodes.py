@@ -1,4 +1,4 @@
-"""A cluster of consumers in one Trio run, on virtual time: what the tests of the consumer stand on."""
+"""A cluster of consumers in one Trio run, on virtual time, for the tests of the consumer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from metafora_trio.events import Event
 
 
 def brief(event: Event) -> str:
-    """An event in a few words: its type, and what it is about."""
+    """Describe an event in a few words: its type and its subject."""
     fields = ("task", "command", "method", "state", "why", "reason", "heir")
     about = {field: value for field in fields if (value := getattr(event, field, None))}
     if "heir" in about:
@@ -25,7 +25,7 @@ def brief(event: Event) -> str:
 
 
 class Node:
-    """A consumer that runs, what it has told, and its process's life."""
+    """A running consumer, its events, and the scope that simulates its process."""
 
     def __init__(self, consumer: Consumer, events: trio.MemoryReceiveChannel[Event]) -> None:
         self.consumer = consumer
@@ -44,7 +44,7 @@ class Node:
         return set(self.consumer.tasks)
 
     def take_events(self) -> list[Event]:
-        """What it has told since one last asked."""
+        """Return the events since the last call."""
         events: list[Event] = []
         while True:
             try:
@@ -53,7 +53,7 @@ class Node:
                 return events
 
     def told(self) -> list[str]:
-        """The same, in brief."""
+        """Return the events since the last call, in brief."""
         return [brief(event) for event in self.take_events()]
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -65,10 +65,10 @@ class Node:
 
 
 class Cluster:
-    """Some nodes and a client on one `MemoryCoordinator`. Asserts of every run that it is the only one of its task.
+    """Some nodes and a client on one `MemoryCoordinator`. Asserts that every run is the only one of its task.
 
     Attributes:
-        log: what the tasks did: "a starts t", "a stops t", and what handlers note.
+        log: "a starts t" and "a stops t" for each run, and the entries that handlers add.
     """
 
     def __init__(self, coordinator: MemoryCoordinator, client: Client, nursery: trio.Nursery) -> None:
@@ -81,7 +81,7 @@ class Cluster:
         self._subscriptions: list[AbstractContextManager[trio.MemoryReceiveChannel[Event]]] = []
 
     async def start(self, name: str, handler: Handler | None = None, **options: Any) -> Node:
-        """Start a node and wait until it has joined. Its handler by default runs for ever."""
+        """Start a node and wait until it has joined. By default its handler runs forever."""
         watched = self.watched(handler if handler is not None else run_for_ever)
         options = {"rng": random.Random(name), **options}
         return await self.start_consumer(Consumer(self.coordinator, watched, name=name, **options))
@@ -92,7 +92,7 @@ class Cluster:
         return node
 
     def begin(self, consumer: Consumer) -> Node:
-        """Start a node, and do not wait for it."""
+        """Start a node without waiting until it has joined."""
         node = self._node(consumer)
         self._nursery.start_soon(node.run)
         return node
@@ -103,7 +103,7 @@ class Cluster:
         return Node(consumer, subscription.__enter__())
 
     def watched(self, handler: Handler) -> Handler:
-        """A handler that notes and checks each run of another one."""
+        """Wrap a handler to log and check each of its runs."""
 
         async def run(task: RunningTask) -> Any:
             node = node_name(task.node)
@@ -120,12 +120,12 @@ class Cluster:
         return run
 
     def crash(self, node: Node) -> None:
-        """Let its process die."""
+        """Crash a node's process."""
         self.coordinator.crash(node.identity)
         node.scope.cancel()
 
     def remove_claim(self, task: str) -> None:
-        """Take its owner's claim away, as an operator might by hand."""
+        """Remove the claim of a task's owner, as an operator might by hand."""
         claim = self.coordinator._store.view.head(task)
         assert claim is not None
         self.coordinator._store.remove_claim(claim)
@@ -139,12 +139,12 @@ class Cluster:
         await self.wait_running(*ids)
 
     def owners(self) -> dict[str, list[str]]:
-        """Who has a claim in each task that has one, from the truth of the store: names, the owner first."""
-        truth = self.coordinator._store.view
-        return {task: [node_name(claim.node) for claim in truth.queue(task)] for task in truth.claimed_tasks()}
+        """Return the names of the nodes in each task's queue of claims, the owner first, from the broker's state."""
+        view = self.coordinator._store.view
+        return {task: [node_name(claim.node) for claim in view.queue(task)] for task in view.claimed_tasks()}
 
     async def wait_until(self, condition: Callable[[], object], *, within: float = 60.0, every: float = 0.01) -> None:
-        """Wait, in virtual time, until something is so."""
+        """Wait, in virtual time, until a condition holds."""
         with trio.fail_after(within):
             while not condition():  # noqa: ASYNC110 - any condition, and time is virtual
                 await trio.sleep(every)
@@ -158,19 +158,19 @@ class Cluster:
 
 
 async def run_for_ever(task: RunningTask) -> None:
-    """A handler."""
+    """Run until cancelled: the default handler."""
     await trio.sleep_forever()
 
 
 def spread(nodes: Iterable[Node]) -> int:
-    """The largest minus the smallest number of tasks that run."""
+    """Return the largest minus the smallest number of running tasks of some nodes."""
     loads = [len(node.tasks) for node in nodes]
     return max(loads) - min(loads)
 
 
 @asynccontextmanager
 async def open_cluster(coordinator: MemoryCoordinator | None = None, **options: Any) -> AsyncGenerator[Cluster]:
-    """A cluster without nodes. At the end all are cancelled, and then nothing may be left."""
+    """Open a cluster without nodes. At the end, cancel all nodes, and assert that no claim and no run is left."""
     coordinator = coordinator if coordinator is not None else MemoryCoordinator(**options)
     async with open_client(coordinator) as client:
         async with trio.open_nursery() as nursery:

@@ -1,4 +1,4 @@
-"""The code blocks of the project's pages, so that tests can run what the pages show."""
+"""The code blocks of the project's pages, for tests that run them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def python_blocks(page: str) -> list[str]:
 
 def run_blocks(page: str) -> dict[str, Any]:
     """Run the Python blocks of a page one after the other, and return all names that they define."""
-    names: dict[str, Any] = {"__name__": __name__}  # dataclasses look for the module that they are defined in
+    names: dict[str, Any] = {"__name__": __name__}  # dataclasses look up their module by this name
     for block in python_blocks(page):
-        exec(compile(block, page, "exec"), names)  # like this file, with annotations that are not evaluated
+        exec(compile(block, page, "exec"), names)  # inherits this file's `from __future__ import annotations`
     return names

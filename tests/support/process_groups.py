@@ -1,4 +1,4 @@
-"""What the tests of koalemos share: looking at process groups, and waiting with a bound."""
+"""Helpers of the koalemos tests: inspecting process groups, and waiting with a time limit."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections.abc import Awaitable, Callable
 import trio
 
 SOON = 15.0
-"""Seconds in which everything that is waited for must happen, on a busy machine."""
+"""Seconds to wait for a condition before failing; enough on a busy machine."""
 
 
 async def until(check: Callable[[], bool | Awaitable[bool]], timeout: float = SOON) -> None:
-    """Wait until something is so: there is nothing to wait on for what other processes do."""
+    """Poll until a check returns true, because other processes send no notification."""
     with trio.fail_after(timeout):
         while True:
             result = check()
@@ -23,16 +23,16 @@ async def until(check: Callable[[], bool | Awaitable[bool]], timeout: float = SO
 
 
 _EXITING = 0x4
-"""The kernel's PF_EXITING: a killed process that has given up its memory and its files, and is not a zombie yet."""
+"""The kernel's PF_EXITING: set for a killed process that is ending and is not a zombie yet."""
 
 
 def group_runs(group: int) -> bool:
-    """Whether any process of a group still runs; one that is dead and waits for its parent does not."""
+    """Return whether any process of a group still runs. Zombies do not count."""
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
             with open(f"/proc/{pid}/stat") as file:
                 state, _, its_group, _, _, _, flags, *_ = file.read().rpartition(")")[2].split()
-        except (FileNotFoundError, ProcessLookupError):  # it has gone since it was listed
+        except (FileNotFoundError, ProcessLookupError):  # it ended after it was listed
             continue
         if int(its_group) == group and state not in "ZX" and not int(flags) & _EXITING:
             return True

@@ -1,4 +1,4 @@
-"""Processes that tests start, and what becomes of them."""
+"""Helpers to start processes, signal them, and wait for their end."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 def children(pid: int) -> list[int]:
-    """The processes that a process has started and that it has not waited for."""
+    """Return the processes that a process has started and not waited for."""
     return [
         int(child) for thread in Path(f"/proc/{pid}/task").glob("*/children") for child in thread.read_text().split()
     ]
@@ -27,10 +27,10 @@ def run_until_signalled(
         arguments: a module and the arguments of its command line.
         number: the signal.
         when: the text to wait for.
-        **environment: further variables of its environment.
+        **environment: additional environment variables.
 
     Returns:
-        Its exit status, and the processes that it had started by then.
+        Its exit status, and the processes that it had started before the signal.
     """
     command = [sys.executable, "-m", *arguments]
     variables = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **environment}
@@ -44,7 +44,7 @@ def run_until_signalled(
 
 
 def has_ended(pid: int) -> bool:
-    """Whether a process has ended. One whose parent died may stay as a zombie where nothing reaps it."""
+    """Return whether a process has ended. A zombie counts as ended, because nothing may reap it if its parent died."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text()
     except FileNotFoundError:
@@ -53,20 +53,20 @@ def has_ended(pid: int) -> bool:
 
 
 def ignores(pid: int, number: int) -> bool:
-    """Whether a process has set out to ignore a signal."""
+    """Return whether a process ignores a signal."""
     ignored = Path(f"/proc/{pid}/status").read_text().partition("SigIgn:")[2].split()[0]
     return bool(int(ignored, 16) >> (number - 1) & 1)
 
 
 def wait_until(condition: Callable[[], object], within: float = 30.0) -> None:
-    """Wait for what happens in other processes or threads; fails the test after `within` seconds. Blocks, Trio too."""
+    """Wait for a condition on other processes or threads. Fail the test after `within` seconds. Blocks, even Trio."""
     end = time.monotonic() + within
     while not condition():
         assert time.monotonic() < end, f"not so within {within:g} s"
-        time.sleep(0.005)  # what another process or its children do is told to nobody here: one has to look
+        time.sleep(0.005)  # poll, because other processes send no notification
 
 
 def wait_ended(pids: Iterable[int]) -> None:
-    """Wait until none of these processes runs any more; they need not be our children. Blocks."""
+    """Wait until all these processes have ended. They need not be our children. Blocks."""
     for pid in pids:
         wait_until(partial(has_ended, pid))

@@ -1,4 +1,4 @@
-"""Running the command in this process: on a cluster in memory, and on virtual time."""
+"""Shell: runs the command `metafora` in this process, on a cluster in memory and on virtual time."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ __all__ = ["Cluster", "Shell", "handler"]
 
 
 async def handler(task: RunningTask) -> None:
-    """Does what the properties say: fail, or sleep for some seconds, by default for ever."""
+    """Fail, or sleep for some seconds, as the properties say; by default sleep forever."""
     if task.props.get("fail"):
-        raise ValueError("as it was told")
+        raise ValueError("as requested")
     await trio.sleep(task.props.get("seconds", float("inf")))
 
 
 class Cluster(Coordinator):
-    """A cluster in memory whose nodes live while a client is connected: each command of a test is a `trio.run`.
+    """A cluster in memory whose nodes run only while a client is open, because each command of a test is a `trio.run`.
 
     Attributes:
-        memory: the cluster itself, which stays.
-        consumers: makes the nodes that each client finds, settled; none at first.
-        nodes: those of the last client.
-        answers: how many more requests of a client are answered.
-        silence: is called 10 s after each request that is not.
+        memory: the coordinator of the cluster, which lasts for the whole test.
+        consumers: factories of the nodes that start, and settle, before each client opens; empty at first.
+        nodes: the nodes of the last client.
+        answers: the number of further requests of a client that are answered.
+        silence: called 10 s after each request that is not answered.
     """
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class Cluster(Coordinator):
         self.silence: Callable[[], object] = _outage
 
     def add_nodes(self, *names: str, **options: Any) -> None:
-        """Let clients find nodes of these names."""
+        """Add nodes with these names to the cluster that each client finds."""
         self.consumers = [
             *self.consumers,
             *(lambda name=name: Consumer(self.memory, handler, name=name, **options) for name in names),
@@ -77,7 +77,7 @@ class Cluster(Coordinator):
 
                 vars(client)["_round_trip"] = travel_while_answered
                 yield client
-                await trio.sleep(1)  # for what was sent
+                await trio.sleep(1)  # until sent requests have arrived
 
 
 def _outage() -> None:
@@ -85,7 +85,7 @@ def _outage() -> None:
 
 
 class Shell:
-    """Runs commands, and keeps what they print."""
+    """Runs commands, and keeps their output."""
 
     def __init__(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
         self.cluster = Cluster()
@@ -96,11 +96,11 @@ class Shell:
         monkeypatch.delenv("METAFORA_URL", raising=False)
 
     def __call__(self, *arguments: str, stdin: str = "", given: bool = True) -> int:
-        """Run one command; returns its exit code.
+        """Run one command; return its exit code.
 
         Args:
-            *arguments: of the command line.
-            stdin: what it can read.
+            *arguments: the arguments of the command line.
+            stdin: the text on its standard input.
             given: run it on `cluster`, whatever the URL.
         """
         self._monkeypatch.setattr("sys.stdin", io.StringIO(stdin))
@@ -112,7 +112,7 @@ class Shell:
 
     @property
     def json(self) -> Any:
-        """What was printed on stdout, as JSON."""
+        """The output on stdout, parsed as JSON."""
         return json.loads(self.out)
 
     @property

@@ -1,4 +1,4 @@
-"""What the conformance suite tests, with the embedded coordinator behind it."""
+"""The subject of the conformance suite on the embedded coordinator."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["memory_subject"]
 
 
 def memory_subject(*, latency: float) -> Subject:
-    """A `MemoryCoordinator` as the subject of the conformance suite."""
+    """Return a `MemoryCoordinator` as the subject of the conformance suite."""
     coordinator = MemoryCoordinator(latency=latency)
 
     async def expire(session: Session) -> None:

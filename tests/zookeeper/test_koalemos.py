@@ -171,7 +171,7 @@ async def test_second_signal_stops_at_once(cluster: Cluster) -> None:
     [(group, _)] = cluster.runs
     leaving, _ = cluster.daemon_of(group)
     leaving.process.send_signal(signal.SIGINT)
-    await until(lambda: leaving.says("draining; once more"))
+    await until(lambda: leaving.says("draining; a second signal"))
     leaving.process.send_signal(signal.SIGINT)
     with trio.fail_after(SOON):
         assert await leaving.process.wait() == 1

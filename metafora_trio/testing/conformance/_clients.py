@@ -1,4 +1,4 @@
-"""The conformance suite's part for clients: submitting, deleting, reading, and commands to nodes."""
+"""The conformance suite for clients: submitting, deleting, reading, and commands to nodes."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from metafora_trio import (
 )
 from metafora_trio.contract import TaskSnapshot
 
-from ._subject import PATIENCE, Subject, eventually, get_claim, members, raises, submit, told
+from ._subject import PATIENCE, Subject, eventually, get_claim, members, raises, submit, until_reported
 
 __all__ = ["ClientConformance"]
 
 
 class ClientConformance:
-    """What a client does, and what a session makes of it."""
+    """Requests of a client, and their effect on sessions."""
 
     async def test_a_submitted_task_can_be_read(self, subject: Subject) -> None:
         props = {"text": "grüße ☃ \N{GRINNING FACE}", "list": [1, 2.5, None, True], "nested": {"a": {}}}
@@ -41,7 +41,7 @@ class ClientConformance:
             claim = await get_claim(a, odd)
             assert list((await client.look_up(odd)).queue) == [claim]
 
-    async def test_nothing_is_read_where_nothing_is(self, subject: Subject) -> None:
+    async def test_an_unknown_task_reads_as_none(self, subject: Subject) -> None:
         async with members(subject, "a") as (a,), subject.coordinator.open_client() as client:
             assert await a.read("t") is None
             snapshot = await client.look_up("t")
@@ -54,17 +54,17 @@ class ClientConformance:
             for again in (False, True):
                 with raises(TaskExists, "old"):
                     await client.submit([Task("new"), Task("old")], again=again)
-            assert (await client.look_up("new")).task is None  # all are checked before any is written
+            assert (await client.look_up("new")).task is None  # all ids are checked before any task is written
 
     async def test_a_task_that_is_still_ending_cannot_be_submitted(self, subject: Subject) -> None:
         async with subject.coordinator.open_client() as client:
             await client.submit([Task("t")], again=False)
             await client.delete("t")
-            await client.delete("t")  # once more does no harm
+            await client.delete("t")  # deleting twice does no harm
             with raises(TaskExists, "ending"):
                 await client.submit([Task("t")], again=True)
 
-    async def test_an_ended_task_is_submitted_again_only_when_told(self, subject: Subject) -> None:
+    async def test_resubmitting_an_ended_task_needs_again(self, subject: Subject) -> None:
         async with members(subject, "a") as (a,), subject.coordinator.open_client() as client:
             await submit(subject, [a], "t")
             a.finish(await get_claim(a, "t"), TaskState(StateName.COMPLETED))
@@ -77,7 +77,7 @@ class ClientConformance:
             assert snapshot.task is not None
             assert (snapshot.task.props, snapshot.state) == ({"round": 2}, TaskState())
 
-    async def test_the_end_can_be_read_until_it_is_deleted(self, subject: Subject) -> None:
+    async def test_the_final_state_can_be_read_until_it_is_deleted(self, subject: Subject) -> None:
         when = datetime.datetime(2024, 5, 1, 12, 30, tzinfo=datetime.UTC)
         failed = TaskState(StateName.FAILED, errors=(TaskError(when, "it broke", "ValueError", "Traceback: ☃\n"),))
         async with members(subject, "a") as (a,), subject.coordinator.open_client() as client:
@@ -89,7 +89,7 @@ class ClientConformance:
             assert await client.look_up("t") == TaskSnapshot(None, None)
             assert list(await client.finished()) == []
 
-    async def test_what_is_not_there_cannot_be_deleted(self, subject: Subject) -> None:
+    async def test_an_unknown_task_cannot_be_deleted(self, subject: Subject) -> None:
         async with subject.coordinator.open_client() as client:
             with raises(TaskNotFound):
                 await client.delete("t")
@@ -118,8 +118,8 @@ class ClientConformance:
             a.release(claim)
             await eventually(client, lambda it: "t" in view.unclaimed)
 
-    async def test_what_was_submitted_is_in_the_clients_own_view(self, subject: Subject) -> None:
-        """Read your writes: who submits and then waits for all must not wait for nothing."""
+    async def test_a_submitted_task_is_in_the_clients_own_view(self, subject: Subject) -> None:
+        """Read your writes. Otherwise a client that submits and then waits for all tasks would not wait."""
         async with subject.coordinator.open_client() as client:
             await client.open_view()
             await client.submit([Task("t")], again=False)
@@ -133,7 +133,7 @@ class ClientConformance:
                     while "t" not in a.view.tasks:
                         with trio.move_on_after(0.001):
                             await a.wait_changed()
-                        await trio.sleep(0.001)  # what is not taken is there at once: virtual time must go on
+                        await trio.sleep(0.001)  # untaken changes return at once: let virtual time advance
             changes = a.take_changes()
             assert changes.everything or "t" in changes.tasks
 
@@ -156,7 +156,7 @@ class ClientConformance:
             await eventually(a, lambda it: it.outstanding == 0)
             a.take_changes()
             await client.send(a.node.identity, Command("balance"))
-            await told(a, lambda: a.queued_commands())
+            await until_reported(a, lambda: a.queued_commands())
 
     async def test_a_command_for_a_session_that_has_gone_is_refused(self, subject: Subject) -> None:
         async with members(subject, "a") as (a,):

@@ -1,4 +1,4 @@
-"""The conformance suite's part for the end of a task: done, or deleted."""
+"""The conformance suite for the end of a task: done, or deleted."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ COMPLETED = TaskState(StateName.COMPLETED)
 
 
 class EndConformance:
-    """How a task ends."""
+    """Finishing and deleting tasks."""
 
     async def test_finish_removes_task_and_claim_and_sets_the_state(self, subject: Subject) -> None:
         async with members(subject, "a", "b") as (a, b), subject.coordinator.open_client() as client:
@@ -30,8 +30,8 @@ class EndConformance:
             assert (snapshot.task, snapshot.state, list(snapshot.queue)) == (None, COMPLETED, [])
             assert list(await client.finished()) == ["t"]
 
-    async def test_a_finished_task_is_never_shown_to_who_waits_for_it(self, subject: Subject) -> None:
-        """The task goes before the claim: the bidder, then head of the queue, would start it again."""
+    async def test_a_finished_task_is_never_shown_to_its_heir(self, subject: Subject) -> None:
+        """The task is removed before the claim. Otherwise the bidder, now head of the queue, would start it again."""
         async with members(subject, "a", "b") as (a, b):
             await submit(subject, [a, b], "t")
             claim = await get_claim(a, "t", seen_by=[b])
@@ -47,7 +47,7 @@ class EndConformance:
             await eventually(a, lambda it: not it.view.head("t"))
 
     async def test_finish_without_the_claim_changes_nothing(self, subject: Subject) -> None:
-        """A zombie cannot end a task that is no longer its own."""
+        """A former owner cannot end the task."""
         async with members(subject, "a", "b") as (a, b), subject.coordinator.open_client() as client:
             await submit(subject, [a, b], "t")
             claim = await get_claim(a, "t", seen_by=[b])
@@ -76,9 +76,9 @@ class EndConformance:
             snapshot = await client.look_up("t")
             assert (snapshot.task, snapshot.state, list(snapshot.queue)) == (None, None, [])
 
-    async def test_of_finish_and_delete_none_undoes_the_other(self, subject: Subject) -> None:
-        """Whoever comes first, at whatever distance: the task has ended and is gone, or its tombstone stands in it
-        and the owner, who did not know, still has the claim and decides again."""
+    async def test_a_finish_and_a_delete_never_undo_each_other(self, subject: Subject) -> None:
+        """In either order, however close together: either the task has ended and is gone, or it has a tombstone and
+        its owner, which had not seen the tombstone yet, still has the claim and decides again."""
         tasks = [f"t{n}" for n in range(20)]
         async with members(subject, "a") as (a,), subject.coordinator.open_client() as client:
             await submit(subject, [a], *tasks)
@@ -99,7 +99,7 @@ class EndConformance:
             ending = set()
             for task in tasks:
                 snapshot = await client.look_up(task)
-                if snapshot.task is None:  # where the delete came last, it has removed the state
+                if snapshot.task is None:  # if the delete came last, it removed the state
                     assert snapshot.state == (COMPLETED if known[task] else None)
                     assert list(snapshot.queue) == []
                 else:
@@ -108,7 +108,7 @@ class EndConformance:
                     ending.add(task)
             await eventually(a, lambda it: it.view.tasks == dict.fromkeys(ending, True))
 
-    async def test_a_deleted_id_is_no_prefix(self, subject: Subject) -> None:
+    async def test_a_deleted_id_is_not_taken_for_a_prefix(self, subject: Subject) -> None:
         async with members(subject, "a") as (a,), subject.coordinator.open_client() as client:
             await submit(subject, [a], "task1", "task10")
             await client.delete("task1")

@@ -1,4 +1,4 @@
-"""What the conformance suite stands on: a subject, sessions that know each other, and waiting for a condition."""
+"""Helpers of the conformance suite: the subject, sessions that see each other, and waiting for a condition."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ import trio
 from metafora_trio import Claim, Coordinator, NodeInfo, Task
 from metafora_trio.contract import BrokerClient, Changes, Session
 
-__all__ = ["Subject", "eventually", "get_claim", "members", "own", "raises", "submit", "told"]
+__all__ = ["Subject", "eventually", "get_claim", "members", "own", "raises", "submit", "until_reported"]
 
 F = TypeVar("F", Session, BrokerClient)
 
 PATIENCE = 20.0
-"""Seconds until a condition that should come true is given up: far more than any broker needs."""
+"""Seconds to wait for a condition before giving up: far more than any broker needs."""
 LOOK_AGAIN = 0.02
-"""Seconds between two looks at what no change announces, such as the number of requests under way."""
+"""Seconds between two checks of a condition that no change announces, such as the number of requests in flight."""
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is tested.
+    """The coordinator to test.
 
     Attributes:
-        coordinator: one whose cluster is empty.
-        expire: ends a session at the broker, as an operator would, behind its back.
+        coordinator: a coordinator whose cluster is empty.
+        expire: expires a session at the broker, as an operator would, without going through the session.
     """
 
     coordinator: Coordinator
@@ -36,12 +36,12 @@ class Subject:
 
 
 async def eventually(follower: F, condition: Callable[[F], object]) -> None:
-    """Wait until a condition holds for what a session or client sees. A checkpoint.
+    """Wait until a condition holds for a session or client. A checkpoint.
 
-    Takes its changes. The condition is looked at after every change, in the same step.
+    Takes the changes of the session or client. Checks the condition after every change, in the same step.
 
     Raises:
-        trio.TooSlowError: it did not come true.
+        trio.TooSlowError: the condition did not come true within `PATIENCE`.
     """
     await trio.lowlevel.checkpoint()
     with trio.fail_after(PATIENCE):
@@ -51,12 +51,13 @@ async def eventually(follower: F, condition: Callable[[F], object]) -> None:
             follower.take_changes()
 
 
-async def told(follower: Session | BrokerClient, condition: Callable[[], object]) -> Changes:
-    """Wait until a condition holds, and return all changes that were reported until then. Unlike `eventually` it
-    looks only when a change is reported.
+async def until_reported(follower: Session | BrokerClient, condition: Callable[[], object]) -> Changes:
+    """Wait until a condition holds, and return all changes reported until then.
+
+    Unlike `eventually`, check the condition only when a change is reported.
 
     Raises:
-        trio.TooSlowError: it did not come true, or no change told of it.
+        trio.TooSlowError: the condition did not come true, or no change reported it, within `PATIENCE`.
     """
     gathered = Changes()
     with trio.fail_after(PATIENCE):
@@ -72,7 +73,7 @@ async def told(follower: Session | BrokerClient, condition: Callable[[], object]
 
 @contextmanager
 def raises(error: type[Exception], says: str = "") -> Iterator[None]:
-    """Expect an error whose message contains a text. (pytest's own would make pytest a need of this package.)"""
+    """Expect an error whose message contains a text. (`pytest.raises` would make this package depend on pytest.)"""
     caught: Exception | None = None
     try:
         yield
@@ -87,9 +88,9 @@ async def members(subject: Subject, *names: str) -> AsyncGenerator[Sequence[Sess
     """Open a session for each name, and wait until each sees all of them."""
     async with AsyncExitStack() as stack:
         sessions = [await stack.enter_async_context(subject.coordinator.open_session(NodeInfo(name))) for name in names]
-        everybody = {session.node.identity for session in sessions}
+        identities = {session.node.identity for session in sessions}
         for session in sessions:
-            await eventually(session, lambda it: everybody <= it.view.nodes.keys())
+            await eventually(session, lambda it: identities <= it.view.nodes.keys())
         yield sessions
 
 
@@ -102,13 +103,13 @@ async def submit(subject: Subject, sessions: Sequence[Session], *ids: str) -> No
 
 
 def own(session: Session, task: str) -> Claim | None:
-    """The first claim that a session has in a task's queue, as it sees it itself."""
+    """Return the session's own first claim in a task's queue, as its view shows it, or None."""
     claims = session.view.own_claims(task, session.node.identity)
     return claims[0] if claims else None
 
 
 async def get_claim(session: Session, task: str, *, bid: bool = False, seen_by: Sequence[Session] = ()) -> Claim:
-    """Claim a task or bid for it, and wait until the session and others see the claim."""
+    """Claim a task or bid for it, and wait until the session and those in `seen_by` see the claim."""
     (session.bid if bid else session.claim)(task)
     for other in (session, *seen_by):
         await eventually(other, lambda it: it.view.own_claims(task, session.node.identity))

@@ -1,6 +1,6 @@
-"""The conformance suite: what every coordinator must do, whatever its broker.
+"""The conformance suite: the behaviour that every coordinator must have, whatever its broker.
 
-Subclass it where pytest finds it (with pytest-trio in trio mode), and give it a fixture `subject`, with an
+Subclass it in a file that pytest collects (with pytest-trio in trio mode), and give it a fixture `subject` with an
 empty cluster for each test:
 
     class TestMyCoordinator(CoordinatorConformance):
@@ -8,7 +8,7 @@ empty cluster for each test:
         async def subject(self) -> AsyncGenerator[Subject]:
             yield Subject(MyCoordinator(...), expire=...)
 
-Nothing here assumes virtual time or a fast broker: every wait is for a condition, and bounded.
+Nothing here assumes virtual time or a fast broker: every wait is for a condition, with a time limit.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from metafora_trio.contract import ClaimKind, Session
 
 from ._clients import ClientConformance
 from ._ends import EndConformance
-from ._subject import PATIENCE, Subject, eventually, get_claim, members, own, raises, submit, told
+from ._subject import PATIENCE, Subject, eventually, get_claim, members, own, raises, submit, until_reported
 
 __all__ = ["CoordinatorConformance"]
 
@@ -40,7 +40,7 @@ class MembershipConformance:
                 assert (b.node.name, b.view.nodes[identity]) == ("b", b.node)
             await eventually(a, lambda it: identity not in it.view.nodes)
 
-    async def test_joining_shows_what_is_stored(self, subject: Subject) -> None:
+    async def test_a_new_session_sees_the_whole_cluster(self, subject: Subject) -> None:
         """When the body begins, the view is complete and may be acted on."""
         await submit(subject, (), "t")
         async with members(subject, "a") as (a,):
@@ -67,13 +67,13 @@ class MembershipConformance:
             with raises(InvalidName):
                 await subject.coordinator.open_session(NodeInfo(name)).__aenter__()
 
-    async def test_what_a_node_announces_is_seen(self, subject: Subject) -> None:
+    async def test_other_nodes_see_an_announcement(self, subject: Subject) -> None:
         async with members(subject, "a", "b") as (a, b):
-            told = replace(a.node, draining=True, capacity=3, tags=frozenset({"gpu"}))
-            a.announce(told)
-            assert a.node == told
-            await eventually(b, lambda it: it.view.nodes[told.identity] == told)
-            await eventually(a, lambda it: it.view.nodes[told.identity] == told)
+            announced = replace(a.node, draining=True, capacity=3, tags=frozenset({"gpu"}))
+            a.announce(announced)
+            assert a.node == announced
+            await eventually(b, lambda it: it.view.nodes[announced.identity] == announced)
+            await eventually(a, lambda it: it.view.nodes[announced.identity] == announced)
 
     async def test_leaving_gives_up_every_claim(self, subject: Subject) -> None:
         async with members(subject, "a") as (a,):
@@ -85,7 +85,7 @@ class MembershipConformance:
             assert list(a.view.unclaimed) in (["t1", "t2"], ["t2", "t1"])
 
     async def test_cancelled_leaving_gives_up_every_claim(self, subject: Subject) -> None:
-        """A claim that is under way when the body is cancelled goes too, whether it was made or not."""
+        """A claim in flight when the body is cancelled goes too, whether or not the broker had created it."""
         async with members(subject, "a") as (a,):
             await submit(subject, [a], "t1", "t2")
             identity = ""
@@ -97,10 +97,10 @@ class MembershipConformance:
                     scope.cancel()
                     await trio.lowlevel.checkpoint()
             await eventually(a, lambda it: identity not in it.view.nodes and not it.view.claims_of(identity))
-            await get_claim(a, "t2")  # behind whatever the other may still have sent
+            await get_claim(a, "t2")  # reaches the broker after anything that `b` may still have sent
             assert [claim.node for claim in a.view.queue("t2")] == [a.node.identity]
 
-    async def test_exceptions_of_the_body_leave_unwrapped(self, subject: Subject) -> None:
+    async def test_exceptions_of_the_body_are_raised_unwrapped(self, subject: Subject) -> None:
         with raises(KeyError, "mine"):
             async with subject.coordinator.open_session(NodeInfo("a")):
                 raise KeyError("mine")
@@ -126,7 +126,7 @@ class MembershipConformance:
             assert cancelled
             await eventually(watcher, lambda it: identity not in it.view.nodes and not it.view.head("t"))
 
-    async def test_nothing_after_the_end_has_effect(self, subject: Subject) -> None:
+    async def test_calls_after_the_end_have_no_effect(self, subject: Subject) -> None:
         async with members(subject, "watcher") as (watcher,):
             await submit(subject, [watcher], "t1", "t2")
             async with members(subject, "a") as (a,):
@@ -156,7 +156,7 @@ class ClaimConformance:
             await eventually(a, lambda it: not it.is_pending("t") and it.outstanding == 0)
 
     async def test_a_request_changes_nothing_at_once(self, subject: Subject) -> None:
-        """The view changes only while its user awaits; until the answer is there, the request is marked."""
+        """The view changes only while its user awaits. Until the answer arrives, the request is pending or leaving."""
         async with members(subject, "a") as (a,):
             await submit(subject, [a], "t")
             a.claim("t")
@@ -171,8 +171,8 @@ class ClaimConformance:
             await eventually(a, lambda it: not it.is_leaving(claim))
             assert a.view.head("t") is None
 
-    async def test_the_view_shows_a_claim_before_its_mark_goes(self, subject: Subject) -> None:
-        """Else whoever asked would see neither, and ask again."""
+    async def test_the_view_shows_a_claim_before_it_stops_being_pending(self, subject: Subject) -> None:
+        """Otherwise the node would see neither, and claim again."""
         tasks = [f"t{n}" for n in range(50)]
         async with members(subject, "a") as (a,):
             await submit(subject, [a], *tasks)
@@ -193,13 +193,13 @@ class ClaimConformance:
             for session in sessions:
                 for task in tasks:
                     session.claim(task)
-            everybody = {session.node.identity for session in sessions}
+            identities = {session.node.identity for session in sessions}
             for session in sessions:
                 await eventually(session, lambda it: all(len(it.view.queue(task)) == 3 for task in tasks))
             queues = [{task: list(session.view.queue(task)) for task in tasks} for session in sessions]
             assert queues[0] == queues[1] == queues[2]
             for queue in queues[0].values():
-                assert {claim.node for claim in queue} == everybody
+                assert {claim.node for claim in queue} == identities
                 assert [claim.seq for claim in queue] == sorted({claim.seq for claim in queue})
             for session in sessions:
                 for task in tasks:
@@ -244,7 +244,7 @@ class ClaimConformance:
             await eventually(a, lambda it: not it.is_leaving(owner))
             assert list(a.view.queue("t")) == [owner]
 
-    async def test_a_bid_is_withdrawn_while_the_owner_stands(self, subject: Subject) -> None:
+    async def test_a_bid_is_withdrawn_while_the_owner_has_its_claim(self, subject: Subject) -> None:
         async with members(subject, "a", "b") as (a, b):
             await submit(subject, [a, b], "t")
             owner = await get_claim(a, "t", seen_by=[b])
@@ -263,8 +263,8 @@ class ClaimConformance:
             await eventually(b, lambda it: not it.is_leaving(bid))
             assert list(b.view.queue("t")) == [bid]
 
-    async def test_of_handover_and_withdrawal_exactly_one_takes_place(self, subject: Subject) -> None:
-        """Asked for at the same time, again and again: never both, which would leave the task to nobody."""
+    async def test_exactly_one_of_handover_and_withdrawal_happens(self, subject: Subject) -> None:
+        """Both are requested at the same time, many times. If both ever happened, the task would have no owner."""
         tasks = [f"t{n}" for n in range(30)]
         async with members(subject, "a", "b") as (a, b):
             await submit(subject, [a, b], *tasks)
@@ -282,7 +282,7 @@ class ClaimConformance:
             assert [a.view.head(task) for task in tasks] == [b.view.head(task) for task in tasks]
 
     async def test_a_failed_request_is_reported_as_a_change(self, subject: Subject) -> None:
-        """Nothing changes at the broker, yet whoever asked must look again."""
+        """Nothing changes at the broker, but the node must decide again."""
         async with members(subject, "a", "b") as (a, b):
             await submit(subject, [a, b], "t")
             owner = await get_claim(a, "t", seen_by=[b])
@@ -291,11 +291,11 @@ class ClaimConformance:
             await eventually(a, lambda it: list(it.view.queue("t")) == [owner] and it.outstanding == 0)
             a.take_changes()
             a.hand_over(owner, heir)
-            changes = await told(a, lambda: not a.is_leaving(owner))
+            changes = await until_reported(a, lambda: not a.is_leaving(owner))
             assert changes.everything or "t" in changes.tasks
 
     async def test_the_token_grows_with_every_owner(self, subject: Subject) -> None:
-        """Also when the task is done, and submitted once more."""
+        """Also after the task is done and submitted again."""
         tokens = []
         async with members(subject, "a", "b") as (a, b), subject.coordinator.open_client() as client:
             await submit(subject, [a, b], "t")
@@ -316,4 +316,4 @@ class ClaimConformance:
 
 
 class CoordinatorConformance(MembershipConformance, ClaimConformance, EndConformance, ClientConformance):
-    """All of it. See the head of the file for how to use it."""
+    """The whole suite. The docstring of this module shows how to use it."""

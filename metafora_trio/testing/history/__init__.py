@@ -1,4 +1,4 @@
-"""Histories: what really ran, when and where, and whether it kept the promises."""
+"""Histories: a record of every run of every task, and a checker that finds broken promises in it."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Histories: what really ran, when and where.
+"""Histories: a record of every run of every task, when and where.
 
-Every process writes what its handlers do, as it happens, and who disturbs the cluster writes what it does.
-Afterwards `check_history` (`_verdict.py`) reads all of it and looks for broken promises. Times are CLOCK_MONOTONIC in
-nanoseconds, so all the processes of one history run on one host.
+Every process writes the starts and stops of its handlers as they happen, and the program that disturbs the cluster
+writes each kill, freeze and thaw. Afterwards `check_history` (`_verdict.py`) reads all events and looks for broken
+promises. Times are CLOCK_MONOTONIC in nanoseconds, so all the processes of one history must run on one host.
 
-The format is one JSON object a line, appended by one `write` each, so that processes may share a file:
+The format is one JSON object a line. Each line is appended by one `write`, so processes may share a file:
 `{"t": 123, "ev": "start", "process": "4711", "node": "w1.ab12", "task": "t1", "token": 7}`.
 """
 
@@ -23,42 +23,45 @@ __all__ = ["EventName", "History", "HistoryEvent"]
 
 
 class EventName(enum.StrEnum):
-    """What can happen. The first two are written by the process that runs the task, the rest by others."""
+    """The kinds of events. The process that runs the task writes START and STOP; other processes write the rest,
+    except that a process may write its own THAW."""
 
     START = "start"
     """A handler started."""
     STOP = "stop"
-    """A handler's scope closed, for whatever reason."""
+    """A handler's scope closed, for any reason."""
     SUBMIT = "submit"
     """A submit was acknowledged."""
     DONE = "done"
-    """A client has seen that the task ended (not: its handler returned; a lost session may still run it again)."""
+    """A client has seen that the task ended. A handler that returned is not enough: if its session is lost, the task
+    may run again."""
     DELETE = "delete"
-    """A delete was acknowledged. The task may run on until its owner has seen it."""
+    """A delete was acknowledged. The task may keep running until its owner sees the tombstone."""
     KILL = "kill"
-    """A process has died; written after it was waited for."""
+    """A process died. Write it after waiting for the process."""
     FREEZE = "freeze"
-    """A process was stopped; written after the SIGSTOP."""
+    """A process was stopped. Write it after the SIGSTOP."""
     RESUME = "resume"
-    """A process is sent SIGCONT; written just before. For those whose processes note the thaw by themselves."""
+    """A process is about to be sent SIGCONT. Write it just before, if the process writes its own THAW."""
     THAW = "thaw"
-    """A process goes on; written before the SIGCONT, or by itself, first thing in its handler of that signal."""
+    """A process continues. Write it before the SIGCONT, or let the process write it, first thing in its handler of
+    that signal."""
     END = "end"
-    """The observation is over. What comes later, such as the stops of an orderly end, does not count."""
+    """The observation is over. Later events, such as the stops of an orderly shutdown, do not count."""
 
 
 @dataclass(frozen=True, slots=True)
 class HistoryEvent:
-    """Something that happened.
+    """One event of a history.
 
     Attributes:
-        t: when, in nanoseconds of CLOCK_MONOTONIC.
-        ev: what.
-        process: whose doing it was, or who is killed, frozen or thawed.
+        t: the time, in nanoseconds of CLOCK_MONOTONIC.
+        ev: the kind of event.
+        process: the process that did it, or that was killed, frozen or thawed.
         node: the identity of the session that owned the task.
         task: the task's id.
         token: the fencing token.
-        ended: of a stop: the handler returned or raised, rather than being cancelled.
+        ended: for a stop: True if the handler returned or raised, False if it was cancelled.
     """
 
     t: int
@@ -71,12 +74,12 @@ class HistoryEvent:
 
 
 class History:
-    """Records events, in memory or at the end of a file; not both, so that a long run stays small.
+    """Records events in memory or appends them to a file; not both, because a long run must not fill the memory.
 
     Args:
-        path: the file; None for memory (`events`).
-        process: what names this process in its events; its pid by default.
-        now: the clock. With virtual time, pass one: `lambda: round(trio.current_time() * 1e9)`.
+        path: the file, or None to keep the events in memory, in `events`.
+        process: the name of this process in its events; its pid by default.
+        now: the clock. With virtual time, pass `lambda: round(trio.current_time() * 1e9)`.
     """
 
     def __init__(
@@ -93,7 +96,7 @@ class History:
 
     @classmethod
     def read(cls, paths: Iterable[str | os.PathLike[str]]) -> list[HistoryEvent]:
-        """All events of some files, one file after the other."""
+        """Return all events of some files, one file after the other."""
         return [
             HistoryEvent(**{**record, "ev": EventName(record["ev"])})
             for path in paths
@@ -113,15 +116,22 @@ class History:
         self.close()
 
     def start(self, task: str, token: int, node: str) -> None:
-        """A handler starts. Call it first thing in the handler."""
+        """Record that a handler starts. Call it first thing in the handler."""
         self._add(EventName.START, node=node, task=task, token=token)
 
     def stop(self, task: str, token: int, node: str, *, ended: bool = False) -> None:
-        """A handler stops. Call it last thing, in a `finally`; `ended`: it returns or raises, it is not cancelled."""
+        """Record that a handler stops. Call it last thing in the handler, in a `finally`.
+
+        Args:
+            task: the task's id.
+            token: the fencing token.
+            node: the identity of the session.
+            ended: True if the handler returns or raises, False if it is cancelled.
+        """
         self._add(EventName.STOP, node=node, task=task, token=token, ended=ended)
 
     def record(self, ev: EventName, *, task: str = "", process: str | None = None) -> None:
-        """Anything else; see `EventName` for when to write it."""
+        """Record any other event. `EventName` says when to record each."""
         self._add(ev, task=task, process=process)
 
     def _add(

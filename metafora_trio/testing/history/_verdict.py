@@ -1,4 +1,4 @@
-"""The verdict on a history: the runs of each task, and whether they kept the promises."""
+"""The verdict on a history: the runs of each task, and the promises that they broke."""
 
 from __future__ import annotations
 
@@ -13,18 +13,29 @@ from ._history import EventName, HistoryEvent
 __all__ = ["AFTER_RESUME", "AFTER_THAW", "Overlap", "Run", "Verdict", "check_history"]
 
 AFTER_THAW = 50_000_000
-"""Nanoseconds that a process has after a thaw to cancel what is no longer its own."""
+"""Nanoseconds that a process has after a thaw to cancel the tasks that it no longer owns."""
 AFTER_RESUME = 1_000_000_000
-"""Nanoseconds from a SIGCONT after which a process counts as thawed, also if it has not noted that it goes on. A busy
-machine lets it wait for its turn, but not longer; and a freeze without an end would excuse whatever it does."""
+"""Nanoseconds after a SIGCONT from which a process counts as thawed, even if it has not written its THAW. On a busy
+machine it may have to wait for a CPU, but not longer than this. Without a limit, a missing THAW would excuse anything
+that the process does."""
 _EVER = 1 << 63
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run of a task, from start to stop in nanoseconds. Without a stop of its own it lasted until the death of
-    its process, or until the end (then it is `open`). `life` counts how often the task had been done before, `ended`
-    is that of its stop."""
+    """One run of a task.
+
+    Attributes:
+        start: when it started, in nanoseconds of CLOCK_MONOTONIC.
+        stop: when it stopped; without a stop event, when its process died or the history ended.
+        task: the task's id.
+        token: the fencing token.
+        node: the identity of the session that owned the task.
+        process: the process that ran it.
+        life: the number of times that the task had been done before.
+        open: True if it still ran when the history ended.
+        ended: the `ended` of its stop event.
+    """
 
     start: int
     stop: int
@@ -43,8 +54,8 @@ class Overlap:
 
     Attributes:
         first: the run that started first.
-        second: the other one.
-        ns: for how long both ran while neither was frozen.
+        second: the other run.
+        ns: the nanoseconds in which both ran and neither was frozen.
     """
 
     first: Run
@@ -54,24 +65,25 @@ class Overlap:
 
 @dataclass(slots=True)
 class Verdict:
-    """What a history shows.
+    """The result of checking a history.
 
     Attributes:
-        runs: how many runs there were.
+        runs: the number of runs.
         overlaps: runs of one task at the same time.
-        tokens_out_of_order: runs whose token is not above that of the run before, other than a restart within one
-            session, which keeps its claim.
-        started_after_done: runs of a task that was done and not submitted again: they began after a client had seen
-            it done, or after the last run that ended before that, so that only that one can have completed it.
-        ran_when_done: runs that were going on when a client had seen the task done: none that began before may,
-            except in a frozen process.
-        never_thawed: processes that have run tasks, were sent a SIGCONT, and did not note that they go on.
-        lost: acknowledged tasks that neither run at the end, nor are done or deleted.
+        tokens_out_of_order: pairs of successive runs in which the token did not grow. A restart within one session
+            is not among them, because it keeps its claim.
+        started_after_done: runs of a task that was done and not submitted again. They started after a client had seen
+            the task done, or after the last run that ended before the client saw that: only that run can have
+            completed the task.
+        ran_when_done: runs that started before a client saw the task done and were still running then. Only a frozen
+            process may have such a run.
+        never_thawed: processes that had run tasks, were sent a SIGCONT, and never wrote a THAW.
+        lost: acknowledged tasks that at the end neither run, nor are done, nor deleted.
         strays: stops without a start.
-        gaps: from the end of each run to the start of the task's next, in seconds, ascending; none where they
-            overlap, or the task was done between them.
+        gaps: the seconds from the end of each run to the start of the task's next run, ascending. There is none if
+            the runs overlap, or if the task was done between them.
         runs_of: the runs of each task, by start.
-        frozen: when each process was frozen, with the time it is granted after the thaw.
+        frozen: the spans in which each process was frozen, each with the grace after the thaw.
     """
 
     runs: int = 0
@@ -88,47 +100,53 @@ class Verdict:
 
     @property
     def ok(self) -> bool:
-        """Whether no promise was broken."""
+        """True if no promise was broken."""
         after_done = self.started_after_done or self.ran_when_done
         return not (self.overlaps or self.tokens_out_of_order or after_done or self.lost or self.strays)
 
     @property
     def duplicate_runs(self) -> int:
-        """How many times a task ran twice at once."""
+        """The number of overlaps."""
         return len(self.overlaps)
 
     @property
     def tasks_lost(self) -> int:
-        """How many tasks are lost."""
+        """The number of lost tasks."""
         return len(self.lost)
 
     @property
     def overlap_seconds(self) -> float:
-        """The longest overlap."""
+        """The longest overlap, in seconds; 0 if there is none."""
         return max((overlap.ns for overlap in self.overlaps), default=0) / 1e9
 
     def awake(self, run: Run, since: int = 0, *, nobody_frozen: bool = False) -> int:
-        """For how many nanoseconds after `since` a run went on while its process, or any, was not frozen."""
+        """Return the nanoseconds after `since` in which a run ran and its process was not frozen.
+
+        With `nobody_frozen`, count only the time in which no process was frozen.
+        """
         windows = chain(*self.frozen.values()) if nobody_frozen else self.frozen.get(run.process, ())
         return _length((max(run.start, since), run.stop), windows)
 
     def gap(self, fraction: float) -> float:
-        """A percentile of the gaps in seconds (nearest rank): 0.5 the median, 1 the longest; 0 if there are none."""
+        """Return a percentile of the gaps in seconds, by nearest rank: 0.5 is the median, 1 the longest gap.
+
+        Return 0 if there are no gaps.
+        """
         return self.gaps[max(0, math.ceil(fraction * len(self.gaps)) - 1)] if self.gaps else 0.0
 
 
 def check_history(events: Iterable[HistoryEvent], *, after_thaw: int = AFTER_THAW) -> Verdict:
-    """Check a history, in O(n log n) as long as it is good: the tokens give the order of the runs.
+    """Check a history. Takes O(n log n) if runs do not overlap.
 
     Args:
-        events: in any order, but those of one instant in the order in which they happened.
-        after_thaw: nanoseconds granted after a thaw.
+        events: the events in any order, except that events of one instant must be in the order in which they happened.
+        after_thaw: nanoseconds that a process has after a thaw to cancel the tasks that it no longer owns.
     """
     reader = _HistoryReader()
     in_order = sorted(events, key=lambda event: event.t)
     for event in takewhile(lambda event: event.ev is not EventName.END, in_order):
         reader.add(event)
-    # What is open goes on beyond the last event: a second run that starts as the very last one overlaps too.
+    # Open runs last beyond the last event. Otherwise a second run whose start is that event would not overlap.
     last = next((event.t for event in in_order if event.ev is EventName.END), in_order[-1].t + 1 if in_order else 0)
     runs = reader.finish(last, after_thaw)
     count = sum(map(len, runs.values()))
@@ -152,18 +170,18 @@ def check_history(events: Iterable[HistoryEvent], *, after_thaw: int = AFTER_THA
 
 
 class _HistoryReader:
-    """Reads events in order, and puts together the runs and the times at which a process was frozen."""
+    """Reads events in order, and collects the runs and the spans in which each process was frozen."""
 
     def __init__(self) -> None:
         self.runs: list[Run] = []
         self.frozen: dict[str, list[tuple[int, int]]] = defaultdict(list)
         self.never_thawed: list[str] = []
-        self.over: dict[str, bool] = {}  # of each submitted task: whether it is done or deleted
+        self.over: dict[str, bool] = {}  # for each submitted task: True if it is done or deleted
         self.done: dict[str, list[int]] = defaultdict(list)
         self.after_done: list[Run] = []
         self.strays: list[HistoryEvent] = []
         self._running: dict[tuple[str, str, int], list[Run]] = defaultdict(list)
-        self._resumed: dict[str, int] = {}  # when the SIGCONT was sent to those that have not noted it
+        self._resumed: dict[str, int] = {}  # the time of the SIGCONT, for processes that have not written their THAW
         self._dead_until_submit: set[str] = set()
 
     def add(self, event: HistoryEvent) -> None:
@@ -194,14 +212,14 @@ class _HistoryReader:
                 self.over[event.task] = True
                 self.done[event.task].append(event.t)
                 self._dead_until_submit.add(event.task)
-            case _:  # a delete: the task may start once more, until its owner has seen the tombstone
+            case _:  # a delete: the task may still start, until its owner sees the tombstone
                 self.over[event.task] = True
 
     def finish(self, last: int, after_thaw: int) -> dict[str, list[Run]]:
-        """The runs of each task by start; those that go on end at `last`."""
+        """Return the runs of each task by start. Runs that are still open stop at `last`."""
         self.runs += (replace(run, stop=last) for begun in self._running.values() for run in begun)
         for process, t in list(self._resumed.items()):
-            # Before its first run a process may not yet know how to note it.
+            # Before its first run, a process may not have installed its SIGCONT handler yet.
             if t + AFTER_RESUME < last and any(run.process == process and run.start < t for run in self.runs):
                 self.never_thawed.append(process)
             self._thaw(process, _EVER)
@@ -241,10 +259,10 @@ def _check_overlaps(runs: Sequence[Run], verdict: Verdict) -> None:
 
 
 def _check_done(runs: Sequence[Run], done: Sequence[int], verdict: Verdict) -> None:
-    """Look at the runs of one task that were there before a client has seen it done.
+    """Check the runs of one task that started before a client saw it done.
 
-    Clients see that late. But a task is completed by a run that has ended, which keeps its claim until then: the last
-    of those at the latest, and what began after it began after the task was done.
+    Clients see that late. But a task is completed by a run that ended and kept its claim until then. The latest run
+    that ended is the last that can have completed it, so any run that started later started after the task was done.
     """
     for life, seen in enumerate(done):
         of_life = [run for run in runs if run.life == life and run.start <= seen]
@@ -255,7 +273,7 @@ def _check_done(runs: Sequence[Run], done: Sequence[int], verdict: Verdict) -> N
 
 
 def _length(span: tuple[int, int], windows: Iterable[tuple[int, int]]) -> int:
-    """How much of a span is left without some windows."""
+    """Return the length of a span without the parts that some windows cover."""
     parts = [span] if span[0] < span[1] else []
     for window in windows:
         parts = [part for whole in parts for part in _without(whole, window)]
@@ -263,12 +281,12 @@ def _length(span: tuple[int, int], windows: Iterable[tuple[int, int]]) -> int:
 
 
 def _without(whole: tuple[int, int], window: tuple[int, int]) -> list[tuple[int, int]]:
-    (start, stop), (cut, mend) = whole, window
-    return [part for part in ((start, min(stop, cut)), (max(start, mend), stop)) if part[0] < part[1]]
+    (start, stop), (cut_start, cut_stop) = whole, window
+    return [part for part in ((start, min(stop, cut_start)), (max(start, cut_stop), stop)) if part[0] < part[1]]
 
 
 def _check_order(runs: Sequence[Run], verdict: Verdict) -> None:
-    """Look at the tokens and the gaps along the runs of one task."""
+    """Check the tokens of successive runs of one task, and collect the gaps between them."""
     for before, run in pairwise(runs):
         if run.token < before.token or (run.token == before.token and run.node != before.node):
             verdict.tokens_out_of_order.append((before, run))
