@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,24 @@ LAYERS = (
 """The rooms of the core, lowest first. A room imports only itself and the rooms of lower layers."""
 USERS = ("metafora_trio", "metafora_trio.balancers", "metafora_trio.contract", "metafora_trio.events")
 """What everything outside the core may import; besides, tools for tests may import `metafora_trio.testing`."""
+
+ZOOKEEPER = ROOT / "coordinators/metafora_trio_zookeeper"
+ZOOKEEPER_LAYERS = (
+    {"_connection"},
+    {"_replies"},
+    {"_layout", "_server_status"},
+    {"_errors", "_plain_connection"},
+    {"_namespace"},
+    {"_session"},
+    {"_client", "_admin", "_kazoo"},
+    {"_coordinator"},
+    {"_url"},
+    {""},  # the package itself
+    {"testing"},
+)
+"""The rooms of the ZooKeeper package, lowest first, under the same rule."""
+SEAM = {"_connection"}
+"""All that `_kazoo` may import of the package: it is one implementation of the seam, and knows nothing of sessions."""
 
 SHARED_BY_SIMULATIONS = {
     Path("coordinators/metafora_trio_zookeeper/testing/simulated/_cluster.py"),
@@ -54,18 +73,59 @@ def ours(file: Path, root: Path) -> set[str]:
     return {module for module in imports(file, root) if module.partition(".")[0] == "metafora_trio"}
 
 
-def room(module: str) -> str:
-    """The room of the core that a module is in; empty for the package itself."""
-    return module.removeprefix("metafora_trio").removeprefix(".").partition(".")[0]
+def rooms(file: Path, package: Path) -> set[str]:
+    """The rooms of a package that a file imports from; empty for the package itself."""
+    modules = [module.split(".") for module in imports(file, package.parent)]
+    return {module[1] if module[1:] else "" for module in modules if module[0] == package.name}
+
+
+def room(file: Path, package: Path) -> str:
+    """The room of a package that a file is in; empty for the package itself."""
+    return file.relative_to(package).with_suffix("").parts[0].replace("__init__", "")
+
+
+def upwards(file: Path, package: Path, layers: tuple[set[str], ...]) -> set[str]:
+    """The rooms that a file imports though they are not below its own."""
+    layer = {name: number for number, names in enumerate(layers) for name in names}
+    here = room(file, package)
+    return {name for name in rooms(file, package) - {here} if layer[name] >= layer[here]}
 
 
 @pytest.mark.parametrize("file", sorted(CORE.glob("*/**/*.py")), ids=lambda file: str(file.relative_to(CORE)))
 def test_the_core_imports_downwards_only(file: Path) -> None:
     """No arrow points upwards, and so no circle joins two rooms."""
-    layer = {name: number for number, names in enumerate(LAYERS) for name in names}
-    here = file.relative_to(CORE).parts[0]
-    rooms = {room(module) for module in ours(file, CORE.parent)} - {here}
-    assert {name for name in rooms if layer[name] >= layer[here]} == set()
+    assert upwards(file, CORE, LAYERS) == set()
+
+
+@pytest.mark.parametrize("file", sorted(ZOOKEEPER.rglob("*.py")), ids=lambda file: str(file.relative_to(ZOOKEEPER)))
+def test_the_zookeeper_package_imports_downwards_only(file: Path) -> None:
+    """The same holds in the ZooKeeper package."""
+    assert upwards(file, ZOOKEEPER, ZOOKEEPER_LAYERS) == set()
+
+
+def test_kazoo_is_behind_the_seam() -> None:
+    """The room with threads sees the seam only, and only what a user constructs sees that room: when it connects."""
+    inside = sorted(ZOOKEEPER.joinpath("_kazoo").glob("*.py"))
+    outside = [file for file in ZOOKEEPER.rglob("*.py") if file not in inside]
+    assert {room for file in inside for room in rooms(file, ZOOKEEPER)} - {"_kazoo"} == SEAM
+    assert [file.name for file in outside if "_kazoo" in rooms(file, ZOOKEEPER)] == ["_coordinator.py"]
+    at_once = ast.parse(ZOOKEEPER.joinpath("_coordinator.py").read_text()).body
+    assert not any("_kazoo" in ast.unparse(line) for line in at_once if isinstance(line, ast.Import | ast.ImportFrom))
+
+
+@pytest.mark.parametrize("package", [ZOOKEEPER, ROOT / "stress"], ids=lambda package: package.name)
+def test_no_files_import_each_other_in_a_circle(package: Path) -> None:
+    """Imports for type checking and imports inside functions count."""
+    graph: dict[str, set[str]] = {}
+    for file in package.rglob("*.py"):
+        module = ".".join(file.relative_to(package.parent).with_suffix("").parts).removesuffix(".__init__")
+        graph[module] = imports(file, package.parent) - {module}
+    circle: list[str] = []
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        circle = error.args[1]
+    assert circle == []
 
 
 @pytest.mark.parametrize("folder", ["coordinators", "stress", "examples"])

@@ -11,7 +11,7 @@ import math
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import trio
 
@@ -26,19 +26,38 @@ from metafora_trio_zookeeper._connection import (
     WriteOp,
 )
 
-from ._network import Answer, Channel, Down, Event, Hello, Kind, Request, Welcome
+from ._network import Answer, Channel, Down, Event, Hello, Kind, Link, Request, Welcome
 
 if TYPE_CHECKING:
     from metafora_trio.testing.simulation import Process, World
 
-    from ._ensemble import SimulatedZooKeeper
-
-__all__ = ["SimulatedConnection"]
+__all__ = ["Ensemble", "SimulatedConnection"]
 
 _FINAL: Final = frozenset({ConnectionState.EXPIRED, ConnectionState.AUTH_FAILED, ConnectionState.CLOSED})
 _FIRST_DELAY, _GROWTH = 0.05, 1.5
 _JITTER = (0.6, 1.4)
 _LEAST_JITTER, _MOST_JITTER = 0.01, 0.4
+
+
+class Ensemble(Protocol):
+    """The servers that a connection can try, by number, and the ways to them."""
+
+    @property
+    def numbers(self) -> Sequence[int]: ...
+
+    def link(self, process: Process, server: int) -> Link:
+        """Return the link between a process and a server."""
+        ...
+
+    def open_channel(
+        self, process: Process, server: int, to_client: Callable[[Channel, Sequence[Down]], None]
+    ) -> Channel:
+        """Open a TCP connection from a process to a server; `to_client` takes what the server sends."""
+        ...
+
+    def refuses(self, server: int) -> bool:
+        """Return whether nothing listens at a server's port."""
+        ...
 
 
 class SimulatedConnection:
@@ -51,13 +70,13 @@ class SimulatedConnection:
         self,
         world: World,
         process: Process,
-        zookeeper: SimulatedZooKeeper,
+        ensemble: Ensemble,
         session_timeout: float,
         rng: random.Random,
     ) -> None:
         self.process = process
         self._world = world
-        self._zookeeper = zookeeper
+        self._ensemble = ensemble
         self._rng = rng
         self._asked = session_timeout
         self._sink: Sink | None = None
@@ -81,7 +100,7 @@ class SimulatedConnection:
         self._round: list[int] = []
         self._rounds = 0
         self._avoid = 0
-        self._connect_timeout = max(0.2, min(1.0, session_timeout / (4 * len(zookeeper.servers))))
+        self._connect_timeout = max(0.2, min(1.0, session_timeout / (4 * len(ensemble.numbers))))
         self._patience = self._connect_timeout
         self._last_zxid = 0
         self._last_sent = 0.0
@@ -290,21 +309,21 @@ class SimulatedConnection:
         if self._stopped or self._channel is not None:
             return
         if not self._round:
-            servers = list(self._zookeeper.servers)
+            servers = self._ensemble.numbers
             self._round = self._rng.sample(servers, len(servers))
         number = self._round.pop()
         if number == self._avoid:
             self._avoid = 0
             self._next()
             return
-        link, refused = self._zookeeper.link(self.process, number), self._zookeeper.refuses(number)
+        link, refused = self._ensemble.link(self.process, number), self._ensemble.refuses(number)
         if link.to_cut or (refused and link.from_cut):
             self._later(self._connect_timeout, self._next)
         elif refused:
             self._later(2 * link.latency, self._next)
         else:
             # A server that is connected to and stays silent is given more time at each attempt.
-            self._channel = channel = self._zookeeper.open_channel(self, number)
+            self._channel = channel = self._ensemble.open_channel(self.process, number, self.receive)
             self._opened_at = self.process.time
             channel.send_up(Hello(self.session_id, self._last_zxid, self._asked))
             self._later(self._patience, self._give_up, channel)

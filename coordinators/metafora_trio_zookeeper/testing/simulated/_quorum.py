@@ -102,7 +102,7 @@ class Quorum:
         return server is leader or (leader is not None and leader.linked and server.linked)
 
     def next_report(self, server: Server) -> float:
-        """When `server` next tells the leader which sessions it has heard from."""
+        """Return when `server` next reports to the leader which sessions it has heard from."""
         # At different times, as servers do not start together.
         half = self._tick / 2
         phase = half * server.number / (len(self.servers) + 1)
@@ -120,12 +120,12 @@ class Quorum:
             self._world.after(HOP, self._arrive, origin)
 
     def renew(self, session: int, when: float) -> None:
-        """The leader has heard of the session at `when`."""
+        """Note that the leader has heard of the session at `when`."""
         found = self.sessions[session]
         found.deadline = max(found.deadline, self._round_up(when + found.timeout))
 
     def loses_reply(self, entry: Entry) -> bool:
-        """Whether the reply to `entry` is to be lost; asked once."""
+        """Return whether the reply to `entry` is to be lost. Each entry is asked about once."""
         origin = entry.origin
         if origin is None or not entry.changes or origin.channel.process not in self.losing:
             return False
@@ -133,7 +133,7 @@ class Quorum:
         return True
 
     def loses_events(self) -> bool:
-        """Whether the events of a write are to be lost with its reply."""
+        """Return whether the events of a write are to be lost with its reply."""
         return self._rng.random() < 0.5
 
     # ---- deciding
