@@ -30,7 +30,7 @@ USERS = ("metafora_trio", "metafora_trio.balancers", "metafora_trio.contract", "
 ZOOKEEPER = ROOT / "coordinators/metafora_trio_zookeeper"
 ZOOKEEPER_LAYERS = (
     {"_connection"},
-    {"_replies"},
+    {"_connection_base", "_replies"},
     {"_layout", "_server_status"},
     {"_errors", "_plain_connection"},
     {"_namespace"},
@@ -42,7 +42,7 @@ ZOOKEEPER_LAYERS = (
     {"testing"},
 )
 """The rooms of the ZooKeeper package, lowest first, under the same rule."""
-SEAM = {"_connection"}
+SEAM = {"_connection", "_connection_base"}
 """All that `_kazoo` may import of the package: it is one implementation of the seam, and knows nothing of sessions."""
 
 SHARED_BY_SIMULATIONS = {

@@ -2,7 +2,7 @@
 
 The layers, each importing only those before it:
 
-    _connection _replies                     the seam: what is needed of a ZooKeeper client
+    _connection _connection_base _replies    the seam: what is needed of a ZooKeeper client
     _layout _server_status _errors           paths, names, limits, and errors
     _plain_connection _namespace             work that is done once: making and removing a namespace
     _session/                                one membership: joining, the live view, the lease, requests
