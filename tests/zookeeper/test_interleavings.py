@@ -17,7 +17,8 @@ from metafora_trio import Consumer, Handler, RunningTask, StateName, Task, TaskS
 from metafora_trio.testing.conformance import eventually
 from metafora_trio_zookeeper._connection import Create, Done, ErrorCode, RequestError
 from tests.support.virtual_time import use_virtual_time
-from tests.support.zookeeper.scripted_cluster import ScriptedCluster, own_claim
+from tests.support.zookeeper.claims import own_claim
+from tests.support.zookeeper.scripted_cluster import ScriptedCluster
 from tests.support.zookeeper.scripted_zookeeper import ScriptedConnection
 
 COMPLETED = TaskState(StateName.COMPLETED)

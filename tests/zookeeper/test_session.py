@@ -1,4 +1,4 @@
-"""The session over a scripted ZooKeeper, on virtual time: joining, reconnects, marks."""
+"""The session over a scripted ZooKeeper, on virtual time: joining and reconnects."""
 
 from __future__ import annotations
 
@@ -10,38 +10,18 @@ import pytest
 import trio
 
 from metafora_trio import BrokerTooOld, CoordinatorUnavailable, LayoutMismatch, StateName, TaskState
-from metafora_trio.contract import Session
-from metafora_trio.testing.conformance import CoordinatorConformance, Subject, eventually
+from metafora_trio.testing.conformance import eventually
 from metafora_trio_zookeeper._connection import Create, Delete, SetData
-from metafora_trio_zookeeper._session.session import ZooKeeperSession
 from tests.support.virtual_time import use_virtual_time
-from tests.support.zookeeper.scripted_cluster import ScriptedCluster, own_claim
-from tests.support.zookeeper.scripted_zookeeper import ScriptedConnection
+from tests.support.zookeeper.claims import own_claim
+from tests.support.zookeeper.scripted_cluster import ScriptedCluster
 
 COMPLETED = TaskState(StateName.COMPLETED)
 
 
 @pytest.fixture(autouse=True)
 def _virtual_time(request: pytest.FixtureRequest) -> None:
-    # That one spins until the broker answers, and virtual time stands still meanwhile.
-    if request.node.name != "test_a_cancelled_wait_loses_nothing":
-        use_virtual_time(request.node)
-
-
-class TestConformance(CoordinatorConformance):
-    """The simulation is good enough for the suite that real ZooKeeper passes."""
-
-    @pytest.fixture
-    def subject(self) -> Subject:
-        cluster = ScriptedCluster()
-
-        async def expire(session: Session) -> None:
-            assert isinstance(session, ZooKeeperSession)
-            connection = session._connection
-            assert isinstance(connection, ScriptedConnection)
-            connection.expire()
-
-        return Subject(cluster.coordinator, expire)
+    use_virtual_time(request.node)
 
 
 class TestJoining:

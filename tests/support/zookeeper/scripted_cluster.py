@@ -8,9 +8,8 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from metafora_trio import Claim, NodeInfo, StateName, Task, TaskState
+from metafora_trio import NodeInfo, StateName, Task, TaskState
 from metafora_trio.contract import Session
-from metafora_trio.testing.conformance import eventually
 from metafora_trio_zookeeper import ZooKeeperCoordinator
 from metafora_trio_zookeeper._connection import Delete, SetData, WriteOp
 from metafora_trio_zookeeper._layout import Layout
@@ -87,9 +86,3 @@ class ScriptedCluster(ScriptedZooKeeper):
         """Store that a task has completed, and remove it."""
         completed = TaskState(StateName.COMPLETED).encode()
         self.commit([SetData(self.layout.state_path(task), completed), Delete(self.layout.task_path(task))])
-
-
-async def own_claim(session: Session, task: str) -> Claim:
-    session.claim(task)
-    await eventually(session, lambda it: it.view.own_claims(task, session.node.identity))
-    return session.view.own_claims(task, session.node.identity)[0]
