@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import replace
 
 import pytest
 import trio
 
-from metafora_trio import BrokerTooOld, CoordinatorUnavailable, LayoutMismatch, StateName, TaskState
+from metafora_trio import BrokerTooOld, CoordinatorUnavailable, StateName, TaskState
 from metafora_trio.testing.conformance import eventually
 from metafora_trio_zookeeper._connection import Create, Delete, SetData
 from tests.support.virtual_time import use_virtual_time
@@ -34,50 +33,6 @@ class TestJoining:
             burst = connection.sent[1:]  # behind the look at the layout record
             lists = 1 + 1 + 2 + 2
             assert burst[: 6 + lists] == ["add_watch"] * 4 + ["transact", "heartbeat"] + ["children"] * lists
-
-    async def test_the_namespace_is_made_once(self) -> None:
-        cluster = ScriptedCluster(buckets=2)
-        async with trio.open_nursery() as nursery:
-            for name in "abc":
-
-                async def join(name: str = name) -> None:
-                    async with cluster.session(name):
-                        await trio.sleep(1)
-
-                nursery.start_soon(join)
-        assert json.loads(cluster.tree["/m"].data) == {"layout": 2, "buckets": 2}
-        assert {"/m/tasks/00", "/m/tasks/01", "/m/commands/01", "/m/node_commands"} <= cluster.tree.keys()
-
-    async def test_another_number_of_buckets_is_refused(self) -> None:
-        cluster = ScriptedCluster(buckets=4)
-        async with cluster.session():
-            pass
-        other = ScriptedCluster(buckets=8)
-        other.tree, other.log = cluster.tree, cluster.log
-        with pytest.raises(LayoutMismatch, match="buckets=4, not with buckets=8"):
-            async with other.session():
-                pass
-
-    async def test_a_newer_layout_is_refused(self) -> None:
-        cluster = ScriptedCluster()
-        cluster.commit([Create("/m", b'{"layout":3,"buckets":4}')])
-        with pytest.raises(LayoutMismatch, match=r"layout 3, made by a newer version"):
-            async with cluster.coordinator.open_client():
-                pass
-
-    async def test_a_root_made_by_an_operator_is_used(self) -> None:
-        cluster = ScriptedCluster()
-        cluster.commit([Create("/m")])
-        async with cluster.session() as (session, _):
-            assert session.current
-
-    async def test_something_else_below_the_root_is_not_touched(self) -> None:
-        cluster = ScriptedCluster()
-        cluster.commit([Create("/m"), Create("/m/states")])
-        with pytest.raises(CoordinatorUnavailable, match="something stands below it"):
-            async with cluster.session():
-                pass
-        assert set(cluster.tree) == {"/", "/m", "/m/states"}
 
     async def test_an_old_server_is_refused(self) -> None:
         for missing in ("add_watch", "read"):
