@@ -20,7 +20,7 @@ from metafora_trio import (
     TaskNotFound,
     TaskState,
 )
-from metafora_trio.contract import BrokerClient, Changes, ClusterView, TaskSnapshot, check_task_id
+from metafora_trio.contract import AsyncBool, BrokerClient, Changes, ClusterView, TaskSnapshot, check_task_id
 from metafora_trio_zookeeper._session.in_flight import InFlight
 from metafora_trio_zookeeper._session.live_view import LiveView
 
@@ -90,8 +90,8 @@ class ZooKeeperClient(BrokerClient):
         self._patience = patience
         self._connection = connect()
         self._live = LiveView(self._connection, layout, InFlight("", len), rng)
-        self._up = trio.Event()
-        self._ended = trio.Event()
+        self._up = AsyncBool()
+        self._ended = AsyncBool()
         self._watching = trio.Event()
         self._server = ""
         self._reason = "no connection was made"
@@ -105,19 +105,19 @@ class ZooKeeperClient(BrokerClient):
             while True:
                 try:
                     await self._connection.open(self)
-                    await self._ended.wait()
+                    await self._ended.wait_value(True)
                 finally:
                     await self._connection.aclose()
                 if self._connection.state is ConnectionState.AUTH_FAILED:
                     raise CoordinatorUnavailable(f"ZooKeeper at {self._hosts} does not accept the credentials")
-                self._ended = trio.Event()
+                self._ended.value = False
                 self._connection = self._live.connection = self._connect()
 
     async def prepare(self) -> None:
         """Make sure that the namespace is there."""
         with self._limit():
             while True:
-                await self._up.wait()
+                await self._up.wait_value(True)
                 try:
                     await ensure_namespace(self._connection, self._layout)
                 except RequestError as error:
@@ -147,13 +147,12 @@ class ZooKeeperClient(BrokerClient):
         self._live.on_state(state)
         if state is ConnectionState.CONNECTED:
             self._server = self._connection.server
-            self._up.set()
+            self._up.value = True
             return
         self._reason = f"the connection is {state.value}"
-        if self._up.is_set():
-            self._up = trio.Event()
+        self._up.value = False
         if state is not ConnectionState.DISCONNECTED:
-            self._ended.set()
+            self._ended.value = True
 
     # ---- requests
 
@@ -171,7 +170,7 @@ class ZooKeeperClient(BrokerClient):
         """Make a request that may be repeated, until it is answered."""
         with self._limit():
             while True:
-                await self._up.wait()
+                await self._up.wait_value(True)
                 try:
                     return await ask(send)
                 except RequestError as error:
@@ -186,7 +185,7 @@ class ZooKeeperClient(BrokerClient):
             knows. Then a barrier has been passed: what can be read now is what became of it.
         """
         with self._limit():
-            await self._up.wait()
+            await self._up.wait_value(True)
             try:
                 await ask(lambda done: self._connection.transact(ops, done))
             except RequestError as error:

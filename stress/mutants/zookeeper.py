@@ -129,12 +129,11 @@ def no_resync_after_reconnect() -> Iterator[Change]:
         barrier(burst)
         await burst.wait()
         self._still(epoch)
-        events, self._events, self.current = self._events, [], True
+        events, self._events, self._current.value = self._events, [], True
         for event, path in events:
             self._apply(self.view, event, path)
-        self._synced.set()
         self._changes.everything = True
-        self._changed.set()
+        self._changed.value = True
 
     yield LiveView, "_sync", sync
 

@@ -15,9 +15,8 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import trio
-
 from metafora_trio import Claim
+from metafora_trio.contract import AsyncBool
 from metafora_trio_zookeeper._connection import Connection, Create, ReadResult, Reply, RequestError, SetData, WriteOp
 from metafora_trio_zookeeper._layout import MAX_OPS, MAX_REQUEST_BYTES
 from metafora_trio_zookeeper._replies import is_broken
@@ -91,19 +90,19 @@ class Batch:
         self._halves: deque[list[Unit]] = deque()
         self._in_flight = 0
         self._open = False
-        self._wake = trio.Event()
+        self._wake = AsyncBool()
 
     def add(self, unit: Unit) -> None:
         """Queue a unit. It is sent when the batch is open, a turn of the event loop later: what is asked for together
         travels together."""
         self._queue.append(unit)
         if self._in_flight < MAX_IN_FLIGHT:
-            self._wake.set()
+            self._wake.value = True
 
     def open(self) -> None:
         """Send from now on."""
         self._open = True
-        self._wake.set()
+        self._wake.value = True
 
     def close(self) -> None:
         """Send nothing for now; forget what is queued."""
@@ -114,8 +113,8 @@ class Batch:
     async def run(self) -> None:
         """Send what is added, until cancelled."""
         while True:
-            await self._wake.wait()
-            self._wake = trio.Event()
+            await self._wake.wait_value(True)
+            self._wake.value = False
             self._pump()
 
     def _pump(self) -> None:

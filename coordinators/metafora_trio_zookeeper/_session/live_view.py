@@ -25,6 +25,7 @@ import trio
 
 from metafora_trio import NodeInfo
 from metafora_trio.contract import (
+    AsyncBool,
     Changes,
     ClaimAdded,
     ClaimRemoved,
@@ -74,7 +75,6 @@ class LiveView:
 
     Attributes:
         view: the picture; another object after each resync.
-        current: whether it may be acted on.
         orders: those that stand at the broker.
         records: of tasks that were read ahead.
         task_counts, claim_counts: how many of them the view has in each bucket; for the audit.
@@ -83,7 +83,6 @@ class LiveView:
 
     def __init__(self, connection: Connection, layout: Layout, in_flight: InFlight, rng: random.Random) -> None:
         self.view = ClusterView()
-        self.current = False
         self.records = ReadAhead()
         self.deliveries = 0
         self.connection = connection
@@ -97,36 +96,40 @@ class LiveView:
         self._building: ClusterView | None = None
         self._events: list[tuple[EventType, str]] = []
         self._changes = Changes()
-        self._changed = trio.Event()
-        self._connected = trio.Event()
-        self._synced = trio.Event()
+        self._current = AsyncBool()
+        self._changed = AsyncBool()
+        self._connected = AsyncBool()
         self._prefix = len(layout.root) + 1
         self._watched = [layout.nodes, layout.tasks, layout.claims]
         if in_flight.identity:
             self._watched.append(layout.node_commands)
 
+    @property
+    def current(self) -> bool:
+        """Whether the view may be acted on: all of it is of the present connection."""
+        return self._current.value
+
     # ---- changes
 
     async def wait_changed(self) -> None:
         """Wait until `take_changes` would return something. A checkpoint; loses nothing when cancelled."""
-        await self._changed.wait()
+        await self._changed.wait_value(True)
 
     def take_changes(self) -> Changes:
         """What has changed since the last call."""
         changes, self._changes = self._changes, Changes()
-        if changes:
-            self._changed = trio.Event()
+        self._changed.value = False
         return changes
 
     def touch(self, task: str) -> None:
         """Count a task as changed."""
         self._changes.tasks[task] = None
-        self._changed.set()
+        self._changed.value = True
 
     def touch_nodes(self) -> None:
         """Count the nodes, or what concerns this one, as changed."""
         self._changes.nodes = True
-        self._changed.set()
+        self._changed.value = True
 
     def on_record(self, task: str, record: ReadResult | None) -> None:
         """A task was read. Called when the reply comes: only then it is of the same moment as the view."""
@@ -142,28 +145,26 @@ class LiveView:
         self._epoch += 1
         self._building = None
         self._events = []
-        if self.current:
-            self.current = False
-            self._synced = trio.Event()
+        self._current.value = False
         if state is ConnectionState.CONNECTED:
-            self._connected.set()
+            self._connected.value = True
 
     async def wait_connected(self) -> None:
         """Wait for the next connection that has not been waited for. A checkpoint."""
-        await self._connected.wait()
-        self._connected = trio.Event()
+        await self._connected.wait_value(True)
+        self._connected.value = False
 
     async def wait_current(self) -> None:
         """Wait until the picture is current. A checkpoint."""
         while True:
-            await self._synced.wait()
-            if self.current:
+            await self._current.wait_value(True)
+            if self.current:  # it may have changed again before this task ran
                 return
 
     def on_event(self, event: EventType, path: str) -> None:
         """Apply an event, or keep it for the view that is being built."""
         self.deliveries += 1
-        if self.current:
+        if self._current.value:
             self._apply(self.view, event, path)
         else:
             self._events.append((event, path))
@@ -255,10 +256,9 @@ class LiveView:
         view.orphaned.clear()
         self.view, self._building, self._events = view, None, []
         self.records.clear()
-        self.current = True
-        self._synced.set()
+        self._current.value = True
         self._changes.everything = True
-        self._changed.set()
+        self._changed.value = True
 
     def _read_one(self, path: str, done: Done) -> None:
         def heard(reply: Reply | RequestError) -> None:
