@@ -128,7 +128,7 @@ def no_resync_after_reconnect() -> Iterator[Change]:
             self.connection.add_watch(path, burst.slot())
         barrier(burst)
         await burst.wait()
-        self._still(epoch)
+        self._check_epoch(epoch)
         events, self._events, self._current.value = self._events, [], True
         for event, path in events:
             self._apply(self.view, event, path)

@@ -67,7 +67,7 @@ class KazooConnection(ConnectionBase[Request]):
             `check_hostname` (False), `use_ssl` (True). With `ca`, only that authority is trusted.
         connect_timeout: seconds to try one address; by default min(1, session_timeout / (4 x hosts)), at least 0.2.
         randomize_hosts: whether to try the hosts in random order.
-        logger: kazoo's and ours.
+        logger: for kazoo and for this connection.
 
     Raises:
         ValueError: from the constructor, on a chroot or an unknown TLS option.
@@ -166,7 +166,7 @@ class KazooConnection(ConnectionBase[Request]):
         self._inbox.post(call, first, second)
 
     def _failed(self, error: Exception) -> None:
-        """A sink or a callback has raised: nobody knows what it missed, so this session is over."""
+        """Keep the first error, and end the session: what the callback missed is unknown."""
         self._logger.error("a callback of the ZooKeeper connection failed", exc_info=error)
         self._error = self._error or error
         self._halt()

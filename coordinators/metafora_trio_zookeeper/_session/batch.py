@@ -1,12 +1,12 @@
 """Batching of writes: many small units in few transactions.
 
-One znode a transaction costs twenty times what it costs in company. A unit is what must happen together (the
-operations of one task), so it is never split; a transaction is all or nothing, so its failure says nothing of the
-units that were only in its company. The unit that was refused is told; the others are sent again in two halves, since
-going on one by one would be quadratic when many are refused.
+A transaction of one znode costs twenty times what that znode costs among many. A unit is what must happen together
+(the operations of one task), so it is never split. A transaction is all or nothing, so its failure says nothing about
+the units beside the one that was refused. That one is settled; the others are sent again in two halves, since sending
+them one by one would be quadratic when many are refused.
 
-At most two transactions are in flight: their replies come behind the events they cause at this node, so a cold start of
-many nodes paces itself by what each of them can take in.
+At most two transactions are in flight. Their replies come behind the events that they cause at this node, so a cold
+start of many nodes paces itself by what each of them can take in.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Unit:
 
     Attributes:
         ops: the operations.
-        settle: told how it ended: None, or the error with the index of the operation *within the unit*. Not called
-            when the connection broke: nobody knows then.
+        settle: called with how it ended: None, or the error with the index of the operation *within the unit*. Not
+            called when the connection broke: then its end is unknown.
         task: which task it is about.
         claim: which claim of ours it gives up.
         read: a path to read right behind the transaction, or the empty string.
@@ -77,8 +77,8 @@ class Batch:
 
     Args:
         connection: where to send them.
-        on_read: told what a unit's `read` brought: the unit and the znode, None for no such znode, or the error with
-            which the reading of all of a transaction's units was refused.
+        on_read: called with a unit and what its `read` brought: the znode, None for no such znode, or the error with
+            which the reads of a whole transaction were refused.
     """
 
     def __init__(
@@ -93,8 +93,8 @@ class Batch:
         self._wake = AsyncBool()
 
     def add(self, unit: Unit) -> None:
-        """Queue a unit. It is sent when the batch is open, a turn of the event loop later: what is asked for together
-        travels together."""
+        """Queue a unit. It is sent once the batch is open, and a turn of the event loop later, so that what is asked
+        for together travels together."""
         self._queue.append(unit)
         if self._in_flight < MAX_IN_FLIGHT:
             self._wake.value = True

@@ -1,6 +1,6 @@
-"""The client's side of a simulated ensemble: the `Connection` protocol, as the adapter of kazoo keeps it.
+"""The client's side of a simulated ensemble: a `Connection` that acts as the one on kazoo does.
 
-What kazoo does, this does at the same times: it tries the servers in a random order, goes on with the next when a
+It does what kazoo does at the same times: it tries the servers in a random order, goes on with the next when a
 connection breaks, waits longer and longer between rounds, pings a server only when nothing else was sent for a third of
 the session timeout, and gives a connection up when the ping stays without an answer.
 """
@@ -80,7 +80,7 @@ class SimulatedConnection(ConnectionBase[Request]):
         self._asked = session_timeout
         self._opened_at = -math.inf
         self._inbox: deque[tuple[Callable[[Any, Any], None], Any, Any]] = deque()
-        # The connection that stands or is being made, and what is known of the ways to another.
+        # The connection that is open or being made, and what is known of the ways to another.
         self._channel: Channel | None = None
         self._stopped = False
         self._round: list[int] = []
@@ -141,7 +141,7 @@ class SimulatedConnection(ConnectionBase[Request]):
         self._channel.send_up(request)
 
     def _transmit_close(self) -> None:
-        self._transmit(Request(Kind.CLOSE, None, _nobody))
+        self._transmit(Request(Kind.CLOSE, None, _ignored))
 
     # ---- what arrives; runs in the process
 
@@ -202,7 +202,7 @@ class SimulatedConnection(ConnectionBase[Request]):
         established = Established(self._opened_at, self.number + 1, server, welcome.timeout, welcome.session)
         self._set_state(ConnectionState.CONNECTED, established)
 
-    # ---- connecting; runs where kazoo's thread would
+    # ---- connecting: what kazoo's thread would do
 
     def _later(self, seconds: float, call: Callable[..., None], *args: Any) -> None:
         self._world.after(seconds, self._now, call, args)
@@ -279,10 +279,10 @@ class SimulatedConnection(ConnectionBase[Request]):
             if self._ping is not None:
                 self.process.call(self._broken, channel, None)
                 return
-            self._ping = Request(Kind.PING, None, _nobody)
+            self._ping = Request(Kind.PING, None, _ignored)
             self._transmit(self._ping)
         self._watch_idleness(channel, self.session_timeout)
 
 
-def _nobody(_: Reply | RequestError) -> None:
-    """For requests whose reply only the connection itself wants."""
+def _ignored(_: Reply | RequestError) -> None:
+    """Take the reply to a request that only the connection itself makes."""

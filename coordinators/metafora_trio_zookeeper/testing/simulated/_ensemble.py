@@ -27,7 +27,7 @@ _LATENCY = 0.001
 
 
 class SimulatedZooKeeper:
-    """An ensemble whose servers and links fail as they are told to.
+    """An ensemble whose servers and links fail on demand.
 
     Servers are numbered from 1. Every fault is a plain call and has taken effect when it returns.
 
@@ -73,7 +73,7 @@ class SimulatedZooKeeper:
 
     @property
     def tree(self) -> Tree:
-        """What is committed, whoever has seen it yet."""
+        """What is committed, whichever servers have applied it."""
         return self._quorum.tree
 
     @property
@@ -97,8 +97,8 @@ class SimulatedZooKeeper:
         return self._quorum.servers
 
     def servers_of(self, process: Process) -> list[int]:
-        """To which servers a process has connections now, one that is being made included."""
-        return [number for (who, number), link in self._links.items() if who is process and link.connected]
+        """The servers that a process has connections to now, one that is being made included."""
+        return [number for (owner, number), link in self._links.items() if owner is process and link.connected]
 
     # ---- links between processes and servers
 
@@ -168,7 +168,7 @@ class SimulatedZooKeeper:
                 self._quorum.heal(server)
 
     def elect(self, out: float | None = None) -> None:
-        """Have the leader step down; all connections break, and for `out` seconds nobody is served."""
+        """Have the leader step down; all connections break, and for `out` seconds no client is served."""
         if self._quorum.leader is not None:
             self._quorum.lose_leader(out)
 

@@ -1,10 +1,10 @@
 """What the servers of a simulated ensemble do together: the log, the sessions, and who leads.
 
 One `Quorum` stands for the leader, whichever server that is, and for what the others have in common with it: a
-transaction that it has committed is committed, whoever has applied it yet. What a server believes that is cut off is
-in `Server`.
+transaction that it has committed is committed, whichever servers have applied it. What a server believes while it is
+cut off is in `Server`.
 
-Nothing happens periodically: what changes nothing is worked out when somebody looks.
+Nothing happens periodically: what changes nothing is worked out when it is asked for.
 """
 
 from __future__ import annotations
@@ -251,7 +251,7 @@ class Quorum:
 
     def _check_deadline(self, session: SimulatedSession, deadline: float) -> None:
         if session.ended or self.leader is None or deadline != session.checked:
-            return  # a new leader looks at every session anew
+            return  # a new leader starts every session's time again
         for server in self.servers.values():
             server.report(session.id)
         if session.deadline > deadline:
@@ -301,9 +301,9 @@ class Quorum:
         self._come_back(server)
 
     def lose_leader(self, out: float | None) -> None:
-        """The leader is no more: nobody is served until there is another, for `out` seconds at least."""
+        """Lose the leader: no client is served until there is another, for `out` seconds at least."""
         if self.can_commit:
-            # Of what was on its way, some has reached a majority; nobody will hear of it.
+            # Some of what was on its way has reached a majority, though its replies are lost.
             for _ in range(self._rng.randint(0, len(self._under_way))):
                 self._decide(self._under_way.popleft())
         old, self.leader = self.leader, None

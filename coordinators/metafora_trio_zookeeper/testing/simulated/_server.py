@@ -33,7 +33,7 @@ class Origin(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """One transaction, as it stands in the log.
+    """One transaction in the log.
 
     Attributes:
         committed: when.
@@ -113,7 +113,7 @@ class _Client:
         self._data[path] = _Mode.ONCE
 
     def sees(self, event: EventType, ancestors: Sequence[str]) -> bool:
-        """Whether it is to hear of an event at `ancestors[0]`; the others are above it."""
+        """Return whether an event at `ancestors[0]` is sent to this client; the other paths are above it."""
         seen = bool(self._data) and _trigger(self._data, ancestors)
         if event is EventType.DELETED and self._child:
             seen = _trigger(self._child, ancestors) or seen
@@ -161,7 +161,7 @@ class Server:
         self._clients: dict[Channel, _Client] = {}
         # Connections whose session is not established yet.
         self._greeting: dict[Channel, None] = {}
-        # Sessions heard from, with the time at which the leader is told, if it can be.
+        # Sessions heard from, with the time at which that is reported to the leader, if it can be.
         self._touched: dict[int, float] = {}
 
     # ---- the log
@@ -277,7 +277,7 @@ class Server:
             self._answer(channel, client, request)
 
     def welcome(self, channel: Channel, welcome: Welcome) -> None:
-        """Tell a client that its session is established, or that it is no more."""
+        """Answer a client that its session is established, or that it has ended."""
         if not channel.server_open or not self.linked:
             return
         del self._greeting[channel]
@@ -338,7 +338,7 @@ class Server:
                 return RequestError(ErrorCode.NO_NODE) if node is None else Reply(node, self.zxid)
         return Reply(None, self.zxid)
 
-    # ---- who is heard from
+    # ---- reports of which sessions are alive
 
     def _touch(self, session: int) -> None:
         if self._leader.leads(self):
@@ -348,28 +348,28 @@ class Server:
             self._touched[session] = self._leader.next_report(self)
 
     def report(self, session: int) -> None:
-        """Make good the report on a session, if it fell due since it was last looked at."""
+        """Report a session to the leader, if that fell due since it was last looked at."""
         if self._leader.reaches_leader(self) and self._touched.get(session, math.inf) <= self._leader.now:
             self._leader.renew(session, self._touched.pop(session))
 
     def report_all(self) -> None:
-        """The same for all sessions: what is not reported by now waits for `postpone_reports`."""
+        """Report all sessions: what is not reported by now waits for `postpone_reports`."""
         for session in list(self._touched):
             self.report(session)
 
     def postpone_reports(self) -> None:
-        """The leader can be reached again: tell it next time."""
+        """Report all sessions at the next time from now: the leader can be reached again."""
         for session in self._touched:
             self._touched[session] = self._leader.next_report(self)
 
     def unlink(self) -> None:
-        """From now on nothing passes between this server and the others."""
+        """Cut this server from the others."""
         self.advance()
         self.linked = False
         self.unlinked_at = self._leader.now
 
     def link(self) -> None:
-        """The others can be reached again: go on where this server stopped."""
+        """Reach the others again, and go on where this server stopped."""
         self.linked = True
         held, self.held = self.held, deque()
         for origin in held:
