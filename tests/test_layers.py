@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import ast
-from graphlib import TopologicalSorter
+from graphlib import CycleError, TopologicalSorter
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-import metafora_trio
 
-CORE = Path(metafora_trio.__file__).parent
+def folder_of(package: str) -> Path:
+    """Where a package is: in the checkout, or installed. It is not imported, so this works without kazoo."""
+    spec = find_spec(package)
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent
+
+
+CORE = folder_of("metafora_trio")
+ZOOKEEPER = folder_of("metafora_trio_zookeeper")
 ROOT = Path(__file__).parents[1]
+STRESS, EXAMPLES = ROOT / "stress", ROOT / "examples"
 LAYERS = (
     {"_errors"},
     {"_model"},
@@ -26,6 +36,23 @@ LAYERS = (
 """The rooms of the core, lowest first. A room imports only itself and the rooms of lower layers."""
 USERS = ("metafora_trio", "metafora_trio.balancers", "metafora_trio.contract", "metafora_trio.events")
 """What everything outside the core may import; besides, tools for tests may import `metafora_trio.testing`."""
+
+ZOOKEEPER_LAYERS = (
+    {"_connection"},
+    {"_connection_base", "_replies"},
+    {"_layout", "_server_status"},
+    {"_errors", "_plain_connection"},
+    {"_namespace"},
+    {"_session"},
+    {"_client", "_admin", "_kazoo"},
+    {"_coordinator"},
+    {"_url"},
+    {""},  # the package itself
+    {"testing"},
+)
+"""The rooms of the ZooKeeper package, lowest first, under the same rule."""
+SEAM = {"_connection", "_connection_base"}
+"""All that `_kazoo` may import of the package: it is one implementation of the seam, and knows nothing of sessions."""
 
 
 def is_module(name: str, root: Path) -> bool:
@@ -53,42 +80,69 @@ def ours(file: Path, root: Path) -> set[str]:
     return {module for module in imports(file, root) if module.partition(".")[0] == "metafora_trio"}
 
 
-def room(module: str) -> str:
-    """The room of the core that a module is in; empty for the package itself."""
-    return module.removeprefix("metafora_trio").removeprefix(".").partition(".")[0]
+def rooms(file: Path, package: Path) -> set[str]:
+    """The rooms of a package that a file imports from; empty for the package itself."""
+    modules = [module.split(".") for module in imports(file, package.parent)]
+    return {module[1] if module[1:] else "" for module in modules if module[0] == package.name}
+
+
+def room(file: Path, package: Path) -> str:
+    """The room of a package that a file is in; empty for the package itself."""
+    return file.relative_to(package).with_suffix("").parts[0].replace("__init__", "")
+
+
+def upwards(file: Path, package: Path, layers: tuple[set[str], ...]) -> set[str]:
+    """The rooms that a file imports though they are not below its own."""
+    layer = {name: number for number, names in enumerate(layers) for name in names}
+    here = room(file, package)
+    return {name for name in rooms(file, package) - {here} if layer[name] >= layer[here]}
 
 
 @pytest.mark.parametrize("file", sorted(CORE.glob("*/**/*.py")), ids=lambda file: str(file.relative_to(CORE)))
 def test_the_core_imports_downwards_only(file: Path) -> None:
     """No arrow points upwards, and so no circle joins two rooms."""
-    layer = {name: number for number, names in enumerate(LAYERS) for name in names}
-    here = file.relative_to(CORE).parts[0]
-    rooms = {room(module) for module in ours(file, CORE.parent)} - {here}
-    assert {name for name in rooms if layer[name] >= layer[here]} == set()
+    assert upwards(file, CORE, LAYERS) == set()
 
 
-@pytest.mark.parametrize("folder", ["coordinators", "stress", "examples"])
-def test_others_come_in_by_the_doors(folder: str) -> None:
+@pytest.mark.parametrize("file", sorted(ZOOKEEPER.rglob("*.py")), ids=lambda file: str(file.relative_to(ZOOKEEPER)))
+def test_the_zookeeper_package_imports_downwards_only(file: Path) -> None:
+    """The same holds in the ZooKeeper package."""
+    assert upwards(file, ZOOKEEPER, ZOOKEEPER_LAYERS) == set()
+
+
+def test_kazoo_is_behind_the_seam() -> None:
+    """The room with threads sees the seam only, and only what a user constructs sees that room: when it connects."""
+    inside = sorted(ZOOKEEPER.joinpath("_kazoo").glob("*.py"))
+    outside = [file for file in ZOOKEEPER.rglob("*.py") if file not in inside]
+    assert {room for file in inside for room in rooms(file, ZOOKEEPER)} - {"_kazoo"} == SEAM
+    assert [file.name for file in outside if "_kazoo" in rooms(file, ZOOKEEPER)] == ["_coordinator.py"]
+    at_once = ast.parse(ZOOKEEPER.joinpath("_coordinator.py").read_text()).body
+    assert not any("_kazoo" in ast.unparse(line) for line in at_once if isinstance(line, ast.Import | ast.ImportFrom))
+
+
+@pytest.mark.parametrize("package", [CORE, ZOOKEEPER, STRESS], ids=lambda package: package.name)
+def test_no_files_import_each_other_in_a_circle(package: Path) -> None:
+    """Imports for type checking and imports inside functions count."""
+    graph: dict[str, set[str]] = {}
+    for file in package.rglob("*.py"):
+        module = ".".join(file.relative_to(package.parent).with_suffix("").parts).removesuffix(".__init__")
+        graph[module] = imports(file, package.parent) - {module}
+    circle: list[str] = []
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        circle = error.args[1]
+    assert circle == []
+
+
+@pytest.mark.parametrize("folder", [ZOOKEEPER, STRESS, EXAMPLES], ids=lambda folder: folder.name)
+def test_others_come_in_by_the_doors(folder: Path) -> None:
     """Backends, benchmarks and examples import public modules only. Mutants patch private parts: that is their job."""
+    for_tests = {f"metafora_trio.testing.{name}" for name in ("conformance", "history", "simulation")}
     found: dict[str, set[str]] = {}
-    for file in sorted(ROOT.joinpath(folder).rglob("*.py")):
-        inside = file.relative_to(ROOT)
-        if inside.parts[:2] == ("stress", "mutants"):
-            continue
-        allowed = {*USERS}
-        if folder == "stress" or "testing" in inside.parts:
-            allowed |= {f"metafora_trio.testing.{name}" for name in ("conformance", "history", "simulation")}
-        if bad := {module for module in ours(file, ROOT) if module not in allowed}:
+    for file in sorted(set(folder.rglob("*.py")) - set(STRESS.glob("mutants/*.py"))):
+        inside = file.relative_to(folder)
+        allowed = {*USERS, *(for_tests if folder == STRESS or "testing" in inside.parts else ())}
+        if bad := {module for module in ours(file, folder.parent) if module not in allowed}:
             found[str(inside)] = bad
     assert found == {}
-
-
-def test_no_circles() -> None:
-    """No files of the core import each other in a circle, also inside one room."""
-    files = {file: ".".join(file.relative_to(CORE.parent).with_suffix("").parts) for file in CORE.rglob("*.py")}
-    modules = {name.removesuffix(".__init__"): name for name in files.values()}
-    graph = {
-        name: {modules[module] for module in ours(file, CORE.parent) if module in modules} - {name}
-        for file, name in files.items()
-    }
-    TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle

@@ -1,16 +1,15 @@
 """The ZooKeeper coordinator of Metafora for Trio.
 
-The layers, each importing only those before it:
+The rooms, each importing only those before it (`tests/test_layers.py` holds it):
 
-    _connection _replies                     the seam: what is needed of a ZooKeeper client
-    _layout _server_status _errors           paths, names, limits, and errors
+    _connection _connection_base _replies    the seam: what is needed of a ZooKeeper client, and of one session's life
+    _layout _server_status _errors           paths, names and limits; what a server says of itself; errors
     _plain_connection _namespace             work that is done once: making and removing a namespace
     _session/                                one membership: joining, the live view, the lease, requests
     _client _admin/                          what clients and operators ask for
-    _coordinator _url                        what users construct
-    _kazoo/                                  the connection, on kazoo: the only room with threads
-
-`metafora_trio_zookeeper.testing` has real and simulated ensembles for tests.
+    _kazoo/                                  the connection on kazoo: sees the seam only; the only room with threads
+    _coordinator _url                        what users construct; imports kazoo when it first connects
+    testing/                                 real and simulated ensembles for tests
 """
 
 from __future__ import annotations

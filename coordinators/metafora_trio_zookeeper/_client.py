@@ -1,4 +1,4 @@
-"""ZooKeeperClient: what ZooKeeper does for a `Client`."""
+"""ZooKeeperClient: the `BrokerClient` of ZooKeeper."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from metafora_trio import (
     TaskNotFound,
     TaskState,
 )
-from metafora_trio.contract import BrokerClient, Changes, ClusterView, TaskSnapshot, check_task_id
+from metafora_trio.contract import AsyncBool, BrokerClient, Changes, ClusterView, TaskSnapshot, check_task_id
 from metafora_trio_zookeeper._session.in_flight import InFlight
 from metafora_trio_zookeeper._session.live_view import LiveView
 
@@ -47,16 +47,16 @@ from ._replies import Burst, ask, is_broken
 __all__ = ["ZooKeeperClient"]
 
 _IN_FLIGHT = 2
-"""Transactions of one submit at a time: every node hears of each task, and must keep up."""
+"""How many transactions of one submit are in flight: every node gets an event of each task, and must keep up."""
 _ATTEMPTS = 10
-"""How often to look again when others keep changing the same things."""
+"""How often to try again when others keep changing the same things."""
 _RUNNABLE = TaskState().encode()
 _EXTRA_BYTES = 256
-"""Of a submitted task in a request, besides its id and properties."""
+"""How many bytes a submitted task adds to a request, besides its id and properties."""
 
 
 def _chunks(tasks: Sequence[Task]) -> Iterator[Sequence[Task]]:
-    """Tasks that fit into one transaction, each with its state."""
+    """Split tasks into groups that fit into one transaction, each task with its state."""
     first = size = 0
     for place, task in enumerate(tasks):
         cost = len(task.encoded) + 2 * len(task.id) + _EXTRA_BYTES
@@ -90,13 +90,13 @@ class ZooKeeperClient(BrokerClient):
         self._patience = patience
         self._connection = connect()
         self._live = LiveView(self._connection, layout, InFlight("", len), rng)
-        self._up = trio.Event()
-        self._ended = trio.Event()
+        self._up = AsyncBool()
+        self._ended = AsyncBool()
         self._watching = trio.Event()
         self._server = ""
         self._reason = "no connection was made"
 
-    # ---- its life; the coordinator's part
+    # ---- its life, for the coordinator
 
     async def serve(self) -> None:
         """Keep connected, until cancelled."""
@@ -105,19 +105,19 @@ class ZooKeeperClient(BrokerClient):
             while True:
                 try:
                     await self._connection.open(self)
-                    await self._ended.wait()
+                    await self._ended.wait_value(True)
                 finally:
                     await self._connection.aclose()
                 if self._connection.state is ConnectionState.AUTH_FAILED:
                     raise CoordinatorUnavailable(f"ZooKeeper at {self._hosts} does not accept the credentials")
-                self._ended = trio.Event()
+                self._ended.value = False
                 self._connection = self._live.connection = self._connect()
 
     async def prepare(self) -> None:
         """Make sure that the namespace is there."""
         with self._limit():
             while True:
-                await self._up.wait()
+                await self._up.wait_value(True)
                 try:
                     await ensure_namespace(self._connection, self._layout)
                 except RequestError as error:
@@ -147,13 +147,12 @@ class ZooKeeperClient(BrokerClient):
         self._live.on_state(state)
         if state is ConnectionState.CONNECTED:
             self._server = self._connection.server
-            self._up.set()
+            self._up.value = True
             return
         self._reason = f"the connection is {state.value}"
-        if self._up.is_set():
-            self._up = trio.Event()
+        self._up.value = False
         if state is not ConnectionState.DISCONNECTED:
-            self._ended.set()
+            self._ended.value = True
 
     # ---- requests
 
@@ -171,7 +170,7 @@ class ZooKeeperClient(BrokerClient):
         """Make a request that may be repeated, until it is answered."""
         with self._limit():
             while True:
-                await self._up.wait()
+                await self._up.wait_value(True)
                 try:
                     return await ask(send)
                 except RequestError as error:
@@ -182,11 +181,11 @@ class ZooKeeperClient(BrokerClient):
         """Try a transaction once.
 
         Returns:
-            None if it was done, or why not: something is, is not, or has changed there; or CONNECTION_LOSS when nobody
-            knows. Then a barrier has been passed: what can be read now is what became of it.
+            None if it was done. Otherwise why not: a znode exists, does not exist or has changed; or CONNECTION_LOSS,
+            if its end is unknown. In that case a barrier has been passed, so that what is read now shows its end.
         """
         with self._limit():
-            await self._up.wait()
+            await self._up.wait_value(True)
             try:
                 await ask(lambda done: self._connection.transact(ops, done))
             except RequestError as error:
@@ -267,7 +266,7 @@ class ZooKeeperClient(BrokerClient):
                 if record is not None:
                     where = "is still ending" if record.version else "is in the cluster already"
                     raise TaskExists(f"task {task.id!r} {where}{unknown}")
-                # A state without an end that has no task was left behind by hand: nothing is to be kept of it.
+                # A state that is not terminal and has no task was left behind by hand: overwrite it.
                 known = None if again else decode_state(task.id, state)
                 if known is not None and known.state.terminal:
                     raise TaskFinished(
@@ -280,7 +279,7 @@ class ZooKeeperClient(BrokerClient):
         path, task_path, unknown = self._layout.state_path(task), self._layout.task_path(task), False
         for _ in range(_ATTEMPTS):
             failure = await self._write([SetData(task_path, TOMBSTONE, 0)])
-            if failure in (None, ErrorCode.BAD_VERSION):  # somebody has deleted it before
+            if failure in (None, ErrorCode.BAD_VERSION):  # it was deleted before
                 return
             unknown = unknown or failure is ErrorCode.CONNECTION_LOSS
             if failure is ErrorCode.CONNECTION_LOSS:
@@ -290,11 +289,11 @@ class ZooKeeperClient(BrokerClient):
                 if unknown:
                     return  # it was there, and its owner has removed it since
                 raise TaskNotFound(f"no task {task!r}")
-            # The version, because it may be submitted again at this moment, which writes the state.
+            # Check the version: the task may be submitted again at this moment, which writes the state.
             ops: list[WriteOp] = [Delete(path, state.version)]
             if not _has_ended(task, state):
-                # Submitted between the tombstone that found no task and the reading. Or left behind by hand: what can
-                # be created is not there.
+                # The task was submitted between the tombstone, which found none, and the read; or the state was left
+                # behind by hand. Creating the task tells which: it fails if the task exists.
                 ops = [Create(task_path), Delete(task_path), *ops]
             failure = await self._write(ops)
             if failure is None:
@@ -317,14 +316,14 @@ class ZooKeeperClient(BrokerClient):
     async def finished(self) -> Sequence[str]:
         layout, ended = self._layout, []
         for bucket in layout.buckets:
-            # The states first: what has no task afterwards had ended, or has ended since.
+            # List the states first: a state without a task afterwards is of one that has ended.
             states = await self._list(f"{layout.states}/{bucket}")
             tasks = set(await self._list(f"{layout.tasks}/{bucket}")) if states else ()
             ended += [name for name in states if name not in tasks and layout.parse_task(bucket, name)]
         return ended
 
     async def send(self, identity: str, command: Command) -> None:
-        """See `BrokerClient`. After a lost connection a command may be left twice."""
+        """See `BrokerClient`. If the connection is lost, a command may be queued twice."""
         queued = Create(self._layout.node_command_prefix(identity), command.encode(), sequential=True)
         if self._layout.parse_node(identity) is None:
             raise NodeNotFound(f"{identity!r} is not the identity of a node's session")
@@ -354,7 +353,7 @@ class ZooKeeperClient(BrokerClient):
 
 
 def _has_ended(task: str, state: ReadResult) -> bool:
-    """Whether a state record tells of an end; false if it cannot be read."""
+    """Return whether a state record is terminal; false if it cannot be read."""
     try:
         known = decode_state(task, state)
     except InvalidTask:

@@ -6,10 +6,10 @@ Everything the coordinator needs from ZooKeeper is in the `Connection` protocol.
 The rules that make the seam worth having, kept by every implementation:
 
 * **One order.** States, watch events and replies reach the `Sink` and the callbacks in the order in which
-  they stood on the wire, all in the Trio thread, one at a time. In particular the event of an own write
+  they came on the wire, all in the Trio thread, one at a time. In particular the event of an own write
   comes before the reply to it.
 * **Nothing blocks.** Every request is a plain call that queues and returns, also while disconnected.
-  (While disconnected it is refused at once: its callback gets `CONNECTION_LOSS`.)
+  (A request made while disconnected or closing is refused: its callback gets `CONNECTION_LOSS`.)
 * **Every callback is called exactly once**, with a `Reply` or a `RequestError`; at the latest when the
   connection breaks or is closed. Never from inside the call that made the request.
 * **One session.** A connection never starts a second session; EXPIRED, AUTH_FAILED and CLOSED are final.
@@ -75,7 +75,7 @@ class ErrorCode(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Create:
-    """Create a znode, with the connection's ACL for new ones. Of a sequential one the server completes the name."""
+    """Create a znode, with the connection's ACL for new ones. The server completes the name of a sequential one."""
 
     path: str
     data: bytes = b""
@@ -122,7 +122,7 @@ class RequestError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ReadResult:
-    """A znode's data and what of its stat is of use."""
+    """A znode's data, and the useful part of its stat."""
 
     data: bytes
     version: int
@@ -149,7 +149,7 @@ Done = Callable[[Reply | RequestError], None]
 
 
 class Sink(Protocol):
-    """Who hears of states and events; called in the Trio thread, must not block and must not raise."""
+    """Takes states and events; called in the Trio thread, must not block and must not raise."""
 
     def on_state(self, state: ConnectionState) -> None: ...
 
@@ -162,7 +162,7 @@ class Connection(Protocol):
 
     @property
     def state(self) -> ConnectionState:
-        """As last told to the sink."""
+        """The state that the sink was last notified of."""
         ...
 
     @property
@@ -172,8 +172,8 @@ class Connection(Protocol):
 
     @property
     def session_timeout(self) -> float:
-        """The *negotiated* session timeout in seconds; servers clamp what was asked for. Looked at anew on
-        every connect. 0.0 before the first."""
+        """The *negotiated* session timeout in seconds; servers clamp what was asked for. Each connect may change it;
+        0.0 before the first."""
         ...
 
     @property
@@ -198,7 +198,7 @@ class Connection(Protocol):
     def connected_at(self) -> float:
         """When this connection's socket was connected, on Trio's clock; -inf before the first.
 
-        Before anything was sent on it: the server has heard of the session no earlier than that, however late the
+        Nothing was sent on it before. So the server has heard of the session no earlier than that, however late its
         answer was read."""
         ...
 
@@ -208,14 +208,14 @@ class Connection(Protocol):
         ...
 
     async def open(self, sink: Sink) -> None:
-        """Start connecting and return; `sink` then hears CONNECTED. Calls `on_state` from here on."""
+        """Start connecting and return. From here on `sink` is notified of states, CONNECTED first."""
         ...
 
     async def aclose(self) -> None:
         """Close the session at the server (its ephemerals go) and free the socket and the thread.
 
         Bounded in time (about one session timeout when the servers do not answer) and shielded: it cannot
-        be cancelled. Idempotent. Requests queued before it are still sent."""
+        be cancelled. Idempotent. Requests queued before it are still sent; later ones are refused."""
         ...
 
     def transact(self, ops: Sequence[WriteOp], done: Done) -> None:

@@ -40,7 +40,7 @@ class ZooKeeperCoordinator(Coordinator):
     Args:
         hosts: `host:port,host:port,...`. The port is 2181 if none is given.
         namespace: under which path everything is kept. It is made on first use.
-        session_timeout: T, in seconds: for how long the servers keep the claims of a node that they do not hear.
+        session_timeout: T, in seconds: for how long the servers keep the claims of a node without hearing from it.
             They clamp it (to 2 to 20 ticks by default); what they grant must be 2 s at least. Tasks of a node that
             is cut off are cancelled after T/2; a node that died is replaced after T. 10 s and more for many nodes.
         connect_timeout: seconds after which unreachable servers are reported.
@@ -50,7 +50,7 @@ class ZooKeeperCoordinator(Coordinator):
         tls: kazoo's TLS options: `ca`, `certfile`, `keyfile`, `keyfile_password`, `verify_certs`
             (True by default) and `check_hostname` (False by default).
         buckets: into how many directories tasks are hashed. A namespace keeps the number it was made with.
-        connect: makes a connection; for a simulated ensemble in the place of kazoo.
+        connect: makes a connection; given for a simulated ensemble instead of kazoo.
         rng: for marks and jitter.
         suspended: for how many seconds the machine has been suspended so far.
         watched: whether a thread may watch the lease, see `Session.watched`: false on virtual time.
@@ -99,7 +99,7 @@ class ZooKeeperCoordinator(Coordinator):
         return self._layout.root
 
     def _connect_kazoo(self) -> Connection:
-        # Importing kazoo takes longer than all the rest; who only builds a coordinator need not wait for it.
+        # Importing kazoo takes longer than all the rest: building a coordinator must not wait for it.
         from metafora_trio_zookeeper._kazoo.connection import KazooConnection
 
         try:
@@ -111,7 +111,7 @@ class ZooKeeperCoordinator(Coordinator):
                 sasl=self._sasl,
                 tls=self._tls,
             )
-        except OSError as error:  # as a certificate that is being replaced: a node that joins again later may read it
+        except OSError as error:  # such as a certificate that is being replaced: a later join may read it
             raise CoordinatorUnavailable(f"cannot connect to ZooKeeper at {self.hosts}: {error}") from error
 
     @asynccontextmanager
@@ -177,7 +177,7 @@ class ZooKeeperCoordinator(Coordinator):
             await client.prepare()
             yield client
 
-    # ---- for those who look after a cluster (`Diagnosable` and `Removable`)
+    # ---- for operators (`Diagnosable` and `Removable`)
 
     async def diagnose(self) -> Diagnosis:
         """See `Diagnosable`: servers, session, clock and what is stored."""

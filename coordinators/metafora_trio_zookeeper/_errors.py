@@ -11,18 +11,18 @@ __all__ = ["translate"]
 
 _VERSION_TIMEOUT = 1.0
 _HINTS = {
-    ErrorCode.NO_AUTH: "; the credentials do not suffice for the ACL that stands there",
+    ErrorCode.NO_AUTH: "; the credentials do not suffice for the ACL there",
     ErrorCode.NO_NODE: "; was the namespace removed?",
 }
 
 
 async def translate(hosts: str, server: str, error: RequestError) -> CoordinatorUnavailable:
-    """What a caller hears of a request that was refused.
+    """Return the error to raise for a request that was refused.
 
     Args:
         hosts: as configured.
-        server: the server in use, as `host:port`. One that does not know an operation is asked for its version,
-            which it may not tell.
+        server: the server in use, as `host:port`. If it does not know an operation, it is asked for its version, and
+            may not answer.
         error: the refusal.
     """
     if error.code is not ErrorCode.UNIMPLEMENTED:

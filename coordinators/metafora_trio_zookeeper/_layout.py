@@ -1,7 +1,7 @@
-"""Where everything stands in ZooKeeper: paths, the names of znodes, and the layout record.
+"""Where everything is in ZooKeeper: paths, the names of znodes, and the layout record.
 
     /<namespace>                          {"layout": 2, "buckets": 64}
-    /<namespace>/nodes/<node>.<inc>       ephemeral: what a node tells of itself
+    /<namespace>/nodes/<node>.<inc>       ephemeral: a node's record of itself
     /<namespace>/tasks/<bucket>/<task>    properties, or a tombstone
     /<namespace>/claims/<bucket>/<task>~<node>.<inc>~<c|b>~<seq>   ephemeral sequential, empty
     /<namespace>/states/<bucket>/<task>   the state record
@@ -9,7 +9,7 @@
     /<namespace>/node_commands/<node>.<inc>~<seq>
 
 Names are read strictly. A claim's path is made again from its fields, so what is not exactly what `claim_path` writes
-(fields, bucket, digits) must not become a claim: it would be one that nobody can delete.
+(fields, bucket, digits) must not become a claim: it could never be deleted.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def check_namespace(namespace: str) -> str:
     """Return the namespace without a slash at its end.
 
     Raises:
-        ValueError: it is not an absolute path of plain names, or stands below ZooKeeper's own `/zookeeper`.
+        ValueError: it is not an absolute path of plain names, or is below ZooKeeper's own `/zookeeper`.
     """
     root = namespace.rstrip("/")
     first, *names = root.split("/")
@@ -102,7 +102,7 @@ def decode_state(task: str, stored: ReadResult | None) -> TaskState | None:
 
 
 def known(thing: T | None, directory: str, name: str) -> T | None:
-    """What a name was parsed to; reports the names that are not ours."""
+    """Return what a name was parsed to, and report a name that is not ours."""
     if thing is None:
         _log.warning("ignored %r below %s: not a name of ours, or in the wrong bucket", name, directory)
     return thing
@@ -134,11 +134,11 @@ class Layout:
 
     @property
     def record(self) -> bytes:
-        """What stands in the root of the namespace."""
+        """The data of the namespace's root."""
         return json.dumps({"layout": LAYOUT_VERSION, "buckets": len(self.buckets)}).encode()
 
     def check_record(self, data: bytes) -> None:
-        """Compare with what stands there.
+        """Compare the layout with the data of the root.
 
         Raises:
             LayoutMismatch: it was made by another version, or with another number of buckets, or is something else.
@@ -210,6 +210,6 @@ class Layout:
         return name if _IDENTITY.fullmatch(name) else None
 
     def parse_node_command(self, name: str) -> tuple[str, int] | None:
-        """Whom a command is addressed to, and its sequence number."""
+        """Return the addressee of a command, and its sequence number."""
         match = _NODE_COMMAND.fullmatch(name)
         return (match[1], int(match[2])) if match else None

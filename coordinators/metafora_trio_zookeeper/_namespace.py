@@ -1,4 +1,4 @@
-"""The first use of a namespace: its directories and its layout record, in one transaction."""
+"""Making a namespace, and removing it: its directories and its layout record, each time in one transaction."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from ._replies import ask
 __all__ = ["ensure_namespace", "remove_namespace"]
 
 _LOOK = 0.2
-"""Seconds between two looks whether the last node has gone."""
+"""Seconds between two checks that the last node has gone."""
 
 
 async def ensure_namespace(connection: Connection, layout: Layout) -> None:
     """Check the layout record of the namespace; make the namespace if it is not there.
 
-    Since all of it comes in one transaction, it is there whole or not at all, and of several that make it at once one
-    does. A root made beforehand by an operator (for its ACL) is used, if nothing stands in it.
+    It is made in one transaction, so it is there whole or not at all, and if several make it at once, one does. A root
+    that an operator made beforehand (for its ACL) is used if it is empty.
 
     Raises:
         LayoutMismatch: the namespace was made by a newer version, or with other settings.
-        CoordinatorUnavailable: something else stands below the root.
+        CoordinatorUnavailable: the root has children, but no layout record.
         RequestError: ZooKeeper refused, or the connection broke; then try again.
     """
     for _ in range(3):
@@ -48,7 +48,7 @@ async def ensure_namespace(connection: Connection, layout: Layout) -> None:
         except RequestError as error:
             if error.code is ErrorCode.NODE_EXISTS and error.index:
                 raise CoordinatorUnavailable(
-                    f"{layout.root} has no layout record, but something stands below it already: not Metafora's"
+                    f"{layout.root} is not a Metafora namespace: it has children but no layout record"
                 ) from error
             if error.code not in (ErrorCode.NODE_EXISTS, ErrorCode.BAD_VERSION):
                 raise
@@ -59,7 +59,7 @@ async def ensure_namespace(connection: Connection, layout: Layout) -> None:
 
 
 async def _make_parents(connection: Connection, root: str) -> None:
-    """Make the directories above the root, one by one: each may be there, or be made by another at this moment."""
+    """Make the directories above the root, one by one: any of them may exist, or be made by others at this moment."""
     names = root.split("/")[1:-1]
     for depth in range(1, len(names) + 1):
         path = "/" + "/".join(names[:depth])
@@ -71,7 +71,7 @@ async def _make_parents(connection: Connection, root: str) -> None:
 
 
 async def remove_namespace(connect: Callable[[], Connection], layout: Layout, *, hosts: str, patience: float) -> None:
-    """Remove a namespace with all that is in it. Waits for nodes to go, for a session that was killed takes a while.
+    """Remove a namespace with all that is in it. Waits for nodes to go: the session of a killed one ends later.
 
     Args:
         connect: makes a connection.
@@ -94,7 +94,7 @@ async def remove_namespace(connect: Callable[[], Connection], layout: Layout, *,
             for first in range(0, len(inside), MAX_OPS):
                 ops = [Delete(path) for path in inside[first : first + MAX_OPS]]
                 await ask(lambda done, ops=ops: connection.transact(ops, done))  # type: ignore[misc]
-            # At once, as it was made: a node that joins at this moment finds all of it, or nothing and makes it anew.
+            # At once, as it was made: a node that joins at this moment finds all of it, or nothing and makes it again.
             ends = [Delete(path) for path in [*reversed(layout.directories()), layout.root]]
             await ask(lambda done: connection.transact(ends, done))
         except RequestError as error:

@@ -1,4 +1,4 @@
-"""Removing a namespace, and the plain connection for such work that is done once."""
+"""A connection by itself, without a view or a lease: for work that is done once, such as removing a namespace."""
 
 from __future__ import annotations
 
@@ -57,10 +57,10 @@ async def open_connection(
 
 
 async def children_of(connection: Connection, paths: Iterable[str]) -> list[list[str]]:
-    """The names below each path, all asked for at once.
+    """List the names below each path, all in one burst.
 
     Raises:
-        RequestError: one of the paths is not there, or the connection broke.
+        RequestError: one of the paths does not exist, or the connection broke.
     """
     burst = Burst()
     slots = []

@@ -1,4 +1,4 @@
-"""Waiting for replies: from callbacks in the order of the wire to `await`."""
+"""Waiting for replies: turns callbacks, called in wire order, into something to `await`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _BROKEN = (ErrorCode.CONNECTION_LOSS, ErrorCode.SESSION_EXPIRED)
 
 
 def is_broken(error: RequestError) -> bool:
-    """Whether an error says nothing of the request: the connection broke, and it may have been carried out."""
+    """Return whether the connection broke: then the request may have been carried out."""
     return error.code in _BROKEN
 
 
@@ -45,7 +45,7 @@ class Burst:
     """Replies to several pipelined requests.
 
     Args:
-        heard: called at each reply.
+        heard: called at each successful reply.
     """
 
     def __init__(self, heard: Callable[[], None] = lambda: None) -> None:
@@ -55,7 +55,7 @@ class Burst:
         self._done = trio.Event()
 
     def slot(self) -> Slot:
-        """A place for one more reply. More may be asked for after those before have come."""
+        """Return the place for one more reply. More can be added after the earlier replies have come."""
         self._left += 1
         if self._done.is_set() and self._error is None:
             self._done = trio.Event()
@@ -72,7 +72,7 @@ class Burst:
         self._done.set()
 
     async def wait(self) -> None:
-        """Wait until all have come. A checkpoint; when cancelled, the requests go on and nobody hears of them.
+        """Wait until all have come. A checkpoint; when cancelled, the requests go on and their replies are ignored.
 
         Raises:
             RequestError: at the first that failed, without waiting for the others.
@@ -88,7 +88,7 @@ class Burst:
 async def ask(send: Callable[[Done], None]) -> Reply:
     """Send one request and wait for its reply: `await ask(lambda done: connection.read(paths, done))`.
 
-    A checkpoint; when cancelled, the request goes on and nobody hears of it.
+    A checkpoint; when cancelled, the request goes on and its reply is ignored.
 
     Raises:
         RequestError: it failed.

@@ -1,4 +1,4 @@
-"""ZooKeeper's four-letter word `srvr`: the one that servers answer without being told to."""
+"""What a server says of itself: ZooKeeper's four-letter word `srvr`, the only one allowed by default."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _NOT_SERVING = "not serving"
 
 @dataclass(frozen=True, slots=True)
 class ServerStatus:
-    """What a server says of itself.
+    """The answer of a server to `srvr`.
 
     Attributes:
         version: e.g. "3.8.0"; empty while the server does not serve.
@@ -36,7 +36,7 @@ class ServerStatus:
 
 
 def parse_srvr(text: str) -> ServerStatus | None:
-    """The answer to `srvr`; None if it is none (as when the word is not in the server's whitelist)."""
+    """Parse the answer to `srvr`; None if it is not one, for example because the word is not whitelisted."""
     if "not currently serving" in text:
         return ServerStatus()
     fields = {name: value for name, _, value in (line.partition(": ") for line in text.splitlines())}
@@ -59,7 +59,7 @@ async def server_status(host: str, port: int, timeout: float) -> ServerStatus | 
     """Ask one server, over a plain TCP connection of its own.
 
     Returns:
-        None if there is no usable answer within `timeout` seconds: nobody listens, the port speaks TLS, or
+        None if there is no usable answer within `timeout` seconds: nothing listens, the port speaks TLS, or
         the word is not in the server's whitelist.
     """
     answer = b""
@@ -75,6 +75,6 @@ async def server_status(host: str, port: int, timeout: float) -> ServerStatus | 
 
 
 async def server_version(host: str, port: int, timeout: float) -> str | None:
-    """The version of one server, e.g. "3.8.0"; None as of `server_status`, or if it does not serve."""
+    """Ask one server for its version, e.g. "3.8.0". None where `server_status` gives None, or if it does not serve."""
     status = await server_status(host, port, timeout)
     return status.version or None if status is not None else None

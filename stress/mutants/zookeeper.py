@@ -137,13 +137,12 @@ def no_resync_after_reconnect() -> Iterator[Change]:
             self.connection.add_watch(path, burst.slot())
         barrier(burst)
         await burst.wait()
-        self._still(epoch)
-        events, self._events, self.current = self._events, [], True
+        self._check_epoch(epoch)
+        events, self._events, self._current.value = self._events, [], True
         for event, path in events:
             self._apply(self.view, event, path)
-        self._synced.set()
         self._changes.everything = True
-        self._changed.set()
+        self._changed.value = True
 
     yield LiveView, "_sync", sync
 

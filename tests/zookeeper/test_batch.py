@@ -23,14 +23,14 @@ from metafora_trio_zookeeper._connection import (
 )
 from metafora_trio_zookeeper._layout import MAX_OPS, MAX_REQUEST_BYTES
 from metafora_trio_zookeeper._session.batch import Batch, Unit, take, unit_size
-from tests.support.zookeeper.fake_zookeeper import FakeConnection, FakeZooKeeper
+from tests.support.zookeeper.scripted_zookeeper import ScriptedConnection, ScriptedZooKeeper
 
 
-class Server(FakeConnection):
+class Server(ScriptedConnection):
     """A connection that answers when told, and refuses each operation whose path is bad."""
 
     def __init__(self) -> None:
-        super().__init__(FakeZooKeeper(), 1)
+        super().__init__(ScriptedZooKeeper(), 1)
         self.transactions: list[list[str]] = []
         self.waiting: deque[tuple[Sequence[WriteOp], Done]] = deque()
         self.reads: deque[tuple[Sequence[str], Done]] = deque()

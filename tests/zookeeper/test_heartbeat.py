@@ -1,4 +1,4 @@
-"""The lease over a simulated ZooKeeper, on virtual time: no longer than what was proven, no shorter than need be."""
+"""The lease over a scripted ZooKeeper, on virtual time: no longer than what was proven, no shorter than need be."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from metafora_trio import (
 from metafora_trio.testing.conformance import eventually
 from metafora_trio_zookeeper._connection import Delete
 from metafora_trio_zookeeper._session.session import ZooKeeperSession
-from tests.support.zookeeper.fake_cluster import World
-from tests.support.zookeeper.fake_zookeeper import use_virtual_time
+from tests.support.virtual_time import use_virtual_time
+from tests.support.zookeeper.scripted_cluster import ScriptedCluster
 
 COMPLETED = TaskState(StateName.COMPLETED)
 
@@ -26,7 +26,7 @@ def _virtual_time(request: pytest.FixtureRequest) -> None:
 
 class TestLease:
     async def test_it_counts_from_the_sending_of_what_was_answered(self) -> None:
-        async with World().session() as (session, connection):
+        async with ScriptedCluster().session() as (session, connection):
             await trio.sleep(10)
             assert session.lease.cancel_at == connection.proof + 2.0
             assert session.lease.end == pytest.approx(connection.proof + 4.0 * 2 / 3 - 0.12)
@@ -34,7 +34,7 @@ class TestLease:
 
     async def test_no_period_is_missed_after_a_reconnect(self) -> None:
         """The barrier is a heartbeat out of turn: the next one is due a period after it."""
-        async with World().session() as (session, connection):
+        async with ScriptedCluster().session() as (session, connection):
             for _ in range(5):
                 await trio.sleep(1.13)
                 connection.cut()
@@ -48,12 +48,12 @@ class TestLease:
 
     async def test_without_a_quorum_the_body_is_cancelled_in_time(self) -> None:
         """Reads are still answered; only writes prove anything."""
-        world = World()
+        cluster = ScriptedCluster()
 
         async def life() -> None:
-            async with world.session() as (_, connection):
+            async with cluster.session() as (_, connection):
                 await trio.sleep(5)
-                world.has_quorum = False
+                cluster.has_quorum = False
                 last = connection.proof
                 try:
                     await trio.sleep(100)
@@ -65,14 +65,14 @@ class TestLease:
 
     async def test_a_silent_connection_is_dropped_in_time(self) -> None:
         """After T/6 another server is tried, and the session is saved."""
-        async with World().session() as (session, connection):
+        async with ScriptedCluster().session() as (session, connection):
             await trio.sleep(5)
             connection.losing = True
             await trio.sleep(3)
             assert (connection.number, session.current) == (2, True)
 
     async def test_a_stalled_loop_does_not_stretch_it(self, autojump_clock: trio.testing.MockClock) -> None:
-        async with World().session() as (_, connection):
+        async with ScriptedCluster().session() as (_, connection):
             await trio.sleep(5)
             before = connection.proof
             autojump_clock.jump(1.5)
@@ -81,12 +81,12 @@ class TestLease:
             assert connection.proof <= before + 2 * 4 / 12
 
     async def test_a_suspended_machine_ends_it(self) -> None:
-        world = World()
+        cluster = ScriptedCluster()
 
         async def life() -> None:
-            async with world.session():
+            async with cluster.session():
                 await trio.sleep(1)
-                world.suspended += 5.0
+                cluster.suspended += 5.0
                 with trio.fail_after(0.5):
                     await trio.sleep_forever()
 
@@ -94,23 +94,23 @@ class TestLease:
             await life()
 
     async def test_disconnection_alone_cancels_nothing(self) -> None:
-        world = World()
-        async with world.session() as (session, connection):
-            world.refusing = True
+        cluster = ScriptedCluster()
+        async with cluster.session() as (session, connection):
+            cluster.refusing = True
             connection.cut()
             await trio.sleep(1.5)
             assert not session.current
-            world.refusing = False
+            cluster.refusing = False
             await trio.sleep(1)
             assert session.current
 
     async def test_a_useless_session_is_given_up(self) -> None:
         """What we send arrives, no answer does: each new connection would keep the session for ever."""
-        world = World()
+        cluster = ScriptedCluster()
 
         async def life() -> None:
-            async with world.session() as (session, connection):
-                world.refusing = True
+            async with cluster.session() as (session, connection):
+                cluster.refusing = True
                 connection.cut()
                 end = session.lease.end
                 with trio.CancelScope(shield=True):  # a body that does not let itself be cancelled
@@ -123,27 +123,27 @@ class TestLease:
             await life()
 
     async def test_the_own_znode_is_removed(self) -> None:
-        world = World()
+        cluster = ScriptedCluster()
 
         async def life() -> None:
-            async with world.session() as (session, _):
-                world.commit([Delete(f"/m/nodes/{session.node.identity}")])
+            async with cluster.session() as (session, _):
+                cluster.commit([Delete(f"/m/nodes/{session.node.identity}")])
                 await trio.sleep(1)
 
         with pytest.raises(SessionLost, match="znode is gone"):
             await life()
 
     async def test_a_reconnect_with_less_patience_shortens_it(self) -> None:
-        world = World()
-        async with world.session() as (session, connection):
+        cluster = ScriptedCluster()
+        async with cluster.session() as (session, connection):
             await trio.sleep(3)
-            world.session_timeout = 2.0
-            world.has_quorum = False
+            cluster.session_timeout = 2.0
+            cluster.has_quorum = False
             connection.cut()
             await trio.sleep(0.1)
             assert isinstance(session, ZooKeeperSession)
             assert session.lease.cancel_at == session.scope.deadline == connection.connected_at + 1.0
-            world.has_quorum = True
+            cluster.has_quorum = True
             connection.cut()
             await trio.sleep(1)
             assert session.session_timeout == 2.0

@@ -1,6 +1,6 @@
 """What an independent reading of the protocol found, each as the shortest story that goes wrong without the mend.
 
-Over a simulated ZooKeeper, on virtual time.
+Over a scripted ZooKeeper, on virtual time.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ import trio
 from metafora_trio import Consumer, Handler, RunningTask, StateName, Task, TaskState
 from metafora_trio.testing.conformance import eventually
 from metafora_trio_zookeeper._connection import Create, Done, ErrorCode, RequestError
-from tests.support.zookeeper.fake_cluster import World, own_claim
-from tests.support.zookeeper.fake_zookeeper import FakeConnection, use_virtual_time
+from tests.support.virtual_time import use_virtual_time
+from tests.support.zookeeper.claims import own_claim
+from tests.support.zookeeper.scripted_cluster import ScriptedCluster
+from tests.support.zookeeper.scripted_zookeeper import ScriptedConnection
 
 COMPLETED = TaskState(StateName.COMPLETED)
 
@@ -36,34 +38,34 @@ async def until(condition: Callable[[], object]) -> None:
 
 @asynccontextmanager
 async def running(
-    world: World, handler: Handler, name: str = "a", **options: Any
-) -> AsyncGenerator[tuple[Consumer, FakeConnection]]:
+    cluster: ScriptedCluster, handler: Handler, name: str = "a", **options: Any
+) -> AsyncGenerator[tuple[Consumer, ScriptedConnection]]:
     """A node, joined, with its connection."""
-    place = len(world.connections)
-    consumer = Consumer(world.coordinator, handler, name=name, rng=random.Random(1), settle=0.0, **options)
+    place = len(cluster.connections)
+    consumer = Consumer(cluster.coordinator, handler, name=name, rng=random.Random(1), settle=0.0, **options)
     async with trio.open_nursery() as nursery:
         await nursery.start(lambda task_status: consumer.run(task_status=task_status))
         await trio.sleep(1.0)
-        yield consumer, world.connections[place]
+        yield consumer, cluster.connections[place]
         nursery.cancel_scope.cancel()
 
 
-def stored(world: World, identity: str) -> bytes:
+def stored(cluster: ScriptedCluster, identity: str) -> bytes:
     """What the node of a session tells of itself."""
-    return world.tree[f"/m/nodes/{identity}"].data
+    return cluster.tree[f"/m/nodes/{identity}"].data
 
 
 class TestReading:
     async def test_a_session_that_ends_during_a_read_ends_no_node(self) -> None:
         """The read fails in the very step in which the session is lost; the node joins again."""
-        world = World()
+        cluster = ScriptedCluster()
         ran: list[str] = []
 
         async def handler(task: RunningTask) -> None:
             ran.append(task.id)
             await trio.sleep_forever()
 
-        async with running(world, handler) as (consumer, connection):
+        async with running(cluster, handler) as (consumer, connection):
             read = connection.read
 
             def read_and_expire(paths: Sequence[str], done: Done) -> None:
@@ -78,22 +80,22 @@ class TestReading:
             connection.read = read_and_expire  # type: ignore[method-assign]
             identity = consumer.statistics().node
             assert identity is not None
-            await world.submit("t")
+            await cluster.submit("t")
             # A claim of ours that was not asked for in this connection: its record is not read ahead.
-            layout = world.coordinator._layout
+            layout = cluster.layout
             prefix = f"{layout.claims}/{layout.bucket('t')}/t~{identity}~c~"
-            world.commit([Create(prefix, ephemeral=True, sequential=True)], connection.session_id)
+            cluster.commit([Create(prefix, ephemeral=True, sequential=True)], connection.session_id)
             await until(lambda: consumer.statistics().sessions == 2 and ran == ["t"])
 
     async def test_one_record_that_may_not_be_read_does_not_hold_up_the_others(self) -> None:
-        world = World()
+        cluster = ScriptedCluster()
         ran: set[str] = set()
 
         async def handler(task: RunningTask) -> None:
             ran.add(task.id)
             await trio.sleep_forever()
 
-        async with running(world, handler) as (_, connection):
+        async with running(cluster, handler) as (_, connection):
             read = connection.read
 
             def guarded(paths: Sequence[str], done: Done) -> None:
@@ -103,22 +105,22 @@ class TestReading:
                     read(paths, done)
 
             connection.read = guarded  # type: ignore[method-assign]
-            await world.submit("one", "secret", "two")
+            await cluster.submit("one", "secret", "two")
             await until(lambda: ran >= {"one", "two"})
 
     async def test_a_machine_that_was_suspended_opens_no_scope(self) -> None:
         """It sleeps while the answer to its claim is on the way; Trio's clock has not moved when it wakes."""
-        world = World()
+        cluster = ScriptedCluster()
         started: list[float] = []
 
         async def handler(task: RunningTask) -> None:
-            started.append(world.suspended)
+            started.append(cluster.suspended)
             await trio.sleep_forever()
 
-        async with running(world, handler):
-            await world.submit("t")
-            await until(lambda: any("/claims/" in path and "~c~" in path for path in world.tree))
-            world.suspended += 100.0
+        async with running(cluster, handler):
+            await cluster.submit("t")
+            await until(lambda: any("/claims/" in path and "~c~" in path for path in cluster.tree))
+            cluster.suspended += 100.0
             await trio.sleep(0.2)  # less than a heartbeat's period
             assert started == []
 
@@ -126,22 +128,22 @@ class TestReading:
 class TestAnnouncing:
     async def test_there_and_back_over_a_lost_reply(self) -> None:
         """Frozen: done, but nobody knows. Unfrozen: lost. What is stored is what is so in the end."""
-        world = World()
-        async with world.session() as (session, connection):
+        cluster = ScriptedCluster()
+        async with cluster.session() as (session, connection):
             before = session.node
             session.announce(replace(before, frozen=True))
-            await until(lambda: b'"frozen":true' in stored(world, before.identity))
+            await until(lambda: b'"frozen":true' in stored(cluster, before.identity))
             session.announce(before)
             connection.cut()
             await eventually(session, lambda it: not it.current)
             await eventually(session, lambda it: it.current)
-            await until(lambda: b'"frozen":false' in stored(world, before.identity))
+            await until(lambda: b'"frozen":false' in stored(cluster, before.identity))
 
     async def test_a_later_one_is_not_overtaken(self) -> None:
         """The first is sent again, since what travelled with it was refused; the second has arrived meanwhile."""
-        world = World()
-        async with world.session("a") as (session, _), world.session("b") as (other, _):
-            await world.submit("t")
+        cluster = ScriptedCluster()
+        async with cluster.session("a") as (session, _), cluster.session("b") as (other, _):
+            await cluster.submit("t")
             claim = await own_claim(session, "t")
             before = session.node
             session.hand_over(claim, replace(claim, seq=77, node=other.node.identity))
@@ -149,13 +151,13 @@ class TestAnnouncing:
             await trio.sleep(0.0005)
             session.announce(before)
             await trio.sleep(1)
-            assert b'"frozen":false' in stored(world, before.identity)
+            assert b'"frozen":false' in stored(cluster, before.identity)
             assert session.outstanding == 0
 
 
 async def test_a_task_that_lives_again_during_a_resync_is_not_taken_for_deleted() -> None:
     """A bid outlives its task; the next life of the task is the bidder's, and "task removed" was of the last one."""
-    world = World()
+    cluster = ScriptedCluster()
     log: list[str] = []
 
     async def handler(task: RunningTask) -> None:
@@ -165,10 +167,10 @@ async def test_a_task_that_lives_again_during_a_resync_is_not_taken_for_deleted(
         finally:
             log.append(f"stop: {task.stop_reason}")
 
-    async with world.session("a") as (a, _):
-        await world.submit("t")
+    async with cluster.session("a") as (a, _):
+        await cluster.submit("t")
         claim = await own_claim(a, "t")
-        async with running(world, handler, "b") as (consumer, connection):
+        async with running(cluster, handler, "b") as (consumer, connection):
             assert consumer._membership is not None
             b = consumer._membership.session
             b.bid("t")
@@ -178,8 +180,8 @@ async def test_a_task_that_lives_again_during_a_resync_is_not_taken_for_deleted(
             # Behind the watches and the barrier, in the jitter before the lists.
             await until(lambda: connection.number == 2 and connection.sent[-1] == "heartbeat")
             a.finish(claim, COMPLETED)
-            async with world.coordinator.open_client() as client:
-                await until(lambda: not any(path.endswith("/t") and "/tasks/" in path for path in world.tree))
+            async with cluster.coordinator.open_client() as client:
+                await until(lambda: not any(path.endswith("/t") and "/tasks/" in path for path in cluster.tree))
                 await client.submit([Task("t")], again=True)
             assert not b.current
             await until(lambda: log)
@@ -190,23 +192,22 @@ async def test_a_task_that_lives_again_during_a_resync_is_not_taken_for_deleted(
 
 async def test_a_submit_again_whose_reply_was_lost_runs_once() -> None:
     """By the time the client has its connection back the task has run and ended."""
-    world = World()
+    cluster = ScriptedCluster()
     runs: list[str] = []
 
     async def handler(task: RunningTask) -> None:
         runs.append(task.id)
 
-    async with running(world, handler):
-        await world.submit("t")
+    async with running(cluster, handler):
+        await cluster.submit("t")
         await until(lambda: runs == ["t"])
         await trio.sleep(1)
-        async with world.coordinator.open_client() as client, trio.open_nursery() as nursery:
-            connection = world.connections[-1]
+        async with cluster.coordinator.open_client() as client, trio.open_nursery() as nursery:
+            connection = cluster.connections[-1]
 
             async def lose_the_reply() -> None:
-                await until(lambda: any(path.endswith("/t") and "/tasks/" in path for path in world.tree))
-                connection._down.clear()
-                connection.losing = True
+                await until(lambda: any(path.endswith("/t") and "/tasks/" in path for path in cluster.tree))
+                connection.silence()
                 await trio.sleep(1)
                 connection.cut()
 
@@ -218,15 +219,15 @@ async def test_a_submit_again_whose_reply_was_lost_runs_once() -> None:
 
 async def test_a_node_that_ends_claims_nothing_more() -> None:
     """Room becomes free when its tasks are cancelled: not for others."""
-    world = World()
+    cluster = ScriptedCluster()
 
     async def handler(task: RunningTask) -> None:
         await trio.sleep_forever()
 
-    async with running(world, handler, capacity=1) as (consumer, connection):
-        await world.submit("t")
+    async with running(cluster, handler, capacity=1) as (consumer, connection):
+        await cluster.submit("t")
         await until(lambda: set(consumer.tasks) == {"t"})
-        await world.submit("u")
+        await cluster.submit("u")
         await trio.sleep(5)
         membership = consumer._membership
         assert membership is not None

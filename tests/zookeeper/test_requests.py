@@ -1,57 +1,45 @@
-"""The requests of a session and the commands to it, over a simulated ZooKeeper, on virtual time."""
+"""The requests of a session and the commands to it, on a simulated ensemble."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 
 import pytest
 import trio
 
-from metafora_trio import Command, CommandName, SessionLost, StateName, TaskState
-from metafora_trio.contract import ClaimKind
+from metafora_trio import Command, CommandName, StateName, TaskState
 from metafora_trio.testing.conformance import eventually
 from metafora_trio_zookeeper._connection import Create, Delete
-from tests.support.zookeeper.fake_cluster import World, own_claim
-from tests.support.zookeeper.fake_zookeeper import use_virtual_time
+from tests.support.zookeeper.claims import own_claim
+from tests.support.zookeeper.coordinator_lab import CoordinatorLab, lab_of
 
 COMPLETED = TaskState(StateName.COMPLETED)
 
 
-@pytest.fixture(autouse=True)
-def _virtual_time(request: pytest.FixtureRequest) -> None:
-    use_virtual_time(request.node)
+@pytest.fixture
+def lab(request: pytest.FixtureRequest) -> Iterator[CoordinatorLab]:
+    with lab_of(request.node) as lab:
+        yield lab
 
 
 class TestRequests:
-    async def test_a_claim_reads_ahead(self) -> None:
-        world = World()
-        await world.submit("t")
-        async with world.session() as (session, connection):
-            await trio.sleep(0.1)
-            connection.sent.clear()
-            await own_claim(session, "t")
-            record = await session.read("t")
-            assert record is not None
-            assert record.props == {"of": "t"}
-            assert connection.sent == ["transact", "read"]
-
-    async def test_what_was_read_ahead_is_forgotten_when_it_changes(self) -> None:
-        world = World()
-        await world.submit("t")
-        async with world.session() as (session, _), world.coordinator.open_client() as client:
+    async def test_what_was_read_ahead_is_forgotten_when_it_changes(self, lab: CoordinatorLab) -> None:
+        await lab.submit("t")
+        async with lab.session() as (session, _), lab.coordinator.open_client() as client:
             await own_claim(session, "t")
             await trio.sleep(0.1)
             await client.delete("t")
+            await eventually(session, lambda it: it.view.deleted("t"))
             record = await session.read("t")
             assert record is not None
             assert record.deleted
 
-    async def test_a_tombstone_that_is_read_is_in_the_view(self) -> None:
-        world = World()
-        await world.submit("t")
-        async with world.coordinator.open_client() as client:
+    async def test_a_tombstone_that_is_read_is_in_the_view(self, lab: CoordinatorLab) -> None:
+        await lab.submit("t")
+        async with lab.coordinator.open_client() as client:
             await client.delete("t")
-        async with world.session() as (session, _):
+        async with lab.session() as (session, _):
             assert not session.view.deleted("t")  # lists do not tell
             claim = await own_claim(session, "t")
             record = await session.read("t")
@@ -60,104 +48,65 @@ class TestRequests:
             session.finish(claim, None)
             await eventually(session, lambda it: not it.view.tasks and not it.outstanding)
 
-    async def test_what_was_asked_for_last_arrives_before_the_session_closes(self) -> None:
+    async def test_what_was_asked_for_last_arrives_before_the_session_closes(self, lab: CoordinatorLab) -> None:
         """An end that is not recorded would be run again by somebody else. More of them than are in flight at once."""
-        world = World()
-        await world.submit(*(f"t{n}" for n in range(200)))
-        async with world.session() as (session, _):
+        await lab.submit(*(f"t{n}" for n in range(200)))
+        async with lab.session() as (session, _):
             for task in list(session.view.tasks):
                 session.claim(task)
             await eventually(session, lambda it: not it.pending)
             for claim in list(session.view.claims()):
                 session.finish(claim, COMPLETED)
-        layout = world.coordinator._layout
+        layout = lab.layout
         for n in range(200):
-            assert layout.task_path(f"t{n}") not in world.tree
-            assert TaskState.decode(world.tree[layout.state_path(f"t{n}")].data) == COMPLETED
+            assert layout.task_path(f"t{n}") not in lab.tree
+            assert TaskState.decode(lab.tree[layout.state_path(f"t{n}")].data) == COMPLETED
 
-    async def test_a_claim_that_is_gone_already_is_not_released(self) -> None:
-        world = World()
-        await world.submit("t")
-        async with world.session() as (session, connection):
+    async def test_a_claim_that_is_gone_already_is_not_released(self, lab: CoordinatorLab) -> None:
+        await lab.submit("t")
+        async with lab.session() as (session, connection):
             claim = await own_claim(session, "t")
-            world.commit([Delete(world.coordinator._layout.claim_path(claim))])
+            await lab.commit(Delete(lab.layout.claim_path(claim)))
             await eventually(session, lambda it: not it.view.head("t"))
             session.release(claim)
             assert session.outstanding == 0
             await trio.sleep(0.1)
             assert connection.number == 1
 
-    async def test_only_own_claims_are_released(self) -> None:
-        world = World()
-        await world.submit("t")
-        async with world.session("a") as (a, _), world.session("a") as (b, _):
+    async def test_only_own_claims_are_released(self, lab: CoordinatorLab) -> None:
+        await lab.submit("t")
+        async with lab.session("a") as (a, _), lab.session("a") as (b, _):
             claim = await own_claim(a, "t")
             await eventually(b, lambda it: it.view.head("t"))
             b.release(claim)
             await trio.sleep(0.1)
             assert (list(a.view.claims()), b.outstanding) == ([claim], 0)
 
-    async def test_the_task_goes_before_the_claim(self) -> None:
+    async def test_the_task_goes_before_the_claim(self, lab: CoordinatorLab) -> None:
         """Or the next in the queue would own it for a moment, and could start it once more."""
-        world = World()
-        await world.submit("t")
-        async with world.session() as (session, _):
+        await lab.submit("t")
+        async with lab.session() as (session, _):
             session.finish(await own_claim(session, "t"), COMPLETED)
             await eventually(session, lambda it: not it.view.tasks)
-            last = next(changes for changes in reversed(world.log) if len(changes) == 3)
-            assert [change.path.split("/")[2] for change in last] == ["states", "tasks", "claims"]
+            last = next(outcome for outcome in reversed(lab.zookeeper.log) if len(outcome.events) == 3)
+            assert [path.split("/")[2] for _, path in last.events] == ["states", "tasks", "claims"]
 
-    async def test_a_missing_state_record_is_made(self) -> None:
-        world = World()
-        await world.submit("t", "u")
+    async def test_a_missing_state_record_is_made(self, lab: CoordinatorLab) -> None:
+        await lab.submit("t", "u")
         states = {
-            path.rpartition("/")[2]: path for path in world.tree if path.startswith("/m/states/0") and path[-2] == "/"
+            path.rpartition("/")[2]: path for path in lab.tree if path.startswith("/m/states/0") and path[-2] == "/"
         }
-        world.commit([Delete(states["t"]), Delete(states["u"])])
-        async with world.session() as (session, _):
+        await lab.commit(Delete(states["t"]), Delete(states["u"]))
+        async with lab.session() as (session, _):
             for task in "tu":
                 session.finish(await own_claim(session, task), COMPLETED if task == "t" else None)
             await eventually(session, lambda it: not it.view.tasks and not it.outstanding)
-        assert TaskState.decode(world.tree[states["t"]].data) == COMPLETED
-        assert states["u"] not in world.tree
+        assert TaskState.decode(lab.tree[states["t"]].data) == COMPLETED
+        assert states["u"] not in lab.tree
 
-    async def test_one_refused_unit_does_not_hold_up_the_others(self) -> None:
-        """A hundred ends in one transaction, every tenth of a claim that is gone behind our back."""
-        world = World()
-        tasks = [f"t{n}" for n in range(100)]
-        await world.submit(*tasks)
-        async with world.session() as (session, connection):
-            claims = [await own_claim(session, task) for task in tasks]
-            connection.numb = True
-            layout = world.coordinator._layout
-            world.commit([Delete(layout.claim_path(claim)) for claim in claims[::10]])
-            await trio.sleep(0.01)
-            connection.numb = False
-            for claim in claims:
-                session.finish(claim, COMPLETED)
-            await trio.sleep(1)
-            assert session.outstanding == 0
-            assert sorted(session.view.tasks) == sorted(tasks[::10])
-            assert not any(session.is_leaving(claim) for claim in claims)
-
-    async def test_no_permission_ends_the_session_loudly(self) -> None:
-        world = World()
-        await world.submit("t")
-
-        async def life() -> None:
-            async with world.session() as (session, _):
-                layout = world.coordinator._layout
-                world.forbidden.add(layout.claim_prefix("t", session.node.identity, ClaimKind.CLAIM))
-                session.claim("t")
-                await trio.sleep(1)
-
-        with pytest.raises(SessionLost, match="claiming task 't': no auth"):
-            await life()
-
-    async def test_a_second_request_for_the_same_thing_is_ignored(self) -> None:
-        world = World()
-        await world.submit("t")
-        async with world.session() as (session, _):
+    async def test_a_second_request_for_the_same_thing_is_ignored(self, lab: CoordinatorLab) -> None:
+        await lab.submit("t")
+        async with lab.session() as (session, _):
             session.claim("t")
             session.bid("t")
             await eventually(session, lambda it: it.view.head("t"))
@@ -169,10 +118,9 @@ class TestRequests:
             session.release(claim)
             await eventually(session, lambda it: not it.outstanding)
 
-    async def test_a_state_that_is_too_large_is_refused_at_once(self) -> None:
-        world = World()
-        await world.submit("t")
-        async with world.session() as (session, _):
+    async def test_a_state_that_is_too_large_is_refused_at_once(self, lab: CoordinatorLab) -> None:
+        await lab.submit("t")
+        async with lab.session() as (session, _):
             claim = await own_claim(session, "t")
             state = TaskState.decode(
                 json.dumps(
@@ -186,16 +134,15 @@ class TestRequests:
                 session.finish(claim, state)
             assert not session.is_leaving(claim)
 
-    async def test_claims_are_capped_by_their_size(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_claims_are_capped_by_their_size(self, lab: CoordinatorLab, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("metafora_trio_zookeeper._session.in_flight.MAX_SESSION_BYTES", 400)
-        world = World()
-        await world.submit(*(f"t{n}" for n in range(20)))
-        async with world.session() as (session, _):
+        await lab.submit(*(f"t{n}" for n in range(20)))
+        async with lab.session() as (session, _):
             for _ in range(3):  # what is usual here is known once there are some
                 for task in list(session.view.unclaimed):
                     session.claim(task)
                 await eventually(session, lambda it: not it.pending)
-            size = sum(len(path) + 4 for path in world.tree if "/claims/" in path and "~" in path)
+            size = sum(len(path) + 4 for path in lab.tree if "/claims/" in path and "~" in path)
             assert 300 < size <= 400
             session.claim("t19")
             assert (session.free_claims, session.pending) == (0, 0)
@@ -206,29 +153,27 @@ class TestRequests:
             await own_claim(session, "t19")
             assert session.free_claims == held - 1
 
-    async def test_strange_names_are_ignored(self, caplog: pytest.LogCaptureFixture) -> None:
-        world = World()
-        await world.submit("t")
+    async def test_strange_names_are_ignored(self, lab: CoordinatorLab, caplog: pytest.LogCaptureFixture) -> None:
+        await lab.submit("t")
         names = [f"t~b.{'x' * 10}~c~0000000001", "nonsense", f"t~b.{'x' * 10}~z~0000000002", "t~b~c~0000000003"]
-        async with world.session() as (session, _):
-            wrong = next(b for b in world.coordinator._layout.buckets if b != world.coordinator._layout.bucket("t"))
-            right = world.coordinator._layout.bucket("t")
-            world.commit(
-                [Create(f"/m/claims/{wrong}/{names[0]}"), *(Create(f"/m/claims/{right}/{n}") for n in names[1:])]
+        async with lab.session() as (session, _):
+            wrong = next(b for b in lab.layout.buckets if b != lab.layout.bucket("t"))
+            right = lab.layout.bucket("t")
+            await lab.commit(
+                Create(f"/m/claims/{wrong}/{names[0]}"), *(Create(f"/m/claims/{right}/{n}") for n in names[1:])
             )
-            world.commit([Create("/m/nodes/nobody"), Create("/m/node_commands/none"), Create(f"/m/tasks/{wrong}/t")])
+            await lab.commit(Create("/m/nodes/nobody"), Create("/m/node_commands/none"), Create(f"/m/tasks/{wrong}/t"))
             await trio.sleep(0.1)
             assert list(session.view.claims()) == []
             assert list(session.view.nodes) == [session.node.identity]
-        async with world.session() as (session, _):  # listed, not told
+        async with lab.session() as (session, _):  # listed, not told
             assert (list(session.view.claims()), list(session.view.tasks)) == ([], ["t"])
         assert all(caplog.text.count(repr(name)) == 2 for name in (names[0], names[1], "nobody", "none"))
 
 
 class TestCommands:
-    async def test_they_come_in_order_and_go(self) -> None:
-        world = World()
-        async with world.session() as (session, _), world.coordinator.open_client() as client:
+    async def test_they_come_in_order_and_go(self, lab: CoordinatorLab) -> None:
+        async with lab.session() as (session, _), lab.coordinator.open_client() as client:
             for name in (CommandName.FREEZE, CommandName.BALANCE):
                 await client.send(session.node.identity, Command(name))
             await eventually(session, lambda it: len(it.queued_commands()) == 2)
@@ -237,38 +182,12 @@ class TestCommands:
             session.discard(first)
             assert session.queued_commands() == [second]
             await eventually(session, lambda it: not it.outstanding)
-            assert [path for path in world.tree if path.startswith("/m/node_commands/")] == [
+            assert [path for path in lab.tree if path.startswith("/m/node_commands/")] == [
                 f"/m/node_commands/{second.id}"
             ]
 
-    async def test_they_are_there_after_a_reconnect(self) -> None:
-        world = World()
-        async with world.session() as (session, connection), world.coordinator.open_client() as client:
-            world.refusing = True
-            connection.cut()
-            await client.send(session.node.identity, Command(CommandName.FREEZE))
-            world.refusing = False
-            await eventually(session, lambda it: it.queued_commands())
-
-    async def test_one_that_cannot_be_read_is_there_without_a_command(self) -> None:
-        world = World()
-        async with world.session() as (session, _):
-            world.commit([Create(f"/m/node_commands/{session.node.identity}~", b"?", sequential=True)])
+    async def test_one_that_cannot_be_read_is_there_without_a_command(self, lab: CoordinatorLab) -> None:
+        async with lab.session() as (session, _):
+            await lab.commit(Create(f"/m/node_commands/{session.node.identity}~", b"?", sequential=True))
             await eventually(session, lambda it: it.queued_commands())
             assert session.queued_commands()[0].command is None
-
-    async def test_those_of_nodes_that_are_gone_are_removed_by_one_node(self) -> None:
-        world = World()
-        gone = f"gone.{'x' * 10}"
-        world_before = f"/m/node_commands/{gone}~"
-        # The second to join is the first by name: it is the other who gets round to it first.
-        async with world.session("b") as (b_session, b), world.session("a"):
-            world.commit([Create(world_before, b"{}", sequential=True)])
-            world.commit([Create(f"/m/node_commands/{b_session.node.identity}~", b"{}", sequential=True)])
-            await trio.sleep(0.5)
-            assert len([path for path in world.tree if path.startswith("/m/node_commands/")]) == 2
-            await trio.sleep(2)
-            assert [path for path in world.tree if path.startswith("/m/node_commands/")] == [
-                f"/m/node_commands/{b_session.node.identity}~0000000001"
-            ]
-            assert "transact" not in b.sent[b.sent.index("heartbeat") :]

@@ -1,186 +1,122 @@
-"""The session over a simulated ZooKeeper, on virtual time: joining, reconnects, marks."""
+"""The session over a scripted ZooKeeper, on virtual time: joining and reconnects."""
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import replace
 
 import pytest
 import trio
 
-from metafora_trio import BrokerTooOld, CoordinatorUnavailable, LayoutMismatch, StateName, TaskState
-from metafora_trio.contract import Session
-from metafora_trio.testing.conformance import CoordinatorConformance, Subject, eventually
+from metafora_trio import BrokerTooOld, CoordinatorUnavailable, StateName, TaskState
+from metafora_trio.testing.conformance import eventually
 from metafora_trio_zookeeper._connection import Create, Delete, SetData
-from metafora_trio_zookeeper._session.session import ZooKeeperSession
-from tests.support.zookeeper.fake_cluster import World, own_claim
-from tests.support.zookeeper.fake_zookeeper import FakeConnection, use_virtual_time
+from tests.support.virtual_time import use_virtual_time
+from tests.support.zookeeper.claims import own_claim
+from tests.support.zookeeper.scripted_cluster import ScriptedCluster
 
 COMPLETED = TaskState(StateName.COMPLETED)
 
 
 @pytest.fixture(autouse=True)
 def _virtual_time(request: pytest.FixtureRequest) -> None:
-    # That one spins until the broker answers, and virtual time stands still meanwhile.
-    if request.node.name != "test_a_cancelled_wait_loses_nothing":
-        use_virtual_time(request.node)
-
-
-class TestConformance(CoordinatorConformance):
-    """The simulation is good enough for the suite that real ZooKeeper passes."""
-
-    @pytest.fixture
-    def subject(self) -> Subject:
-        world = World()
-
-        async def expire(session: Session) -> None:
-            assert isinstance(session, ZooKeeperSession)
-            connection = session._connection
-            assert isinstance(connection, FakeConnection)
-            connection.expire()
-
-        return Subject(world.coordinator, expire)
+    use_virtual_time(request.node)
 
 
 class TestJoining:
     async def test_one_burst_with_the_barrier_before_the_lists(self) -> None:
-        world = World(buckets=2)
-        async with world.session():
+        cluster = ScriptedCluster(buckets=2)
+        async with cluster.session():
             pass
-        async with world.session() as (session, connection):
+        async with cluster.session() as (session, connection):
             assert session.current
             burst = connection.sent[1:]  # behind the look at the layout record
             lists = 1 + 1 + 2 + 2
             assert burst[: 6 + lists] == ["add_watch"] * 4 + ["transact", "heartbeat"] + ["children"] * lists
 
-    async def test_the_namespace_is_made_once(self) -> None:
-        world = World(buckets=2)
-        async with trio.open_nursery() as nursery:
-            for name in "abc":
-
-                async def join(name: str = name) -> None:
-                    async with world.session(name):
-                        await trio.sleep(1)
-
-                nursery.start_soon(join)
-        assert json.loads(world.tree["/m"].data) == {"layout": 2, "buckets": 2}
-        assert {"/m/tasks/00", "/m/tasks/01", "/m/commands/01", "/m/node_commands"} <= world.tree.keys()
-
-    async def test_another_number_of_buckets_is_refused(self) -> None:
-        world = World(buckets=4)
-        async with world.session():
-            pass
-        other = World(buckets=8)
-        other.tree, other.log = world.tree, world.log
-        with pytest.raises(LayoutMismatch, match="buckets=4, not with buckets=8"):
-            async with other.session():
-                pass
-
-    async def test_a_newer_layout_is_refused(self) -> None:
-        world = World()
-        world.commit([Create("/m", b'{"layout":3,"buckets":4}')])
-        with pytest.raises(LayoutMismatch, match=r"layout 3, made by a newer version"):
-            async with world.coordinator.open_client():
-                pass
-
-    async def test_a_root_made_by_an_operator_is_used(self) -> None:
-        world = World()
-        world.commit([Create("/m")])
-        async with world.session() as (session, _):
-            assert session.current
-
-    async def test_something_else_below_the_root_is_not_touched(self) -> None:
-        world = World()
-        world.commit([Create("/m"), Create("/m/states")])
-        with pytest.raises(CoordinatorUnavailable, match="something stands below it"):
-            async with world.session():
-                pass
-        assert set(world.tree) == {"/m", "/m/states"}
-
     async def test_an_old_server_is_refused(self) -> None:
         for missing in ("add_watch", "read"):
-            world = World()
-            world.unimplemented.add(missing)
-            with pytest.raises(BrokerTooOld, match=r"fake:1 does not know .* 3\.6"):
-                async with world.session():
+            cluster = ScriptedCluster()
+            cluster.unimplemented.add(missing)
+            with pytest.raises(BrokerTooOld, match=r"scripted:1 does not know .* 3\.6"):
+                async with cluster.session():
                     pass
 
     async def test_unreachable(self) -> None:
-        world = World()
-        world.refusing = True
-        for open_one in (world.session, world.coordinator.open_client):
+        cluster = ScriptedCluster()
+        cluster.refusing = True
+        for open_one in (cluster.session, cluster.coordinator.open_client):
             began = trio.current_time()
-            with pytest.raises(CoordinatorUnavailable, match=r"fake:2181 within 10 s.*no connection was made"):
+            with pytest.raises(CoordinatorUnavailable, match=r"scripted:2181 within 10 s.*no connection was made"):
                 async with open_one():
                     pass
             assert trio.current_time() - began == pytest.approx(10)
 
     async def test_no_quorum(self) -> None:
-        world = World()
-        async with world.session():
+        cluster = ScriptedCluster()
+        async with cluster.session():
             pass
-        world.has_quorum = False
+        cluster.has_quorum = False
         with pytest.raises(CoordinatorUnavailable, match="a quorum did not answer"):
-            async with world.session():
+            async with cluster.session():
                 pass
 
     async def test_no_permission(self) -> None:
-        world = World()
-        async with world.session():
+        cluster = ScriptedCluster()
+        async with cluster.session():
             pass
-        world.forbidden.add("/m/nodes/")
+        cluster.forbidden.add("/m/nodes/")
         with pytest.raises(CoordinatorUnavailable, match="no auth"):
-            async with world.session():
+            async with cluster.session():
                 pass
 
     async def test_a_granted_timeout_that_differs_is_reported(self, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(logging.WARNING, "metafora_trio")
-        async with World(3.0).session() as (session, _):
+        async with ScriptedCluster(3.0).session() as (session, _):
             assert session.session_timeout == 3.0
-        assert "asked for a session timeout of 4 s, fake:1 grants 3 s" in caplog.text
+        assert "asked for a session timeout of 4 s, scripted:1 grants 3 s" in caplog.text
 
     async def test_a_granted_timeout_that_is_too_short_is_refused(self) -> None:
-        with pytest.raises(CoordinatorUnavailable, match="of 4 s, fake:1 grants 1 s, less than"):
-            async with World(1.0).session():
+        with pytest.raises(CoordinatorUnavailable, match="of 4 s, scripted:1 grants 1 s, less than"):
+            async with ScriptedCluster(1.0).session():
                 pass
 
     async def test_a_lost_reply_to_the_join_is_ours(self) -> None:
         """The own znode is there already at the second attempt."""
-        world = World()
-        async with world.session():
+        cluster = ScriptedCluster()
+        async with cluster.session():
             pass
         async with trio.open_nursery() as nursery:
 
             async def spoil() -> None:
                 await trio.sleep(0.055)
-                world.connections[-1].losing = True
+                cluster.connections[-1].losing = True
                 await trio.sleep(0.3)
-                assert any(path.startswith("/m/nodes/") for path in world.tree)
-                world.connections[-1].cut()
+                assert any(path.startswith("/m/nodes/") for path in cluster.tree)
+                cluster.connections[-1].cut()
 
-            world.connections.clear()
+            cluster.connections.clear()
             nursery.start_soon(spoil)
             # Past the look at the layout record, the answers stop.
-            async with world.session() as (session, connection):
+            async with cluster.session() as (session, connection):
                 assert connection.number == 2
                 assert list(session.view.nodes) == [session.node.identity]
 
 
 class TestReconnect:
     async def test_missed_events(self) -> None:
-        world = World()
-        await world.submit("stays", "goes", "mine")
-        async with world.session() as (a, connection), world.session("b") as (b, _):
+        cluster = ScriptedCluster()
+        await cluster.submit("stays", "goes", "mine")
+        async with cluster.session() as (a, connection), cluster.session("b") as (b, _):
             mine = await own_claim(a, "mine")
             old = a.view
-            world.refusing = True
+            cluster.refusing = True
             connection.cut()
             theirs = await own_claim(b, "goes")
             b.finish(theirs, COMPLETED)
             await eventually(b, lambda it: "goes" not in it.view.tasks)
-            world.refusing = False
-            await world.submit("new")
+            cluster.refusing = False
+            await cluster.submit("new")
             assert "goes" in old.tasks
             a.take_changes()
             await eventually(a, lambda it: it.current)
@@ -191,19 +127,19 @@ class TestReconnect:
 
     async def test_what_happens_meanwhile_is_not_missed(self) -> None:
         """Before a list, between two lists, and after the last: all of it is in the new view."""
-        world = World()
-        layout = world.coordinator._layout
-        async with world.session() as (session, connection):
+        cluster = ScriptedCluster()
+        layout = cluster.layout
+        async with cluster.session() as (session, connection):
             alive: set[str] = set()
             connection.cut()
             for n in range(400):
                 # Jitter, lists and reads are over in less time than this takes.
                 await trio.sleep(0.0015)
                 alive.add(f"t{n}")
-                world.commit([Create(layout.task_path(f"t{n}"), b"{}")])
+                cluster.commit([Create(layout.task_path(f"t{n}"), b"{}")])
                 if n % 3:
                     gone = alive.pop()
-                    world.commit([Delete(layout.task_path(gone))])
+                    cluster.commit([Delete(layout.task_path(gone))])
             assert session.current
             await trio.sleep(0.1)
             assert session.view.tasks.keys() == alive
@@ -212,19 +148,19 @@ class TestReconnect:
     @pytest.mark.parametrize("change", ["appears", "vanishes"])
     async def test_the_audit_finds_what_was_lost(self, kind: str, change: str) -> None:
         """Events that no real server loses: a bucket that differs from the view has it made anew."""
-        world = World()
-        layout = world.coordinator._layout
-        await world.submit("t", "u")
-        async with world.session() as (session, connection):
+        cluster = ScriptedCluster()
+        layout = cluster.layout
+        await cluster.submit("t", "u")
+        async with cluster.session() as (session, connection):
             claim = await own_claim(session, "u")
             other = replace(claim, seq=claim.seq + 7, node=f"b.{'x' * 10}")
-            world.commit([Create(layout.claim_path(other))])
+            cluster.commit([Create(layout.claim_path(other))])
             await trio.sleep(0.1)
             connection.numb = True
             paths = (layout.task_path("t"), layout.task_path("new"))
             if kind == "claim":
                 paths = (layout.claim_path(other), layout.claim_path(replace(other, seq=other.seq + 1)))
-            world.commit([Create(paths[1]) if change == "appears" else Delete(paths[0])])
+            cluster.commit([Create(paths[1]) if change == "appears" else Delete(paths[0])])
             await trio.sleep(0.1)
             connection.numb = False
             assert connection.number == 1
@@ -233,9 +169,9 @@ class TestReconnect:
             assert len(session.view.tasks) + len(list(session.view.claims())) == (5 if change == "appears" else 3)
 
     async def test_the_audit_finds_nothing_where_nothing_was_lost(self) -> None:
-        world = World()
-        await world.submit(*(f"t{n}" for n in range(50)))
-        async with world.session("a") as (a, first), world.session("b") as (b, second):
+        cluster = ScriptedCluster()
+        await cluster.submit(*(f"t{n}" for n in range(50)))
+        async with cluster.session("a") as (a, first), cluster.session("b") as (b, second):
             first.cut()
             for n in range(100):
                 for session in (a, b):
@@ -247,9 +183,9 @@ class TestReconnect:
 
     async def test_the_barrier_is_sent_at_once_and_the_lists_are_spread(self) -> None:
         """A change of leader makes every node list: not all in the same moment."""
-        world = World()
+        cluster = ScriptedCluster()
         delays = set()
-        async with world.session() as (session, connection):
+        async with cluster.session() as (session, connection):
             for _ in range(4):
                 connection.sent.clear()
                 connection.cut()
@@ -263,11 +199,11 @@ class TestReconnect:
 
     async def test_a_server_that_lags_does_not_show_the_past(self) -> None:
         """The finished task must not come back: what is listed counts only behind the barrier."""
-        world = World()
-        await world.submit("t")
-        async with world.session() as (session, connection):
+        cluster = ScriptedCluster()
+        await cluster.submit("t")
+        async with cluster.session() as (session, connection):
             claim = await own_claim(session, "t")
-            before = len(world.log)
+            before = len(cluster.log)
             session.finish(claim, COMPLETED)
             await eventually(session, lambda it: not it.outstanding)
             connection.lag(before)
@@ -280,23 +216,23 @@ class TestReconnect:
             assert set(seen) == {(False, False)}
 
     async def test_nothing_is_current_before_the_barrier_is_answered(self) -> None:
-        world = World()
-        async with world.session() as (session, connection):
-            world.has_quorum = False
+        cluster = ScriptedCluster()
+        async with cluster.session() as (session, connection):
+            cluster.has_quorum = False
             connection.cut()
             await trio.sleep(0.5)
             assert connection.number == 2
             assert not session.current
             session.claim("t")
             assert not session.is_pending("t")
-            world.has_quorum = True
+            cluster.has_quorum = True
             connection.cut()
             await eventually(session, lambda it: it.current)
 
     async def test_a_claim_whose_reply_was_lost_is_found(self) -> None:
-        world = World()
-        await world.submit("t")
-        async with world.session() as (session, connection):
+        cluster = ScriptedCluster()
+        await cluster.submit("t")
+        async with cluster.session() as (session, connection):
             connection.losing = True
             session.claim("t")
             await trio.sleep(0.1)
@@ -309,9 +245,9 @@ class TestReconnect:
             assert (session.pending, session.outstanding) == (0, 0)
 
     async def test_a_finish_whose_reply_was_lost_has_happened(self) -> None:
-        world = World()
-        await world.submit("t")
-        async with world.session() as (session, connection):
+        cluster = ScriptedCluster()
+        await cluster.submit("t")
+        async with cluster.session() as (session, connection):
             claim = await own_claim(session, "t")
             connection.losing = True
             session.finish(claim, COMPLETED)
@@ -324,9 +260,9 @@ class TestReconnect:
             assert (session.view.tasks, list(session.view.claims())) == ({}, [])
 
     async def test_a_release_outlasts_the_connection(self) -> None:
-        world = World()
-        await world.submit("t", "u")
-        async with world.session() as (session, connection):
+        cluster = ScriptedCluster()
+        await cluster.submit("t", "u")
+        async with cluster.session() as (session, connection):
             first, second = await own_claim(session, "t"), await own_claim(session, "u")
             session.release(first)
             connection.cut()
@@ -340,29 +276,29 @@ class TestReconnect:
             assert session.outstanding == 0
 
     async def test_an_announcement_outlasts_the_connection(self) -> None:
-        world = World()
-        async with world.session() as (session, connection), world.session("b") as (b, _):
+        cluster = ScriptedCluster()
+        async with cluster.session() as (session, connection), cluster.session("b") as (b, _):
             connection.cut()
             session.announce(replace(session.node, draining=True))
             await eventually(b, lambda it: it.view.nodes[session.node.identity].draining)
 
     async def test_a_tombstone_that_was_missed_is_found(self) -> None:
-        world = World()
-        await world.submit("t")
-        async with world.session() as (session, connection):
+        cluster = ScriptedCluster()
+        await cluster.submit("t")
+        async with cluster.session() as (session, connection):
             await own_claim(session, "t")
-            world.refusing = True
+            cluster.refusing = True
             connection.cut()
-            path = next(path for path in world.tree if path.endswith("/t") and path.startswith("/m/tasks"))
-            world.commit([SetData(path, b"{}", 0)])
-            world.refusing = False
+            path = next(path for path in cluster.tree if path.endswith("/t") and path.startswith("/m/tasks"))
+            cluster.commit([SetData(path, b"{}", 0)])
+            cluster.refusing = False
             await eventually(session, lambda it: it.current)
             assert session.view.deleted("t")
 
     async def test_a_read_waits_for_the_reconnect(self) -> None:
-        world = World()
-        await world.submit("t")
-        async with world.session() as (session, connection):
+        cluster = ScriptedCluster()
+        await cluster.submit("t")
+        async with cluster.session() as (session, connection):
             connection.cut()
             record = await session.read("t")
             assert session.current
@@ -371,9 +307,9 @@ class TestReconnect:
 
     async def test_a_broken_stream_is_noticed(self) -> None:
         """A reply without the event before it: events were lost, so all is looked at anew."""
-        world = World()
-        await world.submit("t")
-        async with world.session() as (session, connection):
+        cluster = ScriptedCluster()
+        await cluster.submit("t")
+        async with cluster.session() as (session, connection):
             connection.numb = True
             session.claim("t")
             await trio.sleep(0.01)

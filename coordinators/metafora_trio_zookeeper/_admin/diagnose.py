@@ -65,7 +65,7 @@ async def diagnose(
 
 
 async def _servers(hosts: str) -> list[Finding]:
-    """One finding a server, in the order of the hosts."""
+    """Return one finding for each server, in the order of the hosts."""
     answers: dict[str, ServerStatus | None] = {}
 
     async def look(address: str) -> None:
@@ -127,11 +127,11 @@ async def _contents(connection: Connection, layout: Layout) -> list[Finding]:
     directories = [path for path in layout.directories() if path.count("/") > layout.root.count("/") + 1]
     paths = [layout.nodes, layout.node_commands, *directories]
     listed = dict(zip(paths, await children_of(connection, paths), strict=True))
-    return [*_node_commands(layout, listed), *_names(layout, listed)]
+    return [*_undeliverable(layout, listed), *_sequence_numbers(layout, listed), *_names(layout, listed)]
 
 
 async def _clock(connection: Connection, layout: Layout) -> Finding:
-    """The server's clock beside ours, and how long a write takes."""
+    """Compare the server's clock with ours, and measure how long a write takes."""
     path = f"{layout.root}/doctor-{secrets.token_hex(8)}"
     began, clock = trio.current_time(), time.time()
     try:
@@ -152,14 +152,20 @@ async def _clock(connection: Connection, layout: Layout) -> Finding:
     return Finding(Level.OK, text)
 
 
-def _node_commands(layout: Layout, listed: dict[str, list[str]]) -> Iterator[Finding]:
+def _undeliverable(layout: Layout, listed: dict[str, list[str]]) -> Iterator[Finding]:
+    """Report commands to nodes that are gone."""
     nodes = set(listed[layout.nodes])
-    node_commands = [layout.parse_node_command(name) for name in listed[layout.node_commands]]
-    of_the_dead = sum(queued is not None and queued[0] not in nodes for queued in node_commands)
-    if of_the_dead:
+    queued = map(layout.parse_node_command, listed[layout.node_commands])
+    count = sum(command is not None and command[0] not in nodes for command in queued)
+    if count:
         hint = "harmless: the next node that joins deletes them"
-        yield Finding(Level.WARNING, f"{of_the_dead} commands of nodes that are gone", hint)
-    seqs = [queued[1] for queued in node_commands if queued is not None]
+        yield Finding(Level.WARNING, f"{count} commands of nodes that are gone", hint)
+
+
+def _sequence_numbers(layout: Layout, listed: dict[str, list[str]]) -> Iterator[Finding]:
+    """Report how far the sequence numbers of commands and claims have come."""
+    queued = map(layout.parse_node_command, listed[layout.node_commands])
+    seqs = [command[1] for command in queued if command is not None]
     for bucket in layout.buckets:
         claims = (layout.parse_claim(bucket, name) for name in listed[f"{layout.claims}/{bucket}"])
         seqs += [claim.seq for claim in claims if claim is not None]
@@ -173,7 +179,7 @@ def _node_commands(layout: Layout, listed: dict[str, list[str]]) -> Iterator[Fin
 
 
 def _names(layout: Layout, listed: dict[str, list[str]]) -> Iterator[Finding]:
-    """What stands in the directories and is nobody's: nodes ignore it."""
+    """Report names in the directories that are not ours. Nodes ignore them."""
     strange = [f"{layout.nodes}/{name}" for name in listed[layout.nodes] if layout.parse_node(name) is None]
     strange += [
         f"{layout.node_commands}/{name}"

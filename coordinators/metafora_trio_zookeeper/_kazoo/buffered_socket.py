@@ -36,9 +36,9 @@ class BufferedSocket:
 
     @property
     def session(self) -> tuple[float, int] | None:
-        """The negotiated session timeout in seconds and the session's id, once the server has told them.
+        """The negotiated session timeout in seconds and the session's id, once the server has sent them.
 
-        They stand in the first frame; kazoo keeps the timeout to itself.
+        They are in the first frame; kazoo does not pass the timeout on.
         """
         if len(self._greeting) < _GREETING.size:
             return None
@@ -118,7 +118,7 @@ class BufferedSocket:
 
     def shutdown(self) -> None:
         """End the connection both ways, so that kazoo's loop finds it broken. May be called from any thread."""
-        # The lock: a descriptor closed meanwhile may already belong to somebody else.
+        # The lock: a descriptor closed meanwhile may already belong to another file.
         with self._closing, contextlib.suppress(OSError):
             # Not the method of SSLSocket: it forgets its TLS state first, and a concurrent recv would then
             # return ciphertext as data.

@@ -19,7 +19,7 @@ class Inbox:
     Trio looks after its other tasks between batches of 1000.
 
     Args:
-        on_error: hears the exception of a call that raised; the calls after it are still made.
+        on_error: called with the exception of a call that raised; the calls after it are still made.
     """
 
     def __init__(self, on_error: Callable[[Exception], None]) -> None:
@@ -37,7 +37,7 @@ class Inbox:
         self.wake()
 
     def put(self, call: Callable[[Any, Any], None], first: Any, second: Any) -> None:
-        """As `post`, but Trio need not hear of it before the next `wake`.
+        """Post a call, but let Trio sleep until the next `wake`.
 
         Waking is a system call and a change of threads, which cost more than all the rest of an event.
         """
@@ -51,16 +51,16 @@ class Inbox:
         try:
             self._token.run_sync_soon(self._drain)
         except trio.RunFinishedError:
-            # Nobody is left who could be told; an exception here would only kill kazoo's loop.
+            # Nothing is left to call; an exception here would only kill kazoo's loop.
             self._calls.clear()
 
     def _drain(self) -> None:
-        self._woken = False  # first, so that whoever posts from here on wakes Trio again
+        self._woken = False  # first, so that a call posted from here on wakes Trio again
         calls = self._calls
         for _ in range(min(len(calls), _BATCH)):
             call, first, second = calls.popleft()
             try:
                 call(first, second)
-            except Exception as error:  # noqa: BLE001  # whose it is, is for on_error to say
+            except Exception as error:  # noqa: BLE001  # on_error decides what becomes of it
                 self._on_error(error)
         self.wake()

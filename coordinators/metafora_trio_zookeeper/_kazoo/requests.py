@@ -65,7 +65,7 @@ class Request:
 
     Attributes:
         type: ZooKeeper's operation code.
-        done: who wants the reply.
+        done: called with the reply.
         decode: makes the reply's value of a frame and the offset of its body; raises RequestError.
         stamp: of a heartbeat, what it proves when it is acknowledged.
     """
@@ -90,10 +90,7 @@ class Request:
         return self._body
 
     def set_exception(self, error: Exception) -> None:
-        """kazoo says here that it gave the request up.
-
-        Nothing to do: it also reports the state, and the state fails all outstanding requests, in order.
-        """
+        """Ignore that kazoo gave the request up: it also reports the state, which fails all outstanding requests."""
 
 
 def transact(ops: Iterable[WriteOp], acl: bytes, done: Done) -> Request:
@@ -123,13 +120,13 @@ def add_watch(path: str, done: Done) -> Request:
 
 
 def encode_acl(acl: Sequence[Any]) -> bytes:
-    """A list of kazoo's `ACL` as it stands in a create request."""
+    """Encode a list of kazoo's `ACL` for a create request."""
     entries = (_INT.pack(entry.perms) + _text(entry.id.scheme) + _text(entry.id.id) for entry in acl)
     return _INT.pack(len(acl)) + b"".join(entries)
 
 
 def request_error(code: int, index: int | None = None) -> RequestError:
-    """ZooKeeper's error number, in our words."""
+    """Translate ZooKeeper's error number."""
     known = _CODES.get(code)
     if known is None:
         return RequestError(ErrorCode.OTHER, index, f"ZooKeeper error {code}")
@@ -171,7 +168,7 @@ def _decode_writes(frame: bytes, at: int) -> tuple[str | None, ...]:
             path, at = _read_buffer(frame, at)
             results.append(path.decode())
         elif kind == _ERROR:
-            # Of a failed transaction every operation has an error; all but one are "rolled back" (those
+            # In a failed transaction every operation has an error; all but one are "rolled back" (those
             # before the culprit) or "runtime inconsistency" (those after it).
             if error not in (_ROLLED_BACK, _RUNTIME_INCONSISTENCY):
                 raise request_error(error, len(results))

@@ -136,7 +136,7 @@ class TrioHandler:
             self._wake.ring()
 
     def drop(self, number: int) -> None:
-        """Break connection `number` if it still stands, and pass over its server once."""
+        """Break connection `number` if it is the present one, and pass over its server once."""
         if number == self.number and self._socket is not None:
             self._avoid = self._address
             self._socket.shutdown()
@@ -158,7 +158,7 @@ class TrioHandler:
     # ---- called in kazoo's thread
 
     def connected(self) -> tuple[float, int, str, float, int]:
-        """A new connection stands.
+        """Note that a new connection is established.
 
         Returns:
             when its socket was connected (`time.perf_counter`), its number, its server, the negotiated session timeout,

@@ -1,4 +1,4 @@
-"""kazoo's connection loop, told where to put replies and watch events.
+"""kazoo's connection loop, changed to hand its replies and watch events to us.
 
 This file holds every private name of kazoo that the adapter uses; `check_kazoo` says whether they are as they
 were in kazoo 2.11.
@@ -31,8 +31,8 @@ class Wire(ConnectionHandler):  # type: ignore[misc]  # kazoo is untyped
     """kazoo's loop with our requests and our watches.
 
     Args:
-        answered: hears (request, error number or 0, zxid, frame, offset of the body).
-        happened: hears watch events.
+        answered: called with (request, error number or 0, zxid, frame, offset of the body).
+        happened: called with each watch event.
     """
 
     def __init__(

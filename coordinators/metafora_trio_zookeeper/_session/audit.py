@@ -1,6 +1,6 @@
 """The slow audit: one directory at a time is listed and compared with the view.
 
-Nothing should ever be found: events come in order on one connection, and are missed only when that breaks. It is here
+It should never find anything: events come in order on one connection, and are missed only when that breaks. It exists
 because a view that has silently lost an event would leave a task alone for ever.
 """
 
@@ -26,7 +26,7 @@ _log = logging.getLogger("metafora_trio.zookeeper")
 
 
 async def run_audit(connection: Connection, layout: Layout, live: LiveView, rng: random.Random) -> None:
-    """Compare one directory after the other, until cancelled; on a difference look at everything anew."""
+    """Compare one directory after the other, until cancelled; resync on a difference."""
     directories = [(section, bucket) for section in (layout.tasks, layout.claims) for bucket in layout.buckets]
     while True:
         rng.shuffle(directories)
@@ -40,7 +40,7 @@ async def run_audit(connection: Connection, layout: Layout, live: LiveView, rng:
 def _compare(
     connection: Connection, layout: Layout, live: LiveView, section: str, bucket: str, reply: Reply | RequestError
 ) -> None:
-    """A directory was listed. As the reply came behind all events before it, the view must be the same exactly."""
+    """Compare a listing with the view. The reply came behind all events before it, so they must agree exactly."""
     if not isinstance(reply, Reply) or not live.current:
         return
     view = live.view
@@ -51,5 +51,5 @@ def _compare(
         claims = [claim for name in reply.value if (claim := layout.parse_claim(bucket, name))]
         same = len(claims) == live.claim_counts[bucket] and all(claim in view.queue(claim.task) for claim in claims)
     if not same:
-        _log.error("what is in %s/%s is not what the view shows; looking at everything anew", section, bucket)
+        _log.error("what is in %s/%s is not what the view shows; resyncing", section, bucket)
         connection.drop()

@@ -1,12 +1,12 @@
 """Batching of writes: many small units in few transactions.
 
-One znode a transaction costs twenty times what it costs in company. A unit is what must happen together (the
-operations of one task), so it is never split; a transaction is all or nothing, so its failure says nothing of the
-units that were only in its company. The unit that was refused is told; the others are sent again in two halves, since
-going on one by one would be quadratic when many are refused.
+A transaction of one znode costs twenty times what that znode costs among many. A unit is what must happen together
+(the operations of one task), so it is never split. A transaction is all or nothing, so its failure says nothing about
+the units beside the one that was refused. That one is settled; the others are sent again in two halves, since sending
+them one by one would be quadratic when many are refused.
 
-At most two transactions are in flight: their replies come behind the events they cause at this node, so a cold start of
-many nodes paces itself by what each of them can take in.
+At most two transactions are in flight. Their replies come behind the events that they cause at this node, so a cold
+start of many nodes paces itself by what each of them can take in.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import trio
-
 from metafora_trio import Claim
+from metafora_trio.contract import AsyncBool
 from metafora_trio_zookeeper._connection import Connection, Create, ReadResult, Reply, RequestError, SetData, WriteOp
 from metafora_trio_zookeeper._layout import MAX_OPS, MAX_REQUEST_BYTES
 from metafora_trio_zookeeper._replies import is_broken
@@ -35,8 +34,8 @@ class Unit:
 
     Attributes:
         ops: the operations.
-        settle: told how it ended: None, or the error with the index of the operation *within the unit*. Not called
-            when the connection broke: nobody knows then.
+        settle: called with how it ended: None, or the error with the index of the operation *within the unit*. Not
+            called when the connection broke: then its end is unknown.
         task: which task it is about.
         claim: which claim of ours it gives up.
         read: a path to read right behind the transaction, or the empty string.
@@ -78,8 +77,8 @@ class Batch:
 
     Args:
         connection: where to send them.
-        on_read: told what a unit's `read` brought: the unit and the znode, None for no such znode, or the error with
-            which the reading of all of a transaction's units was refused.
+        on_read: called with a unit and what its `read` brought: the znode, None for no such znode, or the error with
+            which the reads of a whole transaction were refused.
     """
 
     def __init__(
@@ -91,19 +90,19 @@ class Batch:
         self._halves: deque[list[Unit]] = deque()
         self._in_flight = 0
         self._open = False
-        self._wake = trio.Event()
+        self._wake = AsyncBool()
 
     def add(self, unit: Unit) -> None:
-        """Queue a unit. It is sent when the batch is open, a turn of the event loop later: what is asked for together
-        travels together."""
+        """Queue a unit. It is sent once the batch is open, and a turn of the event loop later, so that what is asked
+        for together travels together."""
         self._queue.append(unit)
         if self._in_flight < MAX_IN_FLIGHT:
-            self._wake.set()
+            self._wake.value = True
 
     def open(self) -> None:
         """Send from now on."""
         self._open = True
-        self._wake.set()
+        self._wake.value = True
 
     def close(self) -> None:
         """Send nothing for now; forget what is queued."""
@@ -114,8 +113,8 @@ class Batch:
     async def run(self) -> None:
         """Send what is added, until cancelled."""
         while True:
-            await self._wake.wait()
-            self._wake = trio.Event()
+            await self._wake.wait_value(True)
+            self._wake.value = False
             self._pump()
 
     def _pump(self) -> None:

@@ -23,9 +23,9 @@ _log = logging.getLogger("metafora_trio.zookeeper")
 
 
 def suspended_seconds() -> float:
-    """For how long this machine has been suspended since it booted; 0 where the system cannot tell.
+    """Return for how long this machine has been suspended since it booted; 0 where the system does not say.
 
-    Trio's clock stands still meanwhile, the server's does not.
+    Trio's clock stops meanwhile, the server's does not.
     """
     if not hasattr(time, "CLOCK_BOOTTIME"):
         return 0.0
@@ -66,7 +66,7 @@ class Heartbeat:
         self._suspended = suspended
         self._number = 0
         self._previous = 0.0
-        # Stamp and time of sending of those that are not answered, oldest first.
+        # The stamp and the time of sending of each heartbeat without an answer, oldest first.
         self._unanswered: deque[tuple[float, float]] = deque()
         self._last_deliveries = 0
         self._last_heard = 0.0
@@ -125,7 +125,7 @@ class Heartbeat:
             self.check_suspended()
             if now > self._lease.end + 2 * self.terms.session_timeout:
                 # The connection may be such that what we send arrives and no answer does: each attempt to connect then
-                # keeps the session alive, and its claims from everybody else.
+                # keeps the session alive, and its claims from all other nodes.
                 self._over("no answer for two session timeouts after the lease ran out")
             due = now + self.terms.heartbeat_period
             if self._beating and self._overdue(now):

@@ -1,4 +1,4 @@
-"""What a session has asked for and does not know the end of, and how much its claims weigh."""
+"""Requests of a session whose end is not known yet, and how many bytes its claims take."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ _TYPICAL_ID = 36
 
 
 class InFlight:
-    """The marks of one session.
+    """What one session has in flight.
 
-    A mark names the unit it waits for: the late end of an earlier unit cannot take away the mark of a later one.
+    Each entry names the unit it waits for, so that the late end of an earlier unit cannot remove the entry of a later
+    one.
 
     Args:
-        identity: the session's own; the empty string marks nothing.
+        identity: the session's own; empty for a client, which has nothing in flight.
         size: what one claim for a task adds to the closing of the session, in bytes.
 
     Attributes:
@@ -41,27 +42,27 @@ class InFlight:
 
     @property
     def free(self) -> int:
-        """How many more claims fit: those in the view count with their own size, those to come with the average."""
+        """How many more claims fit. Claims in the view count with their own size, those to come with the average."""
         typical = self._bytes / self._count if self._count else self._size("-" * _TYPICAL_ID)
         return max(0, int((MAX_SESSION_BYTES - self._bytes) / typical))
 
     def appeared(self, claim: Claim) -> None:
-        """An own claim has come into the view."""
+        """Note that an own claim has come into the view."""
         self.pending.pop(claim.task, None)
         self._bytes += self._size(claim.task)
         self._count += 1
 
     def gone(self, claim: Claim) -> None:
-        """An own claim has gone from the view."""
+        """Note that an own claim has gone from the view."""
         self.leaving.pop(claim, None)
         self.released.pop(claim, None)
         self._bytes -= self._size(claim.task)
         self._count -= 1
 
     def restart(self, own: Iterable[Claim]) -> None:
-        """After a resync nothing is in flight any more: begin anew with the claims that are there.
+        """Start again after a resync with the claims that are there: nothing is in flight any more.
 
-        What had to go and is still there stays in `released`; it has to be asked for again.
+        A claim in `released` that is still there stays in it, and its deletion has to be requested again.
         """
         self.pending.clear()
         self.leaving.clear()

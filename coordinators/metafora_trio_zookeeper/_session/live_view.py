@@ -1,16 +1,16 @@
-"""Picture: a ClusterView that follows ZooKeeper over one connection, through reconnects.
+"""LiveView: a ClusterView that follows ZooKeeper over one connection, through reconnects.
 
-Why it is hard: watches die with each connection, and the next server may lag behind what was already seen. So on each
-connect one pipelined burst is sent:
+Why it is hard: watches die with each connection, and the next server may lag behind what was already seen. So each
+connect sends one pipelined burst:
 
     add_watch...    from here on nothing is missed
     the barrier     a quorum write: what is read behind it is not older than anything seen before
     lists, reads    what there is
 
-Until all of it has been answered on this very connection, the old view stays as it was, frozen, and nothing is
+Until all of it has been answered on this very connection, the old view stays as it was, and the live view is not
 `current`. The new view is built aside: first the lists, then the events since the watches, in order. It does not matter
-where between the watches and now a list was made: for each znode the last event since then decides, and a znode without
-an event is as it was listed. Then, in one step, the new view takes the place of the old one.
+when between the watches and now a list was made: for each znode the last event since then decides, and a znode without
+an event is as it was listed. Then the new view replaces the old one in a single step.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import trio
 
 from metafora_trio import NodeInfo
 from metafora_trio.contract import (
+    AsyncBool,
     Changes,
     ClaimAdded,
     ClaimRemoved,
@@ -66,16 +67,15 @@ class LiveView:
     """See the module.
 
     Args:
-        connection: whose states and events its owner passes to `on_state` and `on_event`. A client, which is nobody,
-            may put another in its place when its session has expired.
+        connection: the owner passes its states and events to `on_state` and `on_event`. A client may replace it when
+            its session has expired.
         layout: the namespace.
-        marks: of the session that owns it; those of nobody for a client, which then hears of no commands.
+        in_flight: of the session that owns this view. A client's has no identity, and then commands are not followed.
         rng: for the jitter.
 
     Attributes:
-        view: the picture; another object after each resync.
-        current: whether it may be acted on.
-        orders: those that stand at the broker.
+        view: the cluster as last seen; another object after each resync.
+        queued_commands: the commands at the broker.
         records: of tasks that were read ahead.
         task_counts, claim_counts: how many of them the view has in each bucket; for the audit.
         deliveries: counts events and replies, as a sign of life of the connection.
@@ -83,7 +83,6 @@ class LiveView:
 
     def __init__(self, connection: Connection, layout: Layout, in_flight: InFlight, rng: random.Random) -> None:
         self.view = ClusterView()
-        self.current = False
         self.records = ReadAhead()
         self.deliveries = 0
         self.connection = connection
@@ -97,39 +96,43 @@ class LiveView:
         self._building: ClusterView | None = None
         self._events: list[tuple[EventType, str]] = []
         self._changes = Changes()
-        self._changed = trio.Event()
-        self._connected = trio.Event()
-        self._synced = trio.Event()
+        self._current = AsyncBool()
+        self._changed = AsyncBool()
+        self._connected = AsyncBool()
         self._prefix = len(layout.root) + 1
         self._watched = [layout.nodes, layout.tasks, layout.claims]
         if in_flight.identity:
             self._watched.append(layout.node_commands)
 
+    @property
+    def current(self) -> bool:
+        """Whether the view may be acted on: all of it is of the present connection."""
+        return self._current.value
+
     # ---- changes
 
     async def wait_changed(self) -> None:
         """Wait until `take_changes` would return something. A checkpoint; loses nothing when cancelled."""
-        await self._changed.wait()
+        await self._changed.wait_value(True)
 
     def take_changes(self) -> Changes:
         """What has changed since the last call."""
         changes, self._changes = self._changes, Changes()
-        if changes:
-            self._changed = trio.Event()
+        self._changed.value = False
         return changes
 
     def touch(self, task: str) -> None:
         """Count a task as changed."""
         self._changes.tasks[task] = None
-        self._changed.set()
+        self._changed.value = True
 
     def touch_nodes(self) -> None:
         """Count the nodes, or what concerns this one, as changed."""
         self._changes.nodes = True
-        self._changed.set()
+        self._changed.value = True
 
     def on_record(self, task: str, record: ReadResult | None) -> None:
-        """A task was read. Called when the reply comes: only then it is of the same moment as the view."""
+        """Take what was read of a task. Call it when the reply comes: only then are it and the view of one moment."""
         self.records.arrived(task, record)
         if record is not None and record.version > 0 and task in self.view.tasks and not self.view.deleted(task):
             self.view.apply(TaskDeleted(task))
@@ -142,37 +145,35 @@ class LiveView:
         self._epoch += 1
         self._building = None
         self._events = []
-        if self.current:
-            self.current = False
-            self._synced = trio.Event()
+        self._current.value = False
         if state is ConnectionState.CONNECTED:
-            self._connected.set()
+            self._connected.value = True
 
     async def wait_connected(self) -> None:
         """Wait for the next connection that has not been waited for. A checkpoint."""
-        await self._connected.wait()
-        self._connected = trio.Event()
+        await self._connected.wait_value(True)
+        self._connected.value = False
 
     async def wait_current(self) -> None:
-        """Wait until the picture is current. A checkpoint."""
+        """Wait until the view is current. A checkpoint."""
         while True:
-            await self._synced.wait()
-            if self.current:
+            await self._current.wait_value(True)
+            if self.current:  # it may have changed again before this task ran
                 return
 
     def on_event(self, event: EventType, path: str) -> None:
         """Apply an event, or keep it for the view that is being built."""
         self.deliveries += 1
-        if self.current:
+        if self._current.value:
             self._apply(self.view, event, path)
         else:
             self._events.append((event, path))
 
-    # ---- looking at everything anew
+    # ---- resync
 
     async def sync(self, barrier: Callable[[Burst], None]) -> bool:
-        """Look at everything on the connection there is now. The step in which `current` becomes true is the one in
-        which this returns, so that the caller can add to it.
+        """List everything again on the present connection. This returns in the same step in which `current` becomes
+        true, so that the caller can add to that step.
 
         Args:
             barrier: sends the quorum writes of the burst.
@@ -200,7 +201,7 @@ class LiveView:
         barrier(burst)
         if connection.number > 1:
             await trio.sleep(self._rng.uniform(0, min(_MOST_JITTER, connection.session_timeout / 10)))
-            self._still(epoch)
+            self._check_epoch(epoch)
         nodes = self._list(burst, layout.nodes)
         queued_commands = self._list(burst, layout.node_commands) if self._in_flight.identity else None
         claims = [(bucket, self._list(burst, f"{layout.claims}/{bucket}")) for bucket in layout.buckets]
@@ -211,13 +212,13 @@ class LiveView:
         await burst.wait()
 
         identities = [name for name in _names(nodes) if known(layout.parse_node(name), layout.nodes, name)]
-        own_commands = self.queued_commands.sort(_names(queued_commands) if queued_commands else [])
+        own_commands = self.queued_commands.select_own(_names(queued_commands) if queued_commands else [])
         burst = Burst(self._heard)
         node_records = self._read(burst, map(layout.node_path, identities))
         command_records = self._read(burst, map(layout.node_command_path, own_commands))
         await burst.wait()
 
-        # Out of the callbacks and a bucket at a time: 100,000 names are most of a second.
+        # Here, not in the callbacks, and a bucket at a time: 100,000 names take most of a second.
         view = self._building = ClusterView()
         self.claim_counts.clear()
         self.task_counts.clear()
@@ -226,13 +227,13 @@ class LiveView:
                 if claim := known(layout.parse_claim(bucket, name), layout.claims, name):
                     view.apply(ClaimAdded(claim))
                     self.claim_counts[bucket] += 1
-            await self._breathe(epoch)
+            await self._checkpoint(epoch)
         for bucket, slot in tasks:
             for name in _names(slot):
                 if task := known(layout.parse_task(bucket, name), layout.tasks, name):
                     view.apply(TaskAdded(task))
                     self.task_counts[bucket] += 1
-            await self._breathe(epoch)
+            await self._checkpoint(epoch)
         for task, record in zip(held, _results(records), strict=True):
             if record is not None and record.version > 0:
                 view.apply(TaskDeleted(task))
@@ -247,18 +248,17 @@ class LiveView:
                 self._apply(view, event, path)
             done = min(done + _CHUNK, len(events))
             if done < len(events):
-                await self._breathe(epoch)
+                await self._checkpoint(epoch)
         # No await between the last look at the events and this.
-        self._still(epoch)
-        # A task is removed together with its owner's claim. One removed before its claim was an event from before the
-        # lists, and they showed what came later: the next life of that task, with the next claim at the head.
+        self._check_epoch(epoch)
+        # A task is removed together with its owner's claim. If the view saw it removed before its claim, that event is
+        # older than the lists, and they already show the next life of that task, with the next claim at the head.
         view.orphaned.clear()
         self.view, self._building, self._events = view, None, []
         self.records.clear()
-        self.current = True
-        self._synced.set()
+        self._current.value = True
         self._changes.everything = True
-        self._changed.set()
+        self._changed.value = True
 
     def _read_one(self, path: str, done: Done) -> None:
         def heard(reply: Reply | RequestError) -> None:
@@ -283,13 +283,13 @@ class LiveView:
             self.connection.read(chunk, slots[-1])
         return slots
 
-    def _still(self, epoch: int) -> None:
+    def _check_epoch(self, epoch: int) -> None:
         if self._epoch != epoch:
             raise RequestError(ErrorCode.CONNECTION_LOSS)
 
-    async def _breathe(self, epoch: int) -> None:
+    async def _checkpoint(self, epoch: int) -> None:
         await trio.lowlevel.checkpoint()
-        self._still(epoch)
+        self._check_epoch(epoch)
 
     # ---- one event
 
@@ -311,7 +311,7 @@ class LiveView:
         claim = known(self._layout.parse_claim(bucket, name), self._layout.claims, name)
         if claim is None:
             return
-        # Marks belong to the view that decides; of the one that is built aside they know at the swap.
+        # What is in flight follows the live view only. It is rebuilt when the new view is swapped in.
         own = claim.node == self._in_flight.identity and view is self.view
         before = len(view.queue(claim.task))
         if event == EventType.CREATED:
@@ -323,7 +323,7 @@ class LiveView:
             if own:
                 self._in_flight.gone(claim)
                 self.records.forget(claim.task)
-        # By the difference, since an event before the list may tell of what was listed.
+        # Add the change in length, not 1: an event sent before the listing may repeat what the listing showed.
         self.claim_counts[bucket] += len(view.queue(claim.task)) - before
         self.touch(claim.task)
 
@@ -356,7 +356,7 @@ class LiveView:
             self._read_one(self._layout.node_path(identity), lambda reply: self._on_node(identity, reply))
 
     def _on_node(self, identity: str, reply: Reply | RequestError) -> None:
-        """A node's znode was read. One that is gone again has an event of its own on the way."""
+        """Apply a node record just read. If the node has since gone, ignore it: its DELETED event is on its way."""
         if isinstance(reply, Reply) and (record := reply.value[0]) is not None:
             view = self.view if self._building is None else self._building
             view.apply(NodeAdded(_decode_node(identity, record)))
@@ -378,9 +378,9 @@ def _results(slots: Iterable[Slot]) -> list[ReadResult | None]:
 
 
 def _decode_node(identity: str, record: ReadResult) -> NodeInfo:
-    """What a node tells of itself; if that is not readable, that it is there."""
+    """Decode a node's record. If it cannot be read, return what is known without it: that the node exists."""
     try:
         return NodeInfo.decode(identity, record.data)
     except (ValueError, TypeError, RecursionError) as error:
-        _log.warning("node %s tells something unreadable of itself: %s", identity, error)
+        _log.warning("the record of node %s cannot be read: %s", identity, error)
         return NodeInfo(identity)

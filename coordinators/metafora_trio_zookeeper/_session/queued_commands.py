@@ -1,4 +1,4 @@
-"""The commands that stand at the broker: those to this session, and those to others."""
+"""The commands to nodes that are at the broker: those to this session, and those to others."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["QueuedCommands"]
 
 
 class QueuedCommands:
-    """Commands are no part of the view: one that comes late, or is seen twice, does no harm.
+    """Follows the commands. They are no part of the view: one that comes late, or is seen twice, does no harm.
 
     Args:
         layout: the namespace.
@@ -25,7 +25,7 @@ class QueuedCommands:
 
     Attributes:
         own: the commands addressed to this session, by the name of their znode.
-        strays: the commands addressed to others, with the time at which they were first seen.
+        others: the names of commands addressed to others, with the time at which they were first seen.
     """
 
     def __init__(
@@ -36,14 +36,14 @@ class QueuedCommands:
         changed: Callable[[], None],
     ) -> None:
         self.own: dict[str, QueuedCommand] = {}
-        self.strays: dict[str, float] = {}
+        self.others: dict[str, float] = {}
         self._layout = layout
         self._identity = identity
         self._read = read
         self._changed = changed
 
-    def sort(self, names: Iterable[str]) -> list[str]:
-        """Those of the commands that are addressed to this session; the others are remembered as strays."""
+    def select_own(self, names: Iterable[str]) -> list[str]:
+        """Return the names of commands that are addressed to this session; remember the others."""
         own = []
         for name in names:
             queued = known(self._layout.parse_node_command(name), self._layout.node_commands, name)
@@ -52,18 +52,18 @@ class QueuedCommands:
             if queued[0] == self._identity:
                 own.append(name)
             else:
-                self.strays.setdefault(name, trio.current_time())
+                self.others.setdefault(name, trio.current_time())
         return own
 
     def restart(self, names: Iterable[str], records: Iterable[ReadResult | None]) -> None:
-        """Begin anew with the own commands that are there."""
+        """Start again with the own commands that are there."""
         self.own.clear()
         for name, record in zip(names, records, strict=True):
             self._add(name, record)
 
     def forget(self, name: str) -> None:
-        """A command is gone."""
-        self.strays.pop(name, None)
+        """Note that a command is gone."""
+        self.others.pop(name, None)
         if self.own.pop(name, None):
             self._changed()
 
@@ -71,7 +71,7 @@ class QueuedCommands:
         """Apply an event of a command's znode."""
         if event == EventType.DELETED:
             self.forget(name)
-        elif event == EventType.CREATED and self.sort([name]):
+        elif event == EventType.CREATED and self.select_own([name]):
             self._read(self._layout.node_command_path(name), lambda reply: self._on_read(name, reply))
 
     def _on_read(self, name: str, reply: Reply | RequestError) -> None:
@@ -84,6 +84,6 @@ class QueuedCommands:
         try:
             command = Command.decode(record.data)
         except (ValueError, RecursionError):
-            command = None  # whoever carries it out reports and discards it
+            command = None  # the node that carries it out reports and discards it
         self.own[name] = QueuedCommand(name, self._identity, command)
         self._changed()

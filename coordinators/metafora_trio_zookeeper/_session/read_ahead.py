@@ -10,43 +10,43 @@ __all__ = ["ReadAhead"]
 
 
 class ReadAhead:
-    """What was read of tasks, until an event makes it old.
+    """Keeps what was read of tasks, until an event makes it old.
 
-    Replies and events come in the order of the wire: what is here is the truth as of the last event delivered.
+    Replies and events come in the order of the wire, so what is here is true as of the last event delivered.
     """
 
     def __init__(self) -> None:
         self._read: dict[str, ReadResult | None] = {}
-        # On their way; with an event once somebody waits for one.
+        # Reads under way, each with an event once a task waits for it.
         self._expected: dict[str, trio.Event | None] = {}
 
     def expect(self, task: str) -> None:
-        """A read of this task has been queued."""
+        """Note that a read of this task has been queued."""
         self._expected.setdefault(task, None)
 
     def arrived(self, task: str, record: ReadResult | None) -> None:
-        """A read has brought this (None: no such task)."""
+        """Keep what a read has brought (None: no such task)."""
         self._read[task] = record
         self.cancel(task)
 
     def cancel(self, task: str) -> None:
-        """The read that was expected will not come, or has come."""
+        """Expect no read of this task any more: it has come, or will not come."""
         waiting = self._expected.pop(task, None)
         if waiting is not None:
             waiting.set()
 
     def forget(self, task: str) -> None:
-        """Something has happened to the task."""
+        """Forget what was read of a task: something has happened to it."""
         self._read.pop(task, None)
 
     def clear(self) -> None:
-        """Nothing is known and nothing is on its way any more."""
+        """Forget everything, and expect nothing."""
         self._read.clear()
         for task in list(self._expected):
             self.cancel(task)
 
     async def take(self, task: str) -> tuple[ReadResult | None] | None:
-        """What was read, once: nobody needs it twice. Waits for a read that is on its way. A checkpoint.
+        """Take what was read, once: it is not needed twice. Waits for a read that is under way. A checkpoint.
 
         Returns:
             The record within a tuple, or None if it has to be read.

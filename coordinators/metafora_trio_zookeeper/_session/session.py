@@ -1,7 +1,7 @@
 """ZooKeeperSession: one membership of one node, on one connection of its own.
 
 Three things run for it: `Writes` sends what was asked for, `Heartbeat` keeps the lease, and `_follow` joins on the
-first connection and looks at everything anew on each later one.
+first connection and resyncs on each later one.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ __all__ = ["ZooKeeperSession"]
 
 _FLUSH_TIMEOUT = 2.0
 """Seconds for what has been given up to reach the servers, when the session is left."""
-_STRAY_FRACTION = 4
-"""A command whose addressee was never seen for a fraction of the session timeout is one nobody will read."""
+_UNDELIVERABLE_FRACTION = 4
+"""A command whose addressee was not seen for this fraction of the session timeout will never be read."""
 
 _log = logging.getLogger("metafora_trio.zookeeper")
 
@@ -140,7 +140,7 @@ class ZooKeeperSession(Session):
         live = self._live
         while True:
             if found := await live.records.take(task):
-                # Its reader may be about to open a scope, and Trio's clock does not tell of a suspended machine.
+                # Its reader may be about to open a scope, and Trio's clock stops while a machine is suspended.
                 self._heartbeat.check_suspended()
                 return decode_record(task, found[0])
             # Not before the barrier: a server that lags behind would show the past. A session that is over waits for
@@ -213,7 +213,7 @@ class ZooKeeperSession(Session):
         if self.current:
             self._writes.remove_command(queued.id)
 
-    # ---- its life; the coordinator's part
+    # ---- its life, for the coordinator
 
     async def serve(self) -> None:
         """Do what the session needs, until cancelled."""
@@ -221,7 +221,7 @@ class ZooKeeperSession(Session):
             nursery.start_soon(self._writes.run)
             nursery.start_soon(self._heartbeat.run)
             nursery.start_soon(self._follow)
-            nursery.start_soon(self._remove_strays)
+            nursery.start_soon(self._remove_undeliverable)
             nursery.start_soon(run_audit, self._connection, self._layout, self._live, self._rng)
 
     async def wait_joined(self) -> None:
@@ -243,7 +243,7 @@ class ZooKeeperSession(Session):
                 self._live.take_changes()
 
     def close(self) -> None:
-        """From now on nothing is asked for any more."""
+        """Take no more requests."""
         self._closing = True
 
     @property
@@ -255,7 +255,7 @@ class ZooKeeperSession(Session):
         return f"{self.server} was reached (now {state}), but a quorum did not answer"
 
     def end(self, reason: str, cause: Exception | None = None) -> None:
-        """The session is over. The first reason counts."""
+        """End the session. The first reason counts."""
         if self._failure is not None or self._closing:
             return
         self.lost = SessionLost(f"node {self._me}: {reason}")
@@ -264,7 +264,7 @@ class ZooKeeperSession(Session):
             self._failure = self.lost
             self.lease.cancel_at = min(self.lease.cancel_at, trio.current_time())
             self.scope.cancel(reason=str(self.lost))
-        else:  # there is no body yet, but somebody in `wait_joined`, who cares for the cause
+        else:  # there is no body yet, but a task in `wait_joined`, which wants the cause
             self._failure = cause or self.lost
             self._joined.set()
 
@@ -272,7 +272,7 @@ class ZooKeeperSession(Session):
         self.end(f"{what}: {error}", error)
 
     def _on_over(self, reason: str) -> None:
-        """The claims are gone, or may be: there is no time left but for the scopes to close."""
+        """End the session now: its claims are gone, or may be. Only the margin is left for the scopes to close."""
         self.lease.end = min(self.lease.end, trio.current_time() + self._heartbeat.terms.margin)
         self.end(reason)
 
@@ -307,7 +307,7 @@ class ZooKeeperSession(Session):
             _log.warning("node %s %s", self._me, both)
         self._heartbeat.set_terms(LeaseTerms(timeout))
 
-    # ---- joining, and looking at everything anew
+    # ---- joining, and resyncs
 
     async def _follow(self) -> None:
         while True:
@@ -335,7 +335,7 @@ class ZooKeeperSession(Session):
 
             def on_created(reply: Reply | RequestError) -> None:
                 if isinstance(reply, RequestError) and reply.code is ErrorCode.NODE_EXISTS:
-                    # Nobody else has this mark: an earlier attempt of ours arrived, its reply did not.
+                    # No other session has this mark: an earlier attempt of ours arrived, its reply did not.
                     created(Reply(None, 0))
                     return
                 if isinstance(reply, RequestError) and not is_broken(reply):
@@ -345,17 +345,17 @@ class ZooKeeperSession(Session):
             self._connection.transact([Create(self._path, self.node.encode(), ephemeral=True)], on_created)
         self._heartbeat.send(burst.slot())
 
-    async def _remove_strays(self) -> None:
-        """Remove commands whose addressee is gone. One node does it, the first by name, or all would."""
+    async def _remove_undeliverable(self) -> None:
+        """Remove commands whose addressee is gone. Only the first node by name does it. Otherwise all would."""
         await self._joined.wait()
         while True:
-            patience = self.session_timeout / _STRAY_FRACTION
+            patience = self.session_timeout / _UNDELIVERABLE_FRACTION
             await trio.sleep(patience)
             nodes = self.view.nodes
             if not self.current or not nodes or min(nodes) != self._me:
                 continue
             seen_before = trio.current_time() - patience
-            for name, seen in list(self._live.queued_commands.strays.items()):
+            for name, seen in list(self._live.queued_commands.others.items()):
                 queued = self._layout.parse_node_command(name)
                 if queued is not None and queued[0] not in nodes and seen <= seen_before:
                     self._writes.remove_command(name)

@@ -1,8 +1,8 @@
 """The queued requests of a session: as units of writes, and what their end means.
 
-The events of a write come before its reply, so the view shows how it ended before the reply is here. What is left for
-the reply is small: where a condition did not hold, take the mark away and have the task looked at again; where the
-event that must have come did not, the stream is broken, and all is looked at anew.
+The events of a write come before its reply, so the view shows how it ended before the reply is here. The reply has
+little left to do: if a condition did not hold, the request is no longer in flight and the task is looked at again; if
+the event that had to come did not, the stream is broken, and the connection is dropped for a resync.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ _log = logging.getLogger("metafora_trio.zookeeper")
 class Writes:
     """What a session asks ZooKeeper to change.
 
-    Requests are taken while the picture is current. `release`, `announce` and `discard` outlast a reconnect.
+    Requests are taken while the view is current. `release`, `announce` and `remove_command` outlast a reconnect.
 
     Args:
         connection: the session's.
         layout: the namespace.
-        picture: what the requests are about.
-        marks: kept here and by the picture.
+        live: the view that the requests are about.
+        in_flight: what was asked for; kept up to date here and by the view.
         node: the node as announced by its creation.
         refused: called with what was tried and the error, when a request failed for a reason the protocol does
-            not know (as no permission): asking again would fail for ever.
+            not expect, such as a missing permission: asking again would fail for ever.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Writes:
         self._announced = node
         self._wanted = node
         self._announcing: Unit | None = None
-        self._discarding: dict[str, Unit] = {}
+        self._removing: dict[str, Unit] = {}
         self._full = False
         self._batch = Batch(connection, self._on_read)
         self.run = self._batch.run
@@ -76,15 +76,15 @@ class Writes:
     def outstanding(self) -> int:
         """How many requests are queued or unanswered."""
         in_flight = self._in_flight
-        return len(in_flight.pending) + len(in_flight.leaving) + len(self._discarding) + (self._announcing is not None)
+        return len(in_flight.pending) + len(in_flight.leaving) + len(self._removing) + (self._announcing is not None)
 
     def suspend(self) -> None:
-        """The connection broke. The marks stay, since nobody knows what became of what was sent."""
+        """Stop sending: the connection broke. What is in flight stays so, since its end is unknown."""
         self._batch.close()
 
     def resume(self) -> None:
-        """All has been looked at anew: nothing is in flight, the view is the answer. Called in the step of the swap,
-        so that what must go is marked before anybody looks."""
+        """Go on after a resync: nothing is in flight, the view is the answer. Call it in the step of the swap, so that
+        claims that must go are leaving before the consumer looks."""
         in_flight, view = self._in_flight, self._live.view
         in_flight.restart(claim for queue in view.claims_of(self._me).values() for claim in queue)
         self._batch.open()
@@ -94,9 +94,9 @@ class Writes:
         if unsure or self._wanted != self._announced:
             self._announce()
         queued_commands = self._live.queued_commands
-        discarding, self._discarding = self._discarding, {}
-        for name in discarding:
-            if name in queued_commands.own or name in queued_commands.strays:
+        removing, self._removing = self._removing, {}
+        for name in removing:
+            if name in queued_commands.own or name in queued_commands.others:
                 self.remove_command(name)
 
     # ---- claims
@@ -127,7 +127,7 @@ class Writes:
 
     def _on_read(self, unit: Unit, record: ReadResult | RequestError | None) -> None:
         if isinstance(record, RequestError):
-            self._live.records.cancel(unit.task)  # who needs it reads it alone, and hears why it cannot be read
+            self._live.records.cancel(unit.task)  # a later `read` asks for it alone, and learns why it cannot be read
         else:
             self._live.on_record(unit.task, record)
 
@@ -173,8 +173,8 @@ class Writes:
             ops.append(SetData(path, state) if recorded else Create(path, state))
         elif recorded:
             ops.append(Delete(path))
-        # The tombstone as the view knows it; a higher version says no more: it is the same task as long as our claim
-        # stands. The task goes before the claim, or the next in the queue would for a moment own it.
+        # Expect version 0 unless the view shows a tombstone; then accept any version. While our claim exists, it is
+        # still the same task. Delete the task before the claim: otherwise the next in the queue owns it for a moment.
         version = -1 if self._live.view.deleted(task) else 0
         ops += [Delete(layout.task_path(task), version), Delete(layout.claim_path(claim))]
 
@@ -210,19 +210,19 @@ class Writes:
             self._refused(f"giving up task {unit.task!r}", error)
 
     def _break(self, what: str) -> None:
-        _log.warning("node %s: %s; looking at everything anew", self._me, what)
+        _log.warning("node %s: %s; resyncing", self._me, what)
         self._connection.drop()
 
-    # ---- the node and its orders
+    # ---- the node and the commands to it
 
     def announce(self, node: NodeInfo) -> None:
-        """Tell the others something new of this node."""
+        """Store a new record of this node, for the other nodes to see."""
         self._wanted = node
         if self._live.current and self._announcing is None:
             self._announce()
 
     def _announce(self) -> None:
-        """One at a time: a unit that is sent again, because its company was refused, may be overtaken."""
+        """Send one record at a time: a unit that is sent again, because one beside it was refused, may be overtaken."""
         node = self._wanted
         op = SetData(self._layout.node_path(self._me), node.encode())
         self._announcing = Unit((op,), lambda unit, error: self._on_announced(unit, error, node))
@@ -239,23 +239,22 @@ class Writes:
             self._live.touch_nodes()
 
     def queued_commands(self) -> Sequence[QueuedCommand]:
-        """The commands to this node that are not being discarded, in order."""
-        queued_commands = (
-            queued for name, queued in self._live.queued_commands.own.items() if name not in self._discarding
-        )
-        return sorted(queued_commands, key=lambda queued: int(queued.id.rpartition("~")[2]))
+        """Return the commands to this node that are not being removed, oldest first."""
+        own = self._live.queued_commands.own
+        kept = (queued for name, queued in own.items() if name not in self._removing)
+        return sorted(kept, key=lambda queued: int(queued.id.rpartition("~")[2]))
 
     def remove_command(self, name: str) -> None:
         """Remove a command; tried again after a reconnect."""
-        if name not in self._discarding:
+        if name not in self._removing:
             unit = Unit((Delete(self._layout.node_command_path(name)),), self._on_command_removed, task=name)
-            self._discarding[name] = unit
+            self._removing[name] = unit
             self._batch.add(unit)
 
     def _on_command_removed(self, unit: Unit, error: RequestError | None) -> None:
         if error is not None and error.code is not ErrorCode.NO_NODE:
             self._refused("removing a command", error)
             return
-        self._discarding.pop(unit.task, None)
+        self._removing.pop(unit.task, None)
         self._live.queued_commands.forget(unit.task)
         self._live.touch_nodes()

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import trio
 
+from metafora_trio.contract import RepeatedEvent
 from metafora_trio_zookeeper._connection import ConnectionState, ErrorCode, EventType, Reply, RequestError
 from metafora_trio_zookeeper._kazoo.connection import KazooConnection
 
@@ -22,7 +23,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self.log: list[Any] = []
-        self._heard = trio.Event()
+        self._heard = RepeatedEvent()
 
     def on_state(self, state: ConnectionState) -> None:
         self.add(state)
@@ -33,7 +34,6 @@ class Recorder:
     def add(self, entry: Any) -> None:
         self.log.append(entry)
         self._heard.set()
-        self._heard = trio.Event()
 
     async def wait(self, condition: Callable[[], bool]) -> None:
         with trio.fail_after(PATIENCE):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import trio
 
@@ -99,7 +99,7 @@ class Lab:
             self.world, servers=servers, tick=tick, sync_limit=sync_limit, rng=random.Random(seed)
         )
 
-    def __enter__(self) -> Lab:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -119,7 +119,7 @@ class Ensemble:
                 return
             except BaseException as error:  # noqa: ASYNC103 - it is raised below or within
                 self.stop()
-                # Somebody else may take a port between its choice and its use.
+                # Another program may take a port between its choice and its use.
                 taken = isinstance(error, EnsembleError) and "already in use" in str(error)
                 if not taken or attempt == _ATTEMPTS:
                     raise
@@ -153,10 +153,10 @@ class Ensemble:
                     f"server {one.id}: {mode}\n{one.log[-2000:]}" for one, mode in zip(expected, modes, strict=True)
                 ]
                 raise EnsembleError("\n".join([f"no ZooKeeper ensemble in {timeout} s", *logs]))
-            time.sleep(_POLL)  # a server tells nobody when it serves; `timeout` bounds it
+            time.sleep(_POLL)  # a server does not announce when it serves; `timeout` bounds this
 
     def leader(self) -> Server | None:
-        """The server that leads (or stands alone) now. Blocks, for a second for each server that is paused."""
+        """The server that leads (or is alone) now. Blocks, for a second for each server that is paused."""
         return next((server for server in self._living() if server.mode() in ("leader", "standalone")), None)
 
     def followers(self) -> list[Server]:

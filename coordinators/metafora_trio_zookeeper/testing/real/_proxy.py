@@ -22,6 +22,8 @@ from typing import Self, TypeVar
 import outcome
 import trio
 
+from metafora_trio.contract import RepeatedEvent
+
 __all__ = ["ProxyLoop", "TcpProxy"]
 
 T = TypeVar("T")
@@ -40,7 +42,7 @@ class TcpProxy:
         self._held = {"up": False, "down": False}
         self._refusing = False
         self._latency = 0.0
-        self._changed = trio.Event()
+        self._changed = RepeatedEvent()
         self._connections: set[trio.CancelScope] = set()
         self._scope = trio.CancelScope()
         self.host: str = ""
@@ -95,8 +97,7 @@ class TcpProxy:
     def _set(self, up: bool, down: bool, refuse: bool) -> None:
         def change() -> None:
             self._held["up"], self._held["down"], self._refusing = up, down, refuse
-            changed, self._changed = self._changed, trio.Event()
-            changed.set()
+            self._changed.set()
 
         self._loop.call(change)
 

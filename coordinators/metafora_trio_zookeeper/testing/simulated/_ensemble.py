@@ -9,11 +9,11 @@ session timeouts after a change of leader; a session that moves from server to s
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ._connection import SimulatedConnection
-from ._network import Channel, Link, Way
+from ._network import Channel, Down, Link, Way
 from ._quorum import Quorum, SimulatedSession
 from ._server import Entry, Server
 from ._tree import Tree
@@ -27,7 +27,7 @@ _LATENCY = 0.001
 
 
 class SimulatedZooKeeper:
-    """An ensemble whose servers and links fail as they are told to.
+    """An ensemble whose servers and links fail on demand.
 
     Servers are numbered from 1. Every fault is a plain call and has taken effect when it returns.
 
@@ -73,7 +73,7 @@ class SimulatedZooKeeper:
 
     @property
     def tree(self) -> Tree:
-        """What is committed, whoever has seen it yet."""
+        """What is committed, whichever servers have applied it."""
         return self._quorum.tree
 
     @property
@@ -97,8 +97,8 @@ class SimulatedZooKeeper:
         return self._quorum.servers
 
     def servers_of(self, process: Process) -> list[int]:
-        """To which servers a process has connections now, one that is being made included."""
-        return [number for (who, number), link in self._links.items() if who is process and link.connected]
+        """The servers that a process has connections to now, one that is being made included."""
+        return [number for (owner, number), link in self._links.items() if owner is process and link.connected]
 
     # ---- links between processes and servers
 
@@ -168,7 +168,7 @@ class SimulatedZooKeeper:
                 self._quorum.heal(server)
 
     def elect(self, out: float | None = None) -> None:
-        """Have the leader step down; all connections break, and for `out` seconds nobody is served."""
+        """Have the leader step down; all connections break, and for `out` seconds no client is served."""
         if self._quorum.leader is not None:
             self._quorum.lose_leader(out)
 
@@ -176,26 +176,27 @@ class SimulatedZooKeeper:
         """End a session by hand, however alive it is, as an operator or a second client with its id could."""
         self._quorum.expire(self.sessions[session_id])
 
-    # ---- for connections
+    # ---- for connections (`Ensemble`)
+
+    @property
+    def numbers(self) -> Sequence[int]:
+        """The numbers of the servers."""
+        return tuple(self.servers)
 
     def link(self, process: Process, server: int) -> Link:
-        """What is between a process and a server."""
+        """Return the link between a process and a server."""
         return self._links.setdefault((process, server), Link(_LATENCY))
 
-    def open_channel(self, connection: SimulatedConnection, number: int) -> Channel:
-        """A TCP connection from a connection's process to a server."""
-        return Channel(
-            self._world,
-            self.link(connection.process, number),
-            connection.process,
-            number,
-            to_server=self.servers[number].receive,
-            to_client=connection.receive,
-        )
+    def open_channel(
+        self, process: Process, server: int, to_client: Callable[[Channel, Sequence[Down]], None]
+    ) -> Channel:
+        """Open a TCP connection from a process to a server; `to_client` takes what the server sends."""
+        link = self.link(process, server)
+        return Channel(self._world, link, process, server, to_server=self.servers[server].receive, to_client=to_client)
 
-    def refuses(self, number: int) -> bool:
-        """Whether nobody listens at a server's port."""
-        return not self.servers[number].alive
+    def refuses(self, server: int) -> bool:
+        """Return whether nothing listens at a server's port."""
+        return not self.servers[server].alive
 
     def _links_of(self, process: Process, server: int | None) -> list[Link]:
         return [self.link(process, number) for number in (self.servers if server is None else [server])]

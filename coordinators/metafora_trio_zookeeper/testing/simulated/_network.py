@@ -1,8 +1,8 @@
 """What is between simulated processes and simulated servers: links that fail, and TCP connections on them.
 
-A connection loses nothing while both its ends stand: what is sent over a link that is cut waits, and arrives in order
-once the link is healed, as TCP would send it again. That also holds for what was sent before an end was closed: a
-request of a process that has died, or has given this connection up, can arrive long afterwards.
+A connection loses nothing while both its ends are open: what is sent over a link that is cut waits, and arrives in
+order once the link is healed, as TCP would send it again. That also holds for what was sent before an end was closed:
+a request of a process that has died, or has given this connection up, can arrive long afterwards.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Link:
 
     @property
     def connected(self) -> bool:
-        """Whether a connection on it stands at both ends."""
+        """Whether a connection on it is open at both ends."""
         return any(channel.client_open and channel.server_open for channel in self.channels)
 
     def cut(self, way: Way) -> None:
@@ -138,7 +138,7 @@ class Pipe(Generic[T]):
         self._plan(due)
 
     def resume(self) -> None:
-        """Send what was held once more."""
+        """Send again what was held."""
         if self._waiting:
             self._plan(self._world.now + self._link.latency)
 
@@ -169,7 +169,7 @@ class Channel:
         process: whose it is.
         server: the number of the server.
         session: of a connection that is established; 0 before.
-        client_open, server_open: whether that end stands.
+        client_open, server_open: whether that end is open.
     """
 
     def __init__(
@@ -202,14 +202,14 @@ class Channel:
         self.down.put(message)
 
     def close_client_end(self) -> None:
-        """The client is through with it; what it has sent still arrives."""
+        """Close the client's end; what it has sent still arrives."""
         if self.client_open:
             self.up.put(None)
             self.client_open = False
             self._forget()
 
     def close_server_end(self) -> None:
-        """The server is through with it; what it has sent still arrives, what arrives from now on is lost."""
+        """Close the server's end; what it has sent still arrives, what arrives from now on is lost."""
         if self.server_open:
             self.down.put(None)
             self.server_open = False

@@ -1,10 +1,10 @@
 """What the servers of a simulated ensemble do together: the log, the sessions, and who leads.
 
 One `Quorum` stands for the leader, whichever server that is, and for what the others have in common with it: a
-transaction that it has committed is committed, whoever has applied it yet. What a server believes that is cut off is
-in `Server`.
+transaction that it has committed is committed, whichever servers have applied it. What a server believes while it is
+cut off is in `Server`.
 
-Nothing happens periodically: what changes nothing is worked out when somebody looks.
+Nothing happens periodically: what changes nothing is worked out when it is asked for.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class Quorum:
         return server is leader or (leader is not None and leader.linked and server.linked)
 
     def next_report(self, server: Server) -> float:
-        """When `server` next tells the leader which sessions it has heard from."""
+        """Return when `server` next reports to the leader which sessions it has heard from."""
         # At different times, as servers do not start together.
         half = self._tick / 2
         phase = half * server.number / (len(self.servers) + 1)
@@ -120,12 +120,12 @@ class Quorum:
             self._world.after(HOP, self._arrive, origin)
 
     def renew(self, session: int, when: float) -> None:
-        """The leader has heard of the session at `when`."""
+        """Note that the leader has heard of the session at `when`."""
         found = self.sessions[session]
         found.deadline = max(found.deadline, self._round_up(when + found.timeout))
 
     def loses_reply(self, entry: Entry) -> bool:
-        """Whether the reply to `entry` is to be lost; asked once."""
+        """Return whether the reply to `entry` is to be lost. Each entry is asked about once."""
         origin = entry.origin
         if origin is None or not entry.changes or origin.channel.process not in self.losing:
             return False
@@ -133,7 +133,7 @@ class Quorum:
         return True
 
     def loses_events(self) -> bool:
-        """Whether the events of a write are to be lost with its reply."""
+        """Return whether the events of a write are to be lost with its reply."""
         return self._rng.random() < 0.5
 
     # ---- deciding
@@ -251,7 +251,7 @@ class Quorum:
 
     def _check_deadline(self, session: SimulatedSession, deadline: float) -> None:
         if session.ended or self.leader is None or deadline != session.checked:
-            return  # a new leader looks at every session anew
+            return  # a new leader starts every session's time again
         for server in self.servers.values():
             server.report(session.id)
         if session.deadline > deadline:
@@ -301,9 +301,9 @@ class Quorum:
         self._come_back(server)
 
     def lose_leader(self, out: float | None) -> None:
-        """The leader is no more: nobody is served until there is another, for `out` seconds at least."""
+        """Lose the leader: no client is served until there is another, for `out` seconds at least."""
         if self.can_commit:
-            # Of what was on its way, some has reached a majority; nobody will hear of it.
+            # Some of what was on its way has reached a majority, though its replies are lost.
             for _ in range(self._rng.randint(0, len(self._under_way))):
                 self._decide(self._under_way.popleft())
         old, self.leader = self.leader, None

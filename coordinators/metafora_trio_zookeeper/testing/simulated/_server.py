@@ -11,17 +11,14 @@ import enum
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 from metafora_trio_zookeeper._connection import ErrorCode, EventType, Reply, RequestError
 
 from ._network import Answer, Channel, Event, Hello, Kind, Request, Up, Welcome
 from ._tree import Tree, Znode, parent_of
 
-if TYPE_CHECKING:
-    from ._quorum import Quorum
-
-__all__ = ["HOP", "Entry", "Origin", "Server"]
+__all__ = ["HOP", "Entry", "Leader", "Origin", "Server"]
 
 HOP = 0.0005
 """Seconds from one server to another."""
@@ -36,7 +33,7 @@ class Origin(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """One transaction, as it stands in the log.
+    """One transaction in the log.
 
     Attributes:
         committed: when.
@@ -51,6 +48,44 @@ class Entry(NamedTuple):
     ended: int
     origin: Origin | None
     result: Reply | RequestError | Welcome | None
+
+
+class Leader(Protocol):
+    """What a server needs of the servers together, which one of them leads: the log, and a way to the leader."""
+
+    @property
+    def log(self) -> Sequence[Entry]: ...
+
+    @property
+    def now(self) -> float: ...
+
+    def at(self, when: float, server: Server) -> None:
+        """Have `server` apply what has arrived, then."""
+        ...
+
+    def leads(self, server: Server) -> bool: ...
+
+    def reaches_leader(self, server: Server) -> bool: ...
+
+    def next_report(self, server: Server) -> float:
+        """Return when `server` next reports to the leader which sessions it has heard from."""
+        ...
+
+    def forward(self, origin: Origin) -> None:
+        """Bring something before the leader, as soon as that is possible."""
+        ...
+
+    def renew(self, session: int, when: float) -> None:
+        """Note that the leader has heard of the session at `when`."""
+        ...
+
+    def loses_reply(self, entry: Entry) -> bool:
+        """Return whether the reply to `entry` is to be lost. Each entry is asked about once."""
+        ...
+
+    def loses_events(self) -> bool:
+        """Return whether the events of a write are to be lost with its reply."""
+        ...
 
 
 class _Mode(enum.Enum):
@@ -78,7 +113,7 @@ class _Client:
         self._data[path] = _Mode.ONCE
 
     def sees(self, event: EventType, ancestors: Sequence[str]) -> bool:
-        """Whether it is to hear of an event at `ancestors[0]`; the others are above it."""
+        """Return whether an event at `ancestors[0]` is sent to this client; the other paths are above it."""
         seen = bool(self._data) and _trigger(self._data, ancestors)
         if event is EventType.DELETED and self._child:
             seen = _trigger(self._child, ancestors) or seen
@@ -109,7 +144,7 @@ class Server:
         unlinked_at: when it was last cut from the other servers.
     """
 
-    def __init__(self, number: int, quorum: Quorum) -> None:
+    def __init__(self, number: int, leader: Leader) -> None:
         self.number = number
         self.alive = True
         self.linked = True
@@ -120,29 +155,29 @@ class Server:
         self.held: deque[Origin] = deque()
         self.epoch = 0
         self.unlinked_at = -math.inf
-        self._quorum = quorum
+        self._leader = leader
         self._position = 0
         self._planned = math.inf
         self._clients: dict[Channel, _Client] = {}
         # Connections whose session is not established yet.
         self._greeting: dict[Channel, None] = {}
-        # Sessions heard from, with the time at which the leader is told, if it can be.
+        # Sessions heard from, with the time at which that is reported to the leader, if it can be.
         self._touched: dict[int, float] = {}
 
     # ---- the log
 
     def plan(self) -> None:
         """See to it that the oldest transaction not applied yet is applied in time."""
-        log = self._quorum.log
+        log = self._leader.log
         if self._position < len(log) and self.linked:
             due = log[self._position].committed + self._delay
             if due < self._planned:
                 self._planned = due
-                self._quorum.at(due, self)
+                self._leader.at(due, self)
 
     def advance(self) -> None:
         """Apply what has arrived by now."""
-        now, log = self._quorum.now, self._quorum.log
+        now, log = self._leader.now, self._leader.log
         if self._planned <= now:
             self._planned = math.inf
         if not self.linked or not self.alive:
@@ -156,7 +191,7 @@ class Server:
 
     def catch_up(self) -> None:
         """Apply everything, as a server does before it serves (again)."""
-        log = self._quorum.log
+        log = self._leader.log
         while self._position < len(log):
             self._position += 1
             self._apply(log[self._position - 1])
@@ -167,15 +202,15 @@ class Server:
 
     @property
     def _delay(self) -> float:
-        return HOP if self._quorum.leads(self) else HOP + self.lag
+        return HOP if self._leader.leads(self) else HOP + self.lag
 
     def _apply(self, entry: Entry) -> None:
         self.zxid = entry.zxid
         self.tree.apply(entry.changes)
         origin = entry.origin
         here = origin is not None and origin.server is self
-        lost = here and self._quorum.loses_reply(entry)
-        if lost and origin is not None and self._quorum.loses_events():
+        lost = here and self._leader.loses_reply(entry)
+        if lost and origin is not None and self._leader.loses_events():
             self._drop(origin.channel)
         for event, path in entry.events:
             self._fire(event, path)
@@ -235,14 +270,14 @@ class Server:
         self._touch(channel.session)
         if request.writes:
             client.queue.append(request)
-            self._quorum.forward(Origin(self, channel, request))
+            self._leader.forward(Origin(self, channel, request))
         elif client.queue:
             client.queue.append(request)
         else:
             self._answer(channel, client, request)
 
     def welcome(self, channel: Channel, welcome: Welcome) -> None:
-        """Tell a client that its session is established, or that it is no more."""
+        """Answer a client that its session is established, or that it has ended."""
         if not channel.server_open or not self.linked:
             return
         del self._greeting[channel]
@@ -274,7 +309,7 @@ class Server:
         if hello.session:
             self.drop_session(hello.session)
         self._greeting[channel] = None
-        self._quorum.forward(Origin(self, channel, hello))
+        self._leader.forward(Origin(self, channel, hello))
 
     def _drop(self, channel: Channel) -> None:
         self._clients.pop(channel, None)
@@ -303,41 +338,41 @@ class Server:
                 return RequestError(ErrorCode.NO_NODE) if node is None else Reply(node, self.zxid)
         return Reply(None, self.zxid)
 
-    # ---- who is heard from
+    # ---- reports of which sessions are alive
 
     def _touch(self, session: int) -> None:
-        if self._quorum.leads(self):
-            self._quorum.renew(session, self._quorum.now)
+        if self._leader.leads(self):
+            self._leader.renew(session, self._leader.now)
         else:
             self.report(session)
-            self._touched[session] = self._quorum.next_report(self)
+            self._touched[session] = self._leader.next_report(self)
 
     def report(self, session: int) -> None:
-        """Make good the report on a session, if it fell due since it was last looked at."""
-        if self._quorum.reaches_leader(self) and self._touched.get(session, math.inf) <= self._quorum.now:
-            self._quorum.renew(session, self._touched.pop(session))
+        """Report a session to the leader, if that fell due since it was last looked at."""
+        if self._leader.reaches_leader(self) and self._touched.get(session, math.inf) <= self._leader.now:
+            self._leader.renew(session, self._touched.pop(session))
 
     def report_all(self) -> None:
-        """The same for all sessions: what is not reported by now waits for `postpone_reports`."""
+        """Report all sessions: what is not reported by now waits for `postpone_reports`."""
         for session in list(self._touched):
             self.report(session)
 
     def postpone_reports(self) -> None:
-        """The leader can be reached again: tell it next time."""
+        """Report all sessions at the next time from now: the leader can be reached again."""
         for session in self._touched:
-            self._touched[session] = self._quorum.next_report(self)
+            self._touched[session] = self._leader.next_report(self)
 
     def unlink(self) -> None:
-        """From now on nothing passes between this server and the others."""
+        """Cut this server from the others."""
         self.advance()
         self.linked = False
-        self.unlinked_at = self._quorum.now
+        self.unlinked_at = self._leader.now
 
     def link(self) -> None:
-        """The others can be reached again: go on where this server stopped."""
+        """Reach the others again, and go on where this server stopped."""
         self.linked = True
         held, self.held = self.held, deque()
         for origin in held:
-            self._quorum.forward(origin)
+            self._leader.forward(origin)
         self.advance()
         self.plan()

@@ -62,7 +62,7 @@ class Outcome(NamedTuple):
 
     Attributes:
         changes: to the tree.
-        events: in order, as a recursive watch hears of them.
+        events: in the order in which a recursive watch sends them.
         created: for each operation the path it created, or None.
     """
 
@@ -155,7 +155,7 @@ class _Draft:
 
 
 def carry_out(tree: Tree, ops: Sequence[WriteOp], *, session: int, zxid: int, now_ms: int) -> Outcome:
-    """What a transaction of `session` does; changes nothing yet.
+    """Work out what a transaction of `session` does; this changes nothing yet.
 
     Raises:
         RequestError: an operation is refused, `index` says which; so nothing is done.
@@ -171,7 +171,7 @@ def carry_out(tree: Tree, ops: Sequence[WriteOp], *, session: int, zxid: int, no
 
 
 def end_session(tree: Tree, paths: Sequence[str], *, zxid: int) -> Outcome:
-    """What the end of a session does: its ephemerals go, in the order of `paths`."""
+    """Work out what the end of a session does: its ephemerals go, in the order of `paths`."""
     draft = _Draft(tree, zxid, 0)
     for path in paths:
         draft.delete(path, tree[path])

@@ -1,0 +1,327 @@
+"""A ZooKeeper that a test scripts: which request is served, which reply arrives, which event is lost.
+
+Use `SimulatedZooKeeper` (see `coordinator_lab`) unless the test needs this one. That one fails as real ensembles do,
+when its own timing has it; a differential test compares it with real servers. This one does what they never do, or
+never at a chosen instant: lose one reply, or one event on a connection that goes on; run something between a request
+and its reply; forbid a path; not know an operation; begin a connection at a chosen place of the log. With it, a story
+that goes wrong in one interleaving only is a few lines.
+
+There is one log of transactions. Each connection reads from a replica of its own, which normally follows the log at
+once; one that lags shows the past until a write of the connection is answered, as with a real follower. What a
+transaction does to the znodes is the simulated ensemble's code, and the life of a session is `ConnectionBase`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import trio
+
+from metafora_trio.contract import RepeatedEvent
+from metafora_trio_zookeeper._connection import (
+    Check,
+    ConnectionState,
+    Done,
+    ErrorCode,
+    EventType,
+    Reply,
+    RequestError,
+    WriteOp,
+)
+from metafora_trio_zookeeper._connection_base import ConnectionBase, Established
+from metafora_trio_zookeeper.testing.simulated._tree import Outcome, Tree, carry_out, end_session
+
+LATENCY = 0.002
+RECONNECT = 0.05
+NOTHING = Outcome({}, (), ())
+CONNECTED, DISCONNECTED = ConnectionState.CONNECTED, ConnectionState.DISCONNECTED
+
+
+class ScriptedZooKeeper:
+    """The ensemble.
+
+    Attributes:
+        session_timeout: what it grants, in seconds.
+        has_quorum: whether writes are answered.
+        refusing: whether new connections are refused.
+        unimplemented: the requests it does not know, by the name of the method.
+        forbidden: below which paths nobody may write.
+        log: what each transaction did, refused ones included.
+    """
+
+    def __init__(self, session_timeout: float = 4.0) -> None:
+        self.session_timeout = session_timeout
+        self.has_quorum = True
+        self.refusing = False
+        self.unimplemented: set[str] = set()
+        self.forbidden: set[str] = set()
+        self.tree = Tree()
+        self.log: list[Outcome] = []
+        self.connections: list[ScriptedConnection] = []
+
+    def connect(self) -> ScriptedConnection:
+        connection = ScriptedConnection(self, len(self.connections) + 1)
+        self.connections.append(connection)
+        return connection
+
+    def commit(self, ops: Sequence[WriteOp], owner: int = 0) -> tuple[str | None, ...]:
+        """Carry out a transaction, all or nothing, and let the replicas follow."""
+        try:
+            for index, op in enumerate(ops):
+                if op.path.startswith(tuple(self.forbidden)):
+                    raise RequestError(ErrorCode.NO_AUTH, index)
+            outcome = carry_out(self.tree, ops, session=owner, zxid=len(self.log) + 1, now_ms=0)
+        except RequestError:
+            self._publish(NOTHING)  # a refusal is a transaction, too
+            raise
+        self._publish(outcome)
+        return outcome.created
+
+    def end_session(self, session: int) -> None:
+        """Let a session end: its ephemerals go in one transaction."""
+        paths = [path for path, node in self.tree.items() if node.owner == session]
+        self._publish(end_session(self.tree, paths, zxid=len(self.log) + 1))
+
+    def _publish(self, outcome: Outcome) -> None:
+        self.tree.apply(outcome.changes)
+        self.log.append(outcome)
+        for connection in self.connections:
+            if not connection.lagging:
+                connection.catch_up()
+
+
+@dataclass(eq=False)
+class Request:
+    name: str
+    carry_out: Callable[[], Reply]
+    done: Done
+
+
+class Wire:
+    """One direction: calls what was put in, in order, `LATENCY` later."""
+
+    def __init__(self) -> None:
+        self._calls: deque[tuple[float, Callable[[], None]]] = deque()
+        self._more = RepeatedEvent()
+
+    def put(self, call: Callable[[], None]) -> None:
+        self._calls.append((trio.current_time() + LATENCY, call))
+        self._more.set()
+
+    def clear(self) -> None:
+        self._calls.clear()
+
+    @property
+    def arrived(self) -> int:
+        return sum(due <= trio.current_time() for due, _ in self._calls)
+
+    async def run(self) -> None:
+        while True:
+            while self._calls:
+                if self.arrived:
+                    self._calls.popleft()[1]()
+                else:
+                    await trio.sleep_until(self._calls[0][0])
+            await self._more.wait()
+
+
+class ScriptedConnection(ConnectionBase[Request]):
+    """One session.
+
+    Attributes:
+        lagging: its replica does not follow the log by itself.
+        losing: what the server sends does not arrive any more, until the connection breaks.
+        numb: events do not arrive any more.
+        sent: the names of the requests that were made, in order.
+        before, after: called around the sending of each transaction, with its operations.
+    """
+
+    def __init__(self, zookeeper: ScriptedZooKeeper, session: int) -> None:
+        super().__init__()
+        self.lagging = self.losing = self.numb = False
+        self.sent: list[str] = []
+        self.before = self.after = nothing
+        self._zookeeper = zookeeper
+        self._session = session
+        self._tree = Tree()
+        self._position = 0
+        self._next_position: int | None = None
+        self._watches: set[str] = set()
+        self._up, self._down = Wire(), Wire()
+
+    @property
+    def backlog(self) -> int:
+        return self._down.arrived
+
+    # ---- faults
+
+    def cut(self) -> None:
+        """Break the connection: what is on its way in either direction is lost."""
+        self.losing = False
+        if self.state is CONNECTED:
+            self._up.clear()
+            self._down.clear()
+            self._watches.clear()
+            self._set_state(DISCONNECTED)
+
+    drop = cut
+
+    def expire(self) -> None:
+        """End the session at the servers, and have the client notified."""
+        self._zookeeper.end_session(self._session)
+        self._set_state(ConnectionState.EXPIRED)
+
+    def lag(self, position: int) -> None:
+        """Have the next connection begin at an older position of the log, and stay there."""
+        self._next_position = position
+
+    def before_next(self, act: Callable[[Sequence[WriteOp]], None]) -> None:
+        """Have `act` called before the next transaction is sent."""
+
+        def once(ops: Sequence[WriteOp]) -> None:
+            self.before = nothing
+            act(ops)
+
+        self.before = once
+
+    def after_next(self, act: Callable[[Sequence[WriteOp]], None]) -> None:
+        """Have `act` called right after the next transaction was sent, before it is served."""
+
+        def once(ops: Sequence[WriteOp]) -> None:
+            self.after = nothing
+            act(ops)
+
+        self.after = once
+
+    def silence(self) -> None:
+        """Lose what is on its way here, and all that follows until the connection breaks."""
+        self._down.clear()
+        self.losing = True
+
+    def serve_next(self, call: Callable[[], None]) -> None:
+        """Have something happen at the servers right behind the requests that were made so far."""
+        self._up.put(call)
+
+    # ---- requests
+
+    def transact(self, ops: Sequence[WriteOp], done: Done) -> None:
+        self.before(ops)
+        self._send("transact", lambda: self._write(ops), done)
+        self.after(ops)
+
+    def heartbeat(self, path: str, stamp: float, done: Done) -> None:
+        def beat() -> Reply:
+            self._write([Check(path)])
+            if not self.losing:
+                self._prove(stamp)
+            return Reply(None, len(self._zookeeper.log))
+
+        self._send("heartbeat", beat, done)
+
+    def read(self, paths: Sequence[str], done: Done) -> None:
+        def look() -> Reply:
+            found = map(self._tree.get, wanted)
+            return Reply(tuple(None if node is None else node.result() for node in found), 0)
+
+        wanted = tuple(paths)
+        self._send("read", look, done)
+
+    def children(self, path: str, done: Done) -> None:
+        def listing() -> Reply:
+            if path not in self._tree:
+                raise RequestError(ErrorCode.NO_NODE)
+            return Reply(sorted(self._tree[path].children), 0)
+
+        self._send("children", listing, done)
+
+    def add_watch(self, path: str, done: Done) -> None:
+        def watch() -> Reply:
+            self._watches.add(path)
+            return Reply(None, 0)
+
+        self._send("add_watch", watch, done)
+
+    # ---- the transport
+
+    def _send(self, name: str, carry_out: Callable[[], Reply], done: Done) -> None:
+        self.sent.append(name)
+        self._request(Request(name, carry_out, done))
+
+    def _start(self) -> None:
+        for run in (self._up.run, self._down.run, self._keep_connected):
+            trio.lowlevel.spawn_system_task(run)
+
+    async def _stop(self) -> None:
+        self._zookeeper.end_session(self._session)
+        await trio.lowlevel.checkpoint()
+
+    def _transmit(self, request: Request) -> None:
+        self._up.put(partial(self._serve, request))
+
+    def _transmit_close(self) -> None:
+        self._up.put(lambda: self._down.put(lambda: self._set_state(ConnectionState.CLOSED)))
+
+    def _post(self, call: Callable[[Any, Any], None], first: Any, second: Any) -> None:
+        self._down.put(partial(call, first, second))
+
+    async def _keep_connected(self) -> None:
+        while self.state in (CONNECTED, DISCONNECTED):
+            await trio.sleep(RECONNECT)
+            if self.state is DISCONNECTED and not self._zookeeper.refusing:
+                self._choose_replica()
+                number, timeout = self.number + 1, self._zookeeper.session_timeout
+                established = Established(trio.current_time(), number, f"scripted:{number}", timeout, self._session)
+                self._set_state(CONNECTED, established)
+
+    # ---- the server's end
+
+    def _choose_replica(self) -> None:
+        self.lagging = self._next_position is not None
+        if self._next_position is not None:
+            self._tree, self._position, self._next_position = Tree(), self._next_position, None
+            for outcome in self._zookeeper.log[: self._position]:
+                self._tree.apply(outcome.changes)
+        else:
+            self.catch_up()
+
+    def _serve(self, request: Request) -> None:
+        answer: Reply | RequestError
+        if request.name in ("transact", "heartbeat") and not self._zookeeper.has_quorum:
+            return
+        try:
+            if request.name in self._zookeeper.unimplemented:
+                raise RequestError(ErrorCode.UNIMPLEMENTED)
+            answer = request.carry_out()
+        except RequestError as error:
+            answer = error
+        if not self.losing:
+            self._down.put(lambda: self._deliver(request, answer))
+
+    def _write(self, ops: Sequence[WriteOp]) -> Reply:
+        try:
+            return Reply(self._zookeeper.commit(ops, self._session), len(self._zookeeper.log))
+        finally:
+            self.lagging = False
+            self.catch_up()
+
+    def catch_up(self) -> None:
+        """Apply the log; watches fire as it goes."""
+        while self._position < len(self._zookeeper.log):
+            outcome = self._zookeeper.log[self._position]
+            self._position += 1
+            self._tree.apply(outcome.changes)
+            for event, path in outcome.events:
+                if not self.numb and not self.losing and path.startswith(tuple(self._watches)):
+                    self._down.put(partial(self._notify, event, path))
+
+    def _notify(self, event: EventType, path: str) -> None:
+        if self._sink is not None and self.state is CONNECTED:
+            self._sink.on_event(event, path)
+
+
+def nothing(ops: Sequence[WriteOp]) -> None:
+    """What is done around a transaction that is not scripted."""
