@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import shutil
 import socket
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 import trio
@@ -16,6 +18,7 @@ import trio
 from metafora_trio_zookeeper.testing.real import (
     Ensemble,
     EnsembleError,
+    EnsembleOptions,
     ZooKeeperNotInstalled,
     free_ports,
     open_ensemble,
@@ -168,3 +171,11 @@ def test_unpacked_release(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     monkeypatch.setenv("ZOOKEEPER_HOME", str(tmp_path))
     with Ensemble(1) as ensemble:
         assert ensemble.servers[0].mode() == "standalone"
+
+
+def test_open_ensemble_takes_what_an_ensemble_takes() -> None:
+    """`EnsembleOptions` has each keyword argument of `Ensemble`, with the same type."""
+    parameters = inspect.signature(Ensemble).parameters.values()
+    keywords = [it.name for it in parameters if it.kind is inspect.Parameter.KEYWORD_ONLY]
+    hints = get_type_hints(Ensemble.__init__)
+    assert {name: hints[name] for name in keywords} == get_type_hints(EnsembleOptions)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ._ensemble import Ensemble as Ensemble
 from ._ensemble import EnsembleError as EnsembleError
+from ._ensemble import EnsembleOptions as EnsembleOptions
 from ._ensemble import free_ports as free_ports
 from ._ensemble import open_ensemble as open_ensemble
 from ._install import ZooKeeperNotInstalled as ZooKeeperNotInstalled

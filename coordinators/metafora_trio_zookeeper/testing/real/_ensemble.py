@@ -13,14 +13,14 @@ from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypedDict, Unpack
 
 import trio
 
 from ._proxy import ProxyLoop, TcpProxy
 from ._server import HOST, Server
 
-__all__ = ["Ensemble", "EnsembleError", "free_ports", "open_ensemble"]
+__all__ = ["Ensemble", "EnsembleError", "EnsembleOptions", "free_ports", "open_ensemble"]
 
 # Below Linux's range of outgoing ports: a port from it could be taken while a killed server is away.
 _PORTS = range(15000, 32000)
@@ -33,6 +33,18 @@ rather than is refused, begins a new election."""
 
 class EnsembleError(RuntimeError):
     """The servers did not come up; the message has the end of their logs."""
+
+
+class EnsembleOptions(TypedDict, total=False):
+    """The keyword arguments of `Ensemble`, which explains them; `open_ensemble` takes the same."""
+
+    tick_ms: int
+    directory: Path | None
+    jvm_heap: str
+    linked: bool
+    config: Mapping[str, object] | None
+    jvm_options: Sequence[str]
+    environment: Mapping[str, str] | None
 
 
 class Ensemble:
@@ -248,31 +260,12 @@ class Ensemble:
 
 
 @contextlib.asynccontextmanager
-async def open_ensemble(
-    servers: int = 3,
-    *,
-    tick_ms: int = 200,
-    directory: Path | None = None,
-    jvm_heap: str = "64m",
-    linked: bool = False,
-    config: Mapping[str, object] | None = None,
-    jvm_options: Sequence[str] = (),
-    environment: Mapping[str, str] | None = None,
-) -> AsyncGenerator[Ensemble]:
-    """An `Ensemble` (see there for the arguments) that runs for the time of the block, without blocking Trio.
+async def open_ensemble(servers: int = 3, **options: Unpack[EnsembleOptions]) -> AsyncGenerator[Ensemble]:
+    """Run an `Ensemble` (see there for the arguments) for the time of the block, without blocking Trio.
 
     Raises what the block raises; and from its start ZooKeeperNotInstalled and EnsembleError.
     """
-    ensemble = Ensemble(
-        servers,
-        tick_ms=tick_ms,
-        directory=directory,
-        jvm_heap=jvm_heap,
-        linked=linked,
-        config=config,
-        jvm_options=jvm_options,
-        environment=environment,
-    )
+    ensemble = Ensemble(servers, **options)
     try:
         await trio.to_thread.run_sync(ensemble.start)
         yield ensemble
