@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Callable
-from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
+from collections.abc import Callable, Hashable
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import trio
 
@@ -30,12 +30,7 @@ __all__ = ["ConnectionBase", "Established"]
 _FINAL: Final = frozenset({ConnectionState.EXPIRED, ConnectionState.AUTH_FAILED, ConnectionState.CLOSED})
 
 
-class _Request(Protocol):
-    @property
-    def done(self) -> Done: ...
-
-
-RequestT = TypeVar("RequestT", bound=_Request)
+RequestT = TypeVar("RequestT", bound=Hashable)
 
 
 class Established(NamedTuple):
@@ -63,8 +58,8 @@ class ConnectionBase(abc.ABC, Generic[RequestT]):
         self.proof: float = -math.inf
         self.connected_at: float = -math.inf
         self._sink: Sink | None = None
-        # A dict for its order: requests fail in the order in which they were made.
-        self._outstanding: dict[RequestT, None] = {}
+        # In the order in which the requests were made: so they fail.
+        self._outstanding: dict[RequestT, Done] = {}
         self._state_changed = RepeatedEvent()
         self._closing = False
         self._closed = trio.Event()
@@ -106,9 +101,9 @@ class ConnectionBase(abc.ABC, Generic[RequestT]):
 
     # ---- for the transport
 
-    def _request(self, request: RequestT) -> None:
+    def _request(self, request: RequestT, done: Done) -> None:
         """Send a request, or have it fail in its turn: never from inside this call."""
-        self._outstanding[request] = None
+        self._outstanding[request] = done
         if self.state is ConnectionState.CONNECTED and not self._closing:
             self._transmit(request)
         else:
@@ -116,9 +111,9 @@ class ConnectionBase(abc.ABC, Generic[RequestT]):
 
     def _deliver(self, request: RequestT, result: Reply | RequestError) -> None:
         """Hand a reply to its request, unless that has ended."""
-        if request in self._outstanding:
-            del self._outstanding[request]
-            request.done(result)
+        done = self._outstanding.pop(request, None)
+        if done is not None:
+            done(result)
 
     def _prove(self, stamp: float) -> None:
         """Note that a heartbeat was acknowledged. Call it where the reply is read, in whichever thread."""
@@ -139,9 +134,9 @@ class ConnectionBase(abc.ABC, Generic[RequestT]):
         else:
             self.server = ""
             outstanding, self._outstanding = self._outstanding, {}
-            for request in outstanding:
+            for done in outstanding.values():
                 try:
-                    request.done(self._loss())
+                    done(self._loss())
                 except Exception as error:  # noqa: BLE001  # the transport says what becomes of it
                     self._failed(error)
         self._state_changed.set()

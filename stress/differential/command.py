@@ -167,7 +167,7 @@ class _Session:
             path, watch = action.arguments
             name = path.encode()
             body = struct.pack("!i", len(name)) + name + bytes([watch])
-            self.connection._request(requests.Request(_EXISTS, body, _decode_stat, done))
+            self.connection._request(requests.Request(_EXISTS, body, _decode_stat), done)
         else:
             getattr(self.connection, action.name)(*action.arguments, done)
 

@@ -23,7 +23,7 @@ def _run(ensemble: Ensemble) -> Iterator[Ensemble]:
 
 @pytest.fixture(scope="session")
 def ensemble() -> Iterator[Ensemble]:
-    """Three servers, started once; what a test breaks is mended after it."""
+    """Three servers, started once; what a test breaks is repaired after it."""
     yield from _run(Ensemble(3))
 
 
@@ -40,8 +40,8 @@ def standalone() -> Iterator[Ensemble]:
 
 
 @pytest.fixture(autouse=True)
-def _mended(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Have the ensembles whole again after each test that had one."""
+def _repaired(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Repair the ensembles after each test that had one."""
     yield
     for name in _ENSEMBLES:
         if name in request.fixturenames:

@@ -10,7 +10,6 @@ import trio
 from metafora_trio import (
     Command,
     CoordinatorUnavailable,
-    InvalidTask,
     NodeNotFound,
     StateName,
     Task,
@@ -117,16 +116,6 @@ async def test_again_overwrites_the_state_as_it_was_read() -> None:
         assert (snapshot.state, snapshot.task is not None) == (TaskState(), True)
 
 
-async def test_a_state_that_was_left_behind_is_no_end() -> None:
-    """The task was removed by hand: there is nothing to be told of an end."""
-    cluster = ScriptedCluster(buckets=2)
-    async with cluster.coordinator.open_client() as client:
-        await client.submit([Task("t")], again=False)
-        cluster.commit([Delete(cluster.layout.task_path("t"))])
-        await client.submit([Task("t")], again=False)
-        assert (await client.look_up("t")).task is not None
-
-
 async def test_a_delete_whose_reply_was_lost() -> None:
     cluster = ScriptedCluster(buckets=2)
     async with cluster.coordinator.open_client() as client:
@@ -178,16 +167,6 @@ async def test_a_delete_that_crosses_a_submit_deletes_the_task() -> None:
         await client.delete("t")
         assert cluster.tree[cluster.layout.task_path("t")].version == 1
         assert cluster.layout.state_path("t") in cluster.tree
-
-
-async def test_a_state_left_behind_by_hand_can_be_deleted() -> None:
-    cluster = ScriptedCluster(buckets=2)
-    async with cluster.coordinator.open_client() as client:
-        for data in (TaskState().encode(), b"not a record"):
-            cluster.commit([Create(cluster.layout.state_path("t"), data)])
-            await client.delete("t")
-            assert cluster.layout.state_path("t") not in cluster.tree
-            assert cluster.layout.task_path("t") not in cluster.tree
 
 
 async def test_a_delete_spares_the_state_of_a_task_submitted_again() -> None:
@@ -288,23 +267,6 @@ async def test_a_command_of_which_nobody_knows_whether_it_arrived() -> None:
         connection.after_next(lose)
         with pytest.raises(NodeNotFound, match="is over; the answer to this command was lost"):
             await client.send(f"a.{'x' * 10}", Command("drain"))
-
-
-async def test_ids_are_checked_before_they_become_paths() -> None:
-    async with ScriptedCluster(buckets=2).coordinator.open_client() as client:
-        for call in (client.look_up("a/b"), client.delete("../x")):
-            with pytest.raises(InvalidTask):
-                await call
-
-
-async def test_a_state_that_cannot_be_read_is_named() -> None:
-    cluster = ScriptedCluster(buckets=2)
-    async with cluster.coordinator.open_client() as client:
-        await client.submit([Task("t")], again=False)
-        for data in (b"?", b"[]", b'{"state":"unheard"}', b'{"errors":[{}]}', b'{"errors":[1]}'):
-            cluster.commit([SetData(cluster.layout.state_path("t"), data)])
-            with pytest.raises(InvalidTask, match="task 't': its stored state cannot be read"):
-                await client.look_up("t")
 
 
 async def test_no_permission_is_said() -> None:

@@ -13,7 +13,6 @@ import trio
 
 from metafora_trio_zookeeper._connection import (
     ConnectionState,
-    Done,
     ErrorCode,
     EventType,
     Reply,
@@ -30,7 +29,6 @@ TIMEOUT = 4.0
 @dataclass(eq=False)
 class Request:
     name: str
-    done: Done
 
 
 class ListConnection(ConnectionBase[Request]):
@@ -55,8 +53,8 @@ class ListConnection(ConnectionBase[Request]):
             self.log.append((name, answer.value if isinstance(answer, Reply) else answer.code))
             then()
 
-        request = Request(name, done)
-        self._request(request)
+        request = Request(name)
+        self._request(request, done)
         return request
 
     def answer(self, request: Request, value: str) -> None:

@@ -1,4 +1,4 @@
-"""What an independent reading of the protocol found, each as the shortest story that goes wrong without the mend.
+"""Faults that an independent reading of the protocol found, each as the shortest story that goes wrong without its fix.
 
 Over a scripted ZooKeeper, on virtual time.
 """

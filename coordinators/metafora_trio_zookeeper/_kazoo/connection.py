@@ -132,19 +132,19 @@ class KazooConnection(ConnectionBase[Request]):
         return len(self._inbox)
 
     def transact(self, ops: Sequence[WriteOp], done: Done) -> None:
-        self._request(requests.transact(ops, self._acl, done))
+        self._request(requests.transact(ops, self._acl), done)
 
     def read(self, paths: Sequence[str], done: Done) -> None:
-        self._request(requests.read(paths, done))
+        self._request(requests.read(paths), done)
 
     def children(self, path: str, done: Done) -> None:
-        self._request(requests.children(path, done))
+        self._request(requests.children(path), done)
 
     def add_watch(self, path: str, done: Done) -> None:
-        self._request(requests.add_watch(path, done))
+        self._request(requests.add_watch(path), done)
 
     def heartbeat(self, path: str, stamp: float, done: Done) -> None:
-        self._request(requests.heartbeat(path, stamp, done))
+        self._request(requests.heartbeat(path, stamp), done)
 
     def drop(self) -> None:
         if self.state is ConnectionState.CONNECTED:

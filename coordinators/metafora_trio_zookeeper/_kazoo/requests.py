@@ -14,7 +14,6 @@ from metafora_trio_zookeeper._connection import (
     Check,
     Create,
     Delete,
-    Done,
     ErrorCode,
     ReadResult,
     RequestError,
@@ -65,25 +64,22 @@ class Request:
 
     Attributes:
         type: ZooKeeper's operation code.
-        done: called with the reply.
         decode: makes the reply's value of a frame and the offset of its body; raises RequestError.
         stamp: of a heartbeat, what it proves when it is acknowledged.
     """
 
-    __slots__ = ("_body", "decode", "done", "stamp", "type")
+    __slots__ = ("_body", "decode", "stamp", "type")
 
     def __init__(
         self,
         type: int,
         body: bytes,
         decode: Callable[[bytes, int], Any],
-        done: Done,
         stamp: float | None = None,
     ) -> None:
         self.type = type
         self._body = body
         self.decode = decode
-        self.done = done
         self.stamp = stamp
 
     def serialize(self) -> bytes:
@@ -93,30 +89,30 @@ class Request:
         """Ignore that kazoo gave the request up: it also reports the state, which fails all outstanding requests."""
 
 
-def transact(ops: Iterable[WriteOp], acl: bytes, done: Done) -> Request:
+def transact(ops: Iterable[WriteOp], acl: bytes) -> Request:
     """All of `ops` or none; `acl` (see `encode_acl`) is given to every created znode."""
-    return Request(_MULTI, _encode_writes(ops, acl), _decode_writes, done)
+    return Request(_MULTI, _encode_writes(ops, acl), _decode_writes)
 
 
-def heartbeat(path: str, stamp: float, done: Done) -> Request:
+def heartbeat(path: str, stamp: float) -> Request:
     """A write that changes nothing, but needs a quorum and the znode at `path`."""
-    return Request(_MULTI, _encode_writes((Check(path),), b""), _decode_heartbeat, done, stamp)
+    return Request(_MULTI, _encode_writes((Check(path),), b""), _decode_heartbeat, stamp)
 
 
-def read(paths: Sequence[str], done: Done) -> Request:
+def read(paths: Sequence[str]) -> Request:
     """The data of many znodes; needs ZooKeeper 3.6."""
     head = _HEADER.pack(_GET_DATA, False, -1)
     body = b"".join(head + _text(path) + _NO_WATCH for path in paths)
-    return Request(_MULTI_READ, body + _END, _decode_reads, done)
+    return Request(_MULTI_READ, body + _END, _decode_reads)
 
 
-def children(path: str, done: Done) -> Request:
-    return Request(_GET_CHILDREN, _text(path) + _NO_WATCH, _decode_names, done)
+def children(path: str) -> Request:
+    return Request(_GET_CHILDREN, _text(path) + _NO_WATCH, _decode_names)
 
 
-def add_watch(path: str, done: Done) -> Request:
+def add_watch(path: str) -> Request:
     """A persistent recursive watch; needs ZooKeeper 3.6."""
-    return Request(_ADD_WATCH, _text(path) + _INT.pack(_PERSISTENT_RECURSIVE), _decode_nothing, done)
+    return Request(_ADD_WATCH, _text(path) + _INT.pack(_PERSISTENT_RECURSIVE), _decode_nothing)
 
 
 def encode_acl(acl: Sequence[Any]) -> bytes:

@@ -98,7 +98,6 @@ class ScriptedZooKeeper:
 class Request:
     name: str
     carry_out: Callable[[], Reply]
-    done: Done
 
 
 class Wire:
@@ -249,7 +248,7 @@ class ScriptedConnection(ConnectionBase[Request]):
 
     def _send(self, name: str, carry_out: Callable[[], Reply], done: Done) -> None:
         self.sent.append(name)
-        self._request(Request(name, carry_out, done))
+        self._request(Request(name, carry_out), done)
 
     def _start(self) -> None:
         for run in (self._up.run, self._down.run, self._keep_connected):

@@ -20,7 +20,6 @@ from metafora_trio_zookeeper._connection import (
     ConnectionState,
     Done,
     Reply,
-    RequestError,
     WriteOp,
 )
 from metafora_trio_zookeeper._connection_base import ConnectionBase, Established
@@ -97,16 +96,16 @@ class SimulatedConnection(ConnectionBase[Request]):
         return len(self._inbox)
 
     def transact(self, ops: Sequence[WriteOp], done: Done) -> None:
-        self._request(Request(Kind.TRANSACT, tuple(ops), done))
+        self._request(Request(Kind.TRANSACT, tuple(ops)), done)
 
     def read(self, paths: Sequence[str], done: Done) -> None:
-        self._request(Request(Kind.READ, tuple(paths), done))
+        self._request(Request(Kind.READ, tuple(paths)), done)
 
     def children(self, path: str, done: Done) -> None:
-        self._request(Request(Kind.CHILDREN, path, done))
+        self._request(Request(Kind.CHILDREN, path), done)
 
     def add_watch(self, path: str, done: Done) -> None:
-        self._request(Request(Kind.ADD_WATCH, path, done))
+        self._request(Request(Kind.ADD_WATCH, path), done)
 
     def exists(self, path: str, watch: bool, done: Done) -> None:
         """All of one znode's stat (a `Znode`), or `NO_NODE`; not part of the protocol.
@@ -114,10 +113,10 @@ class SimulatedConnection(ConnectionBase[Request]):
         It is here for the trap: a one-shot watch for the next event of `path` itself takes the place of a recursive
         one at the same path (ZOOKEEPER-4466).
         """
-        self._request(Request(Kind.EXISTS, (path, watch), done))
+        self._request(Request(Kind.EXISTS, (path, watch)), done)
 
     def heartbeat(self, path: str, stamp: float, done: Done) -> None:
-        self._request(Request(Kind.TRANSACT, (Check(path),), done, stamp))
+        self._request(Request(Kind.TRANSACT, (Check(path),), stamp), done)
 
     def drop(self) -> None:
         channel = self._channel
@@ -141,7 +140,7 @@ class SimulatedConnection(ConnectionBase[Request]):
         self._channel.send_up(request)
 
     def _transmit_close(self) -> None:
-        self._transmit(Request(Kind.CLOSE, None, _ignored))
+        self._transmit(Request(Kind.CLOSE))
 
     # ---- what arrives; runs in the process
 
@@ -279,10 +278,6 @@ class SimulatedConnection(ConnectionBase[Request]):
             if self._ping is not None:
                 self.process.call(self._broken, channel, None)
                 return
-            self._ping = Request(Kind.PING, None, _ignored)
+            self._ping = Request(Kind.PING)
             self._transmit(self._ping)
         self._watch_idleness(channel, self.session_timeout)
-
-
-def _ignored(_: Reply | RequestError) -> None:
-    """Take the reply to a request that only the connection itself makes."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
 
-from metafora_trio_zookeeper._connection import Done, EventType, Reply, RequestError
+from metafora_trio_zookeeper._connection import EventType, Reply, RequestError
 
 if TYPE_CHECKING:
     from metafora_trio.testing.simulation import Process, World
@@ -42,8 +42,7 @@ class Request:
     """One request of a session; `argument` is what the method of `Connection` was given."""
 
     kind: Kind
-    argument: Any
-    done: Done
+    argument: Any = None
     stamp: float | None = None
 
     @property
