@@ -35,7 +35,8 @@ class Executor:
         planner: is asked for more tasks when a run has ended, and notified of tasks that this node gets or gives back.
         runner: runs a claimed task.
         runs: every run, by task; filled here.
-        running: the tasks whose scope is open and that have not been told to stop, by id; filled here.
+        running: the tasks whose scope is open and that have not been told to stop, by id; the
+            runner adds to them, and they are removed here.
         grace: seconds between telling a task to stop and cancelling it.
         emit: reports an event.
         ended: called when a run's Trio task ends, even if the run still has an end to report or a claim to give up.
@@ -213,7 +214,7 @@ class Executor:
 
     async def _run_task(self, run: TaskRun) -> None:
         try:
-            await self._runner.run(run, opened=lambda task: self._running.update({run.id: task}))
+            await self._runner.run(run)
         finally:
             self._running.pop(run.id, None)
             if run.state is RunState.OPENING:

@@ -82,6 +82,7 @@ class Membership:
                 session,
                 self._situation,
                 handler,
+                running=running,
                 cleanup_timeout=settings.cleanup_timeout,
                 clock=settings.clock,
                 emit=emit,

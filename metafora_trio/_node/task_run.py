@@ -109,13 +109,13 @@ class TaskRun:
         task: RunningTask,
         control: RunControl,
         *,
-        opened: Callable[[], None],
+        opened: Callable[[RunningTask], None],
         now: Callable[[], datetime.datetime],
     ) -> None:
         """Open the scope and run the handler in it. On return it has closed, and the state is CLOSED or FINISHED.
 
-        The scope opens, and `opened` is called, in the same synchronous step as this call. Cancellation from outside
-        (the session is lost, or the node shuts down) propagates and leaves the state CLOSED.
+        The scope opens, and `opened` is called with the task, in the same synchronous step as this call. Cancellation
+        from outside (the session is lost, or the node shuts down) propagates and leaves the state CLOSED.
 
         Raises:
             TypeError: the handler is not async.
@@ -128,7 +128,7 @@ class TaskRun:
         not_async = ""
         try:
             with trio.CancelScope() as self._scope:
-                opened()
+                opened(task)
                 try:
                     async with trio.open_nursery() as control.nursery:
                         # If the process was frozen before this was scheduled, the lease may have run out.

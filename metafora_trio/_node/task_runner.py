@@ -30,6 +30,7 @@ class TaskRunner:
         session: reads tasks; its lease limits every run.
         situation: the state of this node, for the check before a scope opens.
         handler: the user's handler.
+        running: the tasks whose scope is open and that need not stop, by id; added to here, in the step that opens one.
         cleanup_timeout: the maximum number of seconds for which `task.cleanup()` shields.
         clock: dates a failure.
         emit: reports an event.
@@ -41,6 +42,7 @@ class TaskRunner:
         situation: Situation,
         handler: Handler,
         *,
+        running: dict[str, RunningTask],
         cleanup_timeout: float,
         clock: Clock,
         emit: Callable[[Event], None],
@@ -48,26 +50,43 @@ class TaskRunner:
         self._session = session
         self._situation = situation
         self._handler = handler
+        self._running = running
         self._cleanup_timeout = cleanup_timeout
-        self._clock = clock
+        self._now = clock.now
         self._emit = emit
+        self._on_opened = self._opened  # bound once: a node may run thousands of tasks, and each call keeps its own
 
-    async def run(self, run: TaskRun, opened: Callable[[RunningTask], None]) -> None:
+    async def run(self, run: TaskRun) -> None:
         """Read the task and run its handler, unless the task may no longer start once it has been read.
 
-        `opened` is called in the step that opens the scope. On return the run is OPENING (no scope was opened), CLOSED
-        or FINISHED. A cancellation propagates.
+        On return the run is OPENING (no scope was opened), CLOSED or FINISHED. A cancellation propagates.
         """
         stored = await self._read(run)
-        if stored is not None:
-            await self._run_handler(run, stored, opened)
+        if stored is None:
+            return
+        session, me = self._session, self._situation.me
+        control = RunControl(session.lease, self._cleanup_timeout)
+        task = RunningTask(id=run.id, props=stored.props, node=me, token=run.claim.seq, control=control)
+        try:
+            await run.run(self._handler, task, control, opened=self._on_opened, now=self._now)
+        finally:
+            late = trio.current_time() - session.lease.end
+            self._emit(TaskStopped(me, run.id, run.claim.seq, task.stop_reason))
+            if late > _OVERRUN_TOLERANCE:
+                self._emit(TaskOverran(me, run.id, run.claim.seq, late))
+        if run.stop_error is not None:
+            self._emit(TaskStopFailed(me, run.id, run.claim.seq, run.stop_error))
+
+    def _opened(self, task: RunningTask) -> None:
+        self._running[task.id] = task
+        self._emit(TaskStarted(task.node, task.id, task.token))
 
     async def _read(self, run: TaskRun) -> StoredTask | None:
         """Return the stored task, or None if after reading it the task may no longer start."""
         try:
             stored = await self._session.read(run.id)
         except InvalidTask as error:
-            run.fail(error, self._clock.now())
+            run.fail(error, self._now())
             return None
         if stored is None or stored.deleted or not self._session.current:
             return None  # the view shows the change, now or soon, and the task is reconciled again
@@ -76,22 +95,3 @@ class TaskRunner:
         if trio.current_time() >= self._session.lease.cancel_at:
             return None
         return stored
-
-    async def _run_handler(self, run: TaskRun, stored: StoredTask, opened: Callable[[RunningTask], None]) -> None:
-        lease, me = self._session.lease, self._situation.me
-        control = RunControl(lease, self._cleanup_timeout)
-        task = RunningTask(id=run.id, props=stored.props, node=me, token=run.claim.seq, control=control)
-
-        def on_open() -> None:
-            opened(task)
-            self._emit(TaskStarted(me, run.id, run.claim.seq))
-
-        try:
-            await run.run(self._handler, task, control, opened=on_open, now=self._clock.now)
-        finally:
-            late = trio.current_time() - lease.end
-            self._emit(TaskStopped(me, run.id, run.claim.seq, task.stop_reason))
-            if late > _OVERRUN_TOLERANCE:
-                self._emit(TaskOverran(me, run.id, run.claim.seq, late))
-        if run.stop_error is not None:
-            self._emit(TaskStopFailed(me, run.id, run.claim.seq, run.stop_error))
