@@ -1,4 +1,4 @@
-"""The layers: which room may import which. The tests read import statements; they import nothing of what they check."""
+"""The layers: which part of the core may import which. The tests read import statements, and execute none."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ LAYERS = (
     {"testing"},
     {"cli"},
 )
-"""The rooms of the core, lowest first. A room imports only itself and the rooms of lower layers."""
+"""The parts of the core, lowest first. A part imports only itself and the parts of lower layers."""
 USERS = ("metafora_trio", "metafora_trio.balancers", "metafora_trio.contract", "metafora_trio.events")
-"""What everything outside the core may import; besides, tools for tests may import `metafora_trio.testing`."""
+"""Modules that all code outside the core may import. Tools for tests may also import `metafora_trio.testing`."""
 
 
 def is_module(name: str, root: Path) -> bool:
-    """Whether a full name is that of a module, of the core or below `root`."""
+    """Return whether a full name is that of a module, of the core or below `root`."""
     paths = [folder.joinpath(*name.split(".")) for folder in (CORE.parent, root)]
     return any(path.is_dir() or path.with_suffix(".py").exists() for path in paths)
 
 
 def imports(file: Path, root: Path) -> set[str]:
-    """The modules that a file imports, at any depth of its code, by their full names."""
+    """Return the full names of the modules that a file imports, at any depth of its code."""
     module = file.relative_to(root).with_suffix("").parts
     found: set[str] = set()
     for node in ast.walk(ast.parse(file.read_text())):
@@ -49,27 +49,27 @@ def imports(file: Path, root: Path) -> set[str]:
 
 
 def ours(file: Path, root: Path) -> set[str]:
-    """The modules of the core that a file imports."""
+    """Return the modules of the core that a file imports."""
     return {module for module in imports(file, root) if module.partition(".")[0] == "metafora_trio"}
 
 
-def room(module: str) -> str:
-    """The room of the core that a module is in; empty for the package itself."""
+def part(module: str) -> str:
+    """Return the part of the core that a module is in; empty for the package itself."""
     return module.removeprefix("metafora_trio").removeprefix(".").partition(".")[0]
 
 
 @pytest.mark.parametrize("file", sorted(CORE.glob("*/**/*.py")), ids=lambda file: str(file.relative_to(CORE)))
 def test_the_core_imports_downwards_only(file: Path) -> None:
-    """No arrow points upwards, and so no circle joins two rooms."""
+    """No import points upwards, so no cycle joins two parts."""
     layer = {name: number for number, names in enumerate(LAYERS) for name in names}
     here = file.relative_to(CORE).parts[0]
-    rooms = {room(module) for module in ours(file, CORE.parent)} - {here}
-    assert {name for name in rooms if layer[name] >= layer[here]} == set()
+    parts = {part(module) for module in ours(file, CORE.parent)} - {here}
+    assert {name for name in parts if layer[name] >= layer[here]} == set()
 
 
 @pytest.mark.parametrize("folder", ["coordinators", "stress", "examples"])
-def test_others_come_in_by_the_doors(folder: str) -> None:
-    """Backends, benchmarks and examples import public modules only. Mutants patch private parts: that is their job."""
+def test_others_import_public_modules_only(folder: str) -> None:
+    """Backends, benchmarks and examples import public modules only. Mutants, which patch private parts, are exempt."""
     found: dict[str, set[str]] = {}
     for file in sorted(ROOT.joinpath(folder).rglob("*.py")):
         inside = file.relative_to(ROOT)
@@ -83,12 +83,12 @@ def test_others_come_in_by_the_doors(folder: str) -> None:
     assert found == {}
 
 
-def test_no_circles() -> None:
-    """No files of the core import each other in a circle, also inside one room."""
+def test_no_import_cycles() -> None:
+    """No files of the core import each other in a cycle, even inside one part."""
     files = {file: ".".join(file.relative_to(CORE.parent).with_suffix("").parts) for file in CORE.rglob("*.py")}
     modules = {name.removesuffix(".__init__"): name for name in files.values()}
     graph = {
         name: {modules[module] for module in ours(file, CORE.parent) if module in modules} - {name}
         for file, name in files.items()
     }
-    TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the cycle
