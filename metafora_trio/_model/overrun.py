@@ -8,7 +8,7 @@ __all__ = ["SECONDS_BETWEEN_LOOKS", "OverrunDetector"]
 
 SECONDS_BETWEEN_LOOKS = 0.01
 _LOOKS = 5
-"""With `SECONDS_BETWEEN_LOOKS`, the 50 ms that a process has after a thaw to cancel tasks it no longer owns."""
+"""With 0.01 s between looks: the 50 ms that a process has after a thaw to cancel tasks it no longer owns."""
 
 
 class OverrunDetector:

@@ -1,8 +1,8 @@
 """The watchdog: the core's only thread, which checks the lease from outside the event loop.
 
 A handler that blocks the event loop, or shields itself past the end of the lease, cannot be stopped from inside Trio,
-and a blocked loop cannot even report it. The watchdog never enters Trio: it reads two numbers and a list, and then
-either logs the overrun or ends the process.
+and a blocked loop cannot even report it. The watchdog never enters Trio: it reads two numbers and a list, and
+logs an overrun or ends the process because of it.
 """
 
 from __future__ import annotations

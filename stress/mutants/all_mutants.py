@@ -49,5 +49,5 @@ MUTANTS: tuple[Mutant, ...] = (*_OF_THE_NODE, *(each for some in _OF_A_BROKER.va
 
 
 def mutants_of(broker: str) -> tuple[Mutant, ...]:
-    """Return the mutants to search for with a broker: those of the node, which any broker can find, and its own."""
+    """Return the mutants to search for with a broker: those of the node, and the broker's own."""
     return (*_OF_THE_NODE, *_OF_A_BROKER.get(broker, ()))

@@ -332,7 +332,7 @@ class World:
         if self._ready:
             self._turns += 1
             if self._turns > _TOO_MANY:
-                raise RuntimeError(f"time stands still at {self.now}: {list(self._ready)} wake each other for ever")
+                raise RuntimeError(f"time is stuck at {self.now}: {list(self._ready)} wake each other for ever")
             process = next(iter(self._ready))
             del self._ready[process]
             process._turn()
@@ -387,7 +387,7 @@ def _repeatable_scheduling(seed: int) -> Generator[None]:
 class _Chance:
     """Trio's source of random numbers: seeded in this thread, unchanged in all others.
 
-    Trio has one source for all threads. Otherwise each step of a run in another thread would change what happens here.
+    Trio has one source for all threads. If that were seeded, a run in another thread would change what happens here.
     """
 
     def __init__(self, seed: int, others: random.Random) -> None:
