@@ -1,7 +1,7 @@
 """Hypothesis settings for every test.
 
 Time in the core's tests is virtual (the fixture `autojump_clock`, or `trio.run(main, clock=MockClock(...))` in a
-property); where there are threads, as with kazoo, it is real.
+property). In tests with threads, such as those of kazoo, it is real.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ import pytest
 from hypothesis import settings
 
 # No deadline: the machine that runs the tests is shared, and a slow example is not a wrong one. In CI the examples are
-# the same in each run, so that a red run is the change's doing; `--hypothesis-profile=deep` is the search for more.
+# the same in each run, so only a change can make them fail. `--hypothesis-profile=deep` searches for more.
 settings.register_profile("metafora", deadline=None, print_blob=True, derandomize="CI" in os.environ)
 settings.register_profile("deep", deadline=None, print_blob=True, max_examples=5000)
 settings.load_profile("metafora")
 
-# A shell starts what runs in its background with SIGINT ignored, and that is inherited by every process of the tests.
+# A shell starts background jobs with SIGINT ignored, and every process of the tests would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
 def ctrl_c_is_left_alone() -> Iterator[None]:
-    """A test that leaves its own handler of SIGINT behind makes another one fail, in some orders."""
+    """Fail a test that leaves its own SIGINT handler behind. Otherwise another test could fail, in some orders."""
     yield
     left = signal.getsignal(signal.SIGINT)
     signal.signal(signal.SIGINT, signal.default_int_handler)

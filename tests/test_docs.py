@@ -14,7 +14,7 @@ REFERENCE = re.compile(r"`(?P<zk>zk/)?(?P<file>[\w/]+\.py):(?P<name>[\w.]+)`")
 
 
 def names_in(file: Path) -> set[str]:
-    """What a file defines: functions, classes, and `Class.method`."""
+    """Return the names that a file defines: functions, classes, and `Class.method`."""
     found: set[str] = set()
     for node in ast.parse(file.read_text()).body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):

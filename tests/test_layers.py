@@ -1,4 +1,4 @@
-"""The layers: which room may import which. The tests read import statements; they import nothing of what they check."""
+"""The layers: which part of the core may import which. The tests read import statements, and execute none."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 
 def folder_of(package: str) -> Path:
-    """Where a package is: in the checkout, or installed. It is not imported, so this works without kazoo."""
+    """Return the folder of a package, in the checkout or installed, without importing it: kazoo may be missing."""
     spec = find_spec(package)
     assert spec is not None
     assert spec.origin is not None
@@ -33,9 +33,9 @@ LAYERS = (
     {"testing"},
     {"cli"},
 )
-"""The rooms of the core, lowest first. A room imports only itself and the rooms of lower layers."""
+"""The parts of the core, lowest first. A part imports only itself and the parts of lower layers."""
 USERS = ("metafora_trio", "metafora_trio.balancers", "metafora_trio.contract", "metafora_trio.events")
-"""What everything outside the core may import; besides, tools for tests may import `metafora_trio.testing`."""
+"""Modules that all code outside the core may import. Tools for tests may also import `metafora_trio.testing`."""
 
 ZOOKEEPER_LAYERS = (
     {"_connection"},
@@ -50,19 +50,19 @@ ZOOKEEPER_LAYERS = (
     {""},  # the package itself
     {"testing"},
 )
-"""The rooms of the ZooKeeper package, lowest first, under the same rule."""
+"""The parts of the ZooKeeper package, lowest first, under the same rule."""
 SEAM = {"_connection", "_connection_base"}
-"""All that `_kazoo` may import of the package: it is one implementation of the seam, and knows nothing of sessions."""
+"""All that `_kazoo` may import from the package. It implements the seam and knows nothing about sessions."""
 
 
 def is_module(name: str, root: Path) -> bool:
-    """Whether a full name is that of a module, of the core or below `root`."""
+    """Return whether a full name is that of a module, of the core or below `root`."""
     paths = [folder.joinpath(*name.split(".")) for folder in (CORE.parent, root)]
     return any(path.is_dir() or path.with_suffix(".py").exists() for path in paths)
 
 
 def imports(file: Path, root: Path) -> set[str]:
-    """The modules that a file imports, at any depth of its code, by their full names."""
+    """Return the full names of the modules that a file imports, at any depth of its code."""
     module = file.relative_to(root).with_suffix("").parts
     found: set[str] = set()
     for node in ast.walk(ast.parse(file.read_text())):
@@ -76,31 +76,31 @@ def imports(file: Path, root: Path) -> set[str]:
 
 
 def ours(file: Path, root: Path) -> set[str]:
-    """The modules of the core that a file imports."""
+    """Return the modules of the core that a file imports."""
     return {module for module in imports(file, root) if module.partition(".")[0] == "metafora_trio"}
 
 
-def rooms(file: Path, package: Path) -> set[str]:
-    """The rooms of a package that a file imports from; empty for the package itself."""
+def parts(file: Path, package: Path) -> set[str]:
+    """Return the parts of a package that a file imports from; empty for the package itself."""
     modules = [module.split(".") for module in imports(file, package.parent)]
     return {module[1] if module[1:] else "" for module in modules if module[0] == package.name}
 
 
-def room(file: Path, package: Path) -> str:
-    """The room of a package that a file is in; empty for the package itself."""
+def part(file: Path, package: Path) -> str:
+    """Return the part of a package that a file is in; empty for the package itself."""
     return file.relative_to(package).with_suffix("").parts[0].replace("__init__", "")
 
 
 def upwards(file: Path, package: Path, layers: tuple[set[str], ...]) -> set[str]:
-    """The rooms that a file imports though they are not below its own."""
+    """Return the parts that a file imports though they are not below its own."""
     layer = {name: number for number, names in enumerate(layers) for name in names}
-    here = room(file, package)
-    return {name for name in rooms(file, package) - {here} if layer[name] >= layer[here]}
+    here = part(file, package)
+    return {name for name in parts(file, package) - {here} if layer[name] >= layer[here]}
 
 
-@pytest.mark.parametrize("file", sorted(CORE.glob("*/**/*.py")), ids=lambda file: str(file.relative_to(CORE)))
+@pytest.mark.parametrize("file", sorted(CORE.rglob("*.py")), ids=lambda file: str(file.relative_to(CORE)))
 def test_the_core_imports_downwards_only(file: Path) -> None:
-    """No arrow points upwards, and so no circle joins two rooms."""
+    """No import points upwards, so no cycle joins two parts."""
     assert upwards(file, CORE, LAYERS) == set()
 
 
@@ -111,33 +111,33 @@ def test_the_zookeeper_package_imports_downwards_only(file: Path) -> None:
 
 
 def test_kazoo_is_behind_the_seam() -> None:
-    """The room with threads sees the seam only, and only what a user constructs sees that room: when it connects."""
+    """Only the coordinator imports the part with threads, when it connects. That part imports only the seam."""
     inside = sorted(ZOOKEEPER.joinpath("_kazoo").glob("*.py"))
     outside = [file for file in ZOOKEEPER.rglob("*.py") if file not in inside]
-    assert {room for file in inside for room in rooms(file, ZOOKEEPER)} - {"_kazoo"} == SEAM
-    assert [file.name for file in outside if "_kazoo" in rooms(file, ZOOKEEPER)] == ["_coordinator.py"]
+    assert {name for file in inside for name in parts(file, ZOOKEEPER)} - {"_kazoo"} == SEAM
+    assert [file.name for file in outside if "_kazoo" in parts(file, ZOOKEEPER)] == ["_coordinator.py"]
     at_once = ast.parse(ZOOKEEPER.joinpath("_coordinator.py").read_text()).body
     assert not any("_kazoo" in ast.unparse(line) for line in at_once if isinstance(line, ast.Import | ast.ImportFrom))
 
 
 @pytest.mark.parametrize("package", [CORE, ZOOKEEPER, STRESS], ids=lambda package: package.name)
-def test_no_files_import_each_other_in_a_circle(package: Path) -> None:
+def test_no_import_cycles(package: Path) -> None:
     """Imports for type checking and imports inside functions count."""
     graph: dict[str, set[str]] = {}
     for file in package.rglob("*.py"):
         module = ".".join(file.relative_to(package.parent).with_suffix("").parts).removesuffix(".__init__")
         graph[module] = imports(file, package.parent) - {module}
-    circle: list[str] = []
+    cycle: list[str] = []
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
-        circle = error.args[1]
-    assert circle == []
+        cycle = error.args[1]
+    assert cycle == []
 
 
 @pytest.mark.parametrize("folder", [ZOOKEEPER, STRESS, EXAMPLES], ids=lambda folder: folder.name)
-def test_others_come_in_by_the_doors(folder: Path) -> None:
-    """Backends, benchmarks and examples import public modules only. Mutants patch private parts: that is their job."""
+def test_others_import_public_modules_only(folder: Path) -> None:
+    """Backends, benchmarks and examples import public modules only. Mutants, which patch private parts, are exempt."""
     for_tests = {f"metafora_trio.testing.{name}" for name in ("conformance", "history", "simulation")}
     found: dict[str, set[str]] = {}
     for file in sorted(set(folder.rglob("*.py")) - set(STRESS.glob("mutants/*.py"))):

@@ -1,4 +1,4 @@
-"""The noxfile asks for ZooKeeper only if it must, and the commands that the pages show select tests."""
+"""The noxfile asks for ZooKeeper only if it must, and the commands on the pages select tests."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SELECTIONS = sorted(
         for command in re.findall(r"`nox -s tests -- ([^`]+)`", Path(ROOT, page).read_text())
     }
 )
-"""What the project's own examples hand to pytest."""
+"""The arguments that the project's own examples pass to pytest."""
 
 
 @pytest.mark.parametrize(
@@ -64,13 +64,13 @@ def test_a_selection_without_servers_asks_for_none(arguments: str) -> None:
     ],
 )
 def test_a_selection_that_may_start_servers_asks_for_zookeeper(arguments: str) -> None:
-    """In doubt it asks: a test without its servers would fail."""
+    """If in doubt it asks, because a test without its servers would fail."""
     assert may_need_zookeeper(arguments.split())
 
 
 @pytest.mark.parametrize("arguments", SELECTIONS)
 def test_an_example_selects_a_test(arguments: str) -> None:
-    """A reader's first command works: pytest finds what it names. Options alone are tried on one small folder."""
+    """A reader's first command works: pytest finds the tests. Options alone are tried on one small folder."""
     words = shlex.split(arguments)
     folder = [] if any(word.startswith("tests/") for word in words) else ["tests/model"]
     command = [sys.executable, "-m", "pytest", "--collect-only", "--quiet", *words, *folder]

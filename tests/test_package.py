@@ -1,4 +1,4 @@
-"""The package as a whole: what it names, what importing it costs, and who may import whom."""
+"""The package as a whole: its public names, the cost of importing it, and the imports that it may contain."""
 
 from __future__ import annotations
 
@@ -58,11 +58,11 @@ PUBLIC = [
     "open_client",
     "open_consumer",
 ]
-APART = ("cli", "testing")  # what of the core has dependencies of its own, from extras
+APART = ("cli", "testing")  # parts of the core with dependencies of their own, from extras
 
 
 def imported_by(source: Path) -> set[str]:
-    """The top-level names of all that a file imports, from whatever depth, without importing it."""
+    """Return the top-level names of everything that a file imports, at any depth, without importing it."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(source.read_text())):
         if isinstance(node, ast.Import):
@@ -77,7 +77,7 @@ def core_files() -> list[Path]:
 
 
 def test_public_names() -> None:
-    """A name is added to, or taken from, the public face on purpose: here too, and in the changelog."""
+    """Public names are added or removed only on purpose: change this list and the changelog, too."""
     no_names = (ModuleType, type(annotations))
     names = [name for name, value in vars(metafora_trio).items() if not isinstance(value, no_names)]
     assert sorted(name for name in names if not name.startswith("_")) == PUBLIC
@@ -101,13 +101,13 @@ def test_core_imports_only_trio(source: Path) -> None:
 
 @pytest.mark.parametrize("source", [*sorted(CORE.glob("_model/*.py")), CORE / "_errors.py"], ids=lambda path: path.stem)
 def test_data_and_decisions_are_pure(source: Path) -> None:
-    """What decides can be tested without a loop, and cannot block one: it does not know Trio."""
+    """Code that decides does not import Trio, so it can be tested without an event loop, and cannot block one."""
     assert imported_by(source) & {"trio", "trio_util", "threading", "socket", "time"} == set()
 
 
 @pytest.mark.parametrize("package", ["metafora_trio", "metafora_trio_zookeeper"])
 def test_packages_are_typed(package: str) -> None:
-    """Both packages are in what is installed, the wheel too, and tell type checkers that they are typed."""
+    """Both packages are installed, also by the wheel, and tell type checkers that they are typed."""
     spec = find_spec(package)  # does not import it, so this holds without kazoo
     assert spec is not None
     assert spec.origin is not None
@@ -125,7 +125,7 @@ def test_backends_are_found_by_scheme() -> None:
 
 
 def test_a_coordinator_needs_public_names_only() -> None:
-    """All that the embedded coordinator, the example for authors, imports from the core is public."""
+    """The embedded coordinator, which is the example for authors, imports only public names from the core."""
     public = vars(metafora_trio).keys() | vars(contract).keys()
     for file in sorted(CORE.glob("_memory/*.py")):
         for node in ast.walk(ast.parse(file.read_text())):

@@ -1,4 +1,4 @@
-"""When a lease has been overrun: decided the same way by the watchdog's thread and on virtual time."""
+"""OverrunDetector: decides when a lease has been overrun, both in the watchdog's thread and on virtual time."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ __all__ = ["SECONDS_BETWEEN_LOOKS", "OverrunDetector"]
 
 SECONDS_BETWEEN_LOOKS = 0.01
 _LOOKS = 5
-"""So many looks, that far apart, are the 50 ms that a process has after a thaw to cancel what is no longer its own."""
+"""With 0.01 s between looks: the 50 ms that a process has after a thaw to cancel tasks it no longer owns."""
 
 
 class OverrunDetector:
-    """Looks at a lease again and again, and decides when to report the tasks that are open after its end.
+    """Looks at a lease repeatedly, and decides when to report the tasks that are still open after its end.
 
-    At the end of a lease, and when a frozen process goes on after it, this wakes together with Trio, which needs a
-    moment to close the scopes. So it counts looks, not seconds: seconds pass while the process is frozen, too, when
-    nobody could have closed anything.
+    At the end of a lease, and when a frozen process resumes after it, the detector wakes together with Trio, which
+    needs a moment to close the scopes. The detector counts looks, not seconds, because seconds also pass while the
+    process is frozen and cannot close anything.
     """
 
     def __init__(self) -> None:
@@ -24,12 +24,12 @@ class OverrunDetector:
         self._reported = -1.0
 
     def look(self, now: float, end: float, open_tasks: Callable[[], Sequence[str]]) -> Sequence[str]:
-        """Look once; return the tasks to report now, once for each end of a lease.
+        """Look once, and return the tasks to report now. Each end of a lease is reported once.
 
         Args:
-            now: the time by the clock of the lease.
+            now: the current time, by the lease's clock.
             end: when the lease ends, as far as is known now.
-            open_tasks: returns the tasks whose scope is open; only called when there has been time to close them.
+            open_tasks: returns the tasks whose scope is open. Called only after there was time to close them.
         """
         self._looks = self._looks + 1 if now > end and end != self._reported else 0
         if self._looks <= _LOOKS:
@@ -40,5 +40,5 @@ class OverrunDetector:
         return tasks
 
     def until_next_look(self, now: float, end: float) -> float:
-        """Seconds to wait before the next look."""
+        """Return the seconds to wait before the next look."""
         return max(end - now, SECONDS_BETWEEN_LOOKS)

@@ -1,8 +1,8 @@
-"""The watchdog: the one thread of the core, which looks at the lease from outside the event loop.
+"""The watchdog: the core's only thread, which checks the lease from outside the event loop.
 
-A handler that blocks the event loop, or shields itself past the end of the lease, cannot be stopped from inside
-Trio, and a blocked loop cannot even say so. This thread never enters Trio: it reads two numbers and a
-list, and reports, or ends the process.
+A handler that blocks the event loop, or shields itself past the end of the lease, cannot be stopped from inside Trio,
+and a blocked loop cannot even report it. The watchdog never enters Trio: it reads two numbers and a list, and
+logs an overrun or ends the process because of it.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from metafora_trio._model.overrun import OverrunDetector
 __all__ = ["EXIT_CODE", "OnOverrun", "watch_lease"]
 
 EXIT_CODE = 70
-"""With which the process ends (EX_SOFTWARE of sysexits.h)."""
+"""The exit status if the watchdog ends the process (EX_SOFTWARE in sysexits.h)."""
 
 OnOverrun = Literal["log", "exit"]
 
 
 class _Watchdog:
-    """The state shared with the thread. Everything it reads is replaced atomically by the Trio thread."""
+    """The state shared with the thread. The Trio thread replaces each shared value atomically."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class _Watchdog:
             stderr = sys.__stderr__ or sys.stderr
             print(f"metafora: {message}; ending this process", file=stderr, flush=True)
             faulthandler.dump_traceback(file=stderr, all_threads=True)
-        finally:  # also where stderr is closed
+        finally:  # even if stderr is closed
             os._exit(EXIT_CODE)
 
 
@@ -80,12 +80,14 @@ def watch_lease(
     """Watch a lease in a thread while the body runs.
 
     Args:
-        lease: whose `end` to watch.
-        open_tasks: the ids of the tasks whose scope is open; called in the thread, so it must be quick and safe.
-        on_overrun: "log" reports, "exit" ends the process with status 70 and the tracebacks of all threads on stderr.
-        logger: for "log".
+        lease: the lease whose `end` to watch.
+        open_tasks: returns the ids of the tasks whose scope is open. It is called in the thread, so it must be quick
+            and thread-safe.
+        on_overrun: "log" reports the overrun; "exit" prints the tracebacks of all threads to stderr and ends the
+            process with status 70.
+        logger: receives the report of "log".
 
-    The thread ends with the body, at once.
+    Leaving the body stops the thread at once.
     """
     clock = trio.lowlevel.current_clock()
     watchdog = _Watchdog(lease, open_tasks, on_overrun, logger, clock.current_time)

@@ -1,8 +1,8 @@
-"""The pytest plugin: the fixture `metafora_cluster`, a whole cluster on virtual time.
+"""The pytest plugin: provides the fixture `metafora_cluster`, a whole cluster on virtual time.
 
-pytest finds it through the entry point `metafora`, without any configuration, and loads it in every test run of
-everybody who has this package installed. So the plugin itself imports nothing of `metafora_trio.testing`, parts of
-which use private names of Trio that another Trio might not have. Only the fixture does, when a test asks for it.
+pytest finds the plugin through the entry point `metafora`, without configuration, and loads it in every test run
+wherever this package is installed. The plugin therefore imports nothing else from `metafora_trio.testing`, parts of
+which use private names of Trio that another version of Trio might lack. Only the fixture does, when a test asks for it.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ __all__ = ["metafora_cluster"]
 
 @pytest.fixture
 def metafora_cluster() -> Iterator[Callable[..., SimulatedCluster]]:
-    """Makes clusters: `cluster = metafora_cluster(handler, nodes=3)`.
+    """Make clusters: `cluster = metafora_cluster(handler, nodes=3)`.
 
-    The arguments are those of `metafora_trio.testing.simulation.SimulatedCluster`. The broker is in memory unless
-    `broker` says otherwise: `broker=ZooKeeperBroker`. The clusters are closed after the test. What their nodes were
-    doing is then cut short, so a test that cares how things end calls `settle`.
+    The arguments are those of `metafora_trio.testing.simulation.SimulatedCluster`. The broker is in memory unless you
+    pass another one, such as `broker=ZooKeeperBroker`. The clusters are closed after the test, which cuts short
+    whatever their nodes are doing. A test that depends on how things end must call `settle`.
     """
     from metafora_trio.testing.simulation import SimulatedCluster
 

@@ -1,8 +1,9 @@
 """The differential test: `python -m stress.differential [--ops N] [--seed S] [--json]`.
 
-Random programs of several sessions run on `SimulatedZooKeeper` and, through the adapter of kazoo, on a real server that
-is started for it. Replies, errors, stats, names of sequential znodes, states and events must be the same, in the same
-order, at every session. Exit status: 0 they were; 1 they were not, or something that should be compared never happened.
+Random programs of several sessions run on `SimulatedZooKeeper` and, through the kazoo adapter, on a real server that is
+started for the test. Replies, errors, stats, names of sequential znodes, states and events must be the same, in the
+same order, in every session. Exit status: 0 if they were; 1 if they differed, or if something that should be compared
+never happened; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ _STAT = struct.Struct("!qqqqiiiqiiq")
 
 
 class Model:
-    """Sessions on a simulated server. A context manager."""
+    """Sessions on a simulated server. Use it as a context manager."""
 
     def __init__(self, root: str) -> None:
         self._root = root
@@ -64,11 +65,11 @@ class Model:
 
     @property
     def live(self) -> list[str]:
-        """The znodes there are below the root."""
+        """The paths of the znodes below the root."""
         return sorted(path for path in self._zookeeper.paths() if path.startswith(f"{self._root}/"))
 
     def run(self, step: Step) -> list[list[Any]]:
-        """Run one step; what each session has seen then."""
+        """Run one step; return what each session has seen since the step before."""
         process, connection, observer, leave = self._sessions[step.session]
         for index, action in enumerate(step.actions):
             if action.name == "reopen":
@@ -81,7 +82,7 @@ class Model:
                 process.call(connection.drop)
                 self._until(lambda: connection.number > number)  # noqa: B023  # waited for at once
             else:
-                process.call(getattr(connection, action.name), *action.arguments, partial(_hear, observer, index))
+                process.call(getattr(connection, action.name), *action.arguments, partial(_on_reply, observer, index))
         self._settle()
         return [observer.take() for _, _, observer, _ in self._sessions]
 
@@ -108,24 +109,24 @@ class Model:
         self._world.run_for(0.01)
 
 
-def _hear(observer: Observer, index: int, answer: Reply | RequestError) -> None:
+def _on_reply(observer: Observer, index: int, answer: Reply | RequestError) -> None:
     if isinstance(answer, Reply) and isinstance(answer.value, Znode):
         node = answer.value
         zxids = (Zxid(node.czxid), Zxid(node.mzxid), Zxid(node.pzxid))
         stat = Stat(*zxids, node.version, node.cversion, node.owner, len(node.children), len(node.data))
         answer = Reply(stat, answer.zxid)
-    observer.hear(index, answer)
+    observer.on_reply(index, answer)
 
 
 def run_model(program: Sequence[Step], root: str) -> Trace:
-    """What the model shows of a program."""
+    """Run a program on the model, and return its trace."""
     with Model(root) as model:
         trace = [model.run(step) for step in program]
         return ranked(trace, model.owners)
 
 
 def draw_program(rng: random.Random, root: str, steps: int = _STEPS) -> list[Step]:
-    """A program; what it does with which znodes depends on what the model says is there."""
+    """Draw a program. Each step is drawn for the znodes that exist in the model at that point."""
     program = list[Step]()
     with Model(root) as model:
         for _ in range(steps):
@@ -144,8 +145,8 @@ class _Session:
         self.connection = KazooConnection(hosts, session_timeout=_SESSION_TIMEOUT)
         self.observer = observer
         self._hosts = hosts
-        self._heard = trio.Event()
-        observer.notify = self._ring
+        self._notified = trio.Event()
+        observer.notify = self._notify
 
     async def open(self) -> Self:
         await self.connection.open(self.observer)
@@ -159,10 +160,10 @@ class _Session:
     async def wait(self, condition: Callable[[], bool]) -> None:
         with trio.fail_after(_PATIENCE):
             while not condition():
-                await self._heard.wait()
+                await self._notified.wait()
 
     def send(self, index: int, action: Action) -> None:
-        done = partial(self.observer.hear, index)
+        done = partial(self.observer.on_reply, index)
         if action.name == "exists":
             path, watch = action.arguments
             name = path.encode()
@@ -172,15 +173,15 @@ class _Session:
             getattr(self.connection, action.name)(*action.arguments, done)
 
     async def settle(self, root: str) -> None:
-        """Wait for what the server has sent before now: the answer to a read comes after it."""
+        """Wait for everything that the server has sent so far, because the answer to a read arrives after it."""
         came = trio.Event()
         self.connection.children(root, lambda _: came.set())
         with trio.fail_after(_PATIENCE):
             await came.wait()
 
-    def _ring(self) -> None:
-        self._heard.set()
-        self._heard = trio.Event()
+    def _notify(self) -> None:
+        self._notified.set()
+        self._notified = trio.Event()
 
 
 def _decode_stat(frame: bytes, at: int) -> Stat:
@@ -189,7 +190,7 @@ def _decode_stat(frame: bytes, at: int) -> Stat:
 
 
 async def run_real(program: Sequence[Step], hosts: str, root: str) -> Trace:
-    """What a real server shows of a program; `root` must be new. One server only: it settles by reads."""
+    """Run a program on one real server, and return its trace. `root` must be new. Only one: reads must settle it."""
     sessions = [await _Session(hosts, Observer()).open() for _ in range(SESSIONS)]
     owners = [session.connection.session_id for session in sessions]
     trace: Trace = []
@@ -223,21 +224,21 @@ async def run_real(program: Sequence[Step], hosts: str, root: str) -> Trace:
 
 
 def differ(program: Sequence[Step], hosts: str, root: str) -> tuple[str | None, Counter[str]]:
-    """Run a program on both sides: where they differ, if they do, and what happened how often."""
+    """Run a program on both sides; return where they differ, if they do, and how often each kind happened."""
     real = trio.run(run_real, program, hosts, root)
     return compare(program, real, run_model(program, root)), count(program, real)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns its exit status."""
+    """Run the command, and return its exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m stress.differential", description="Compare the simulated ZooKeeper with a real one."
     )
-    parser.add_argument("--ops", type=at_least(1), default=20_000, help="how many requests, at least (%(default)s)")
-    parser.add_argument("--seed", type=int, default=1, help="names the run (%(default)s)")
-    parser.add_argument("--json", action="store_true", help="the summary as one JSON object on the last line")
+    parser.add_argument("--ops", type=at_least(1), default=20_000, help="the minimum number of requests (%(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="the same seed draws the same programs (%(default)s)")
+    parser.add_argument("--json", action="store_true", help="end with one JSON object on one line")
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.ERROR)  # that connections break is part of the programs
+    logging.basicConfig(level=logging.ERROR)  # the programs break connections on purpose
     rng, counts, ops, programs, difference = random.Random(options.seed), Counter[str](), 0, 0, None
     start = time.monotonic()
     try:

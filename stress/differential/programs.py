@@ -1,7 +1,7 @@
-"""Programs for the differential test: drawn at random, run on a ZooKeeper that is simulated and on one that is not.
+"""Programs for the differential test: drawn at random, and run on a simulated ZooKeeper and on a real one.
 
-A program is a list of steps; a step is what one of a few sessions does. After each step everything is left to settle,
-and each session then shows what it has seen meanwhile, in the order in which it saw it: states, events, replies.
+A program is a list of steps; in each step one of a few sessions acts. After each step everything is left to settle, and
+each session then shows what it has seen since the step before, in order: states, events, replies.
 """
 
 from __future__ import annotations
@@ -48,27 +48,27 @@ _DATA = (b"", b"1", b"\xff22")
 
 
 class Action(NamedTuple):
-    """One call: the name of a method of the connection, or "reopen", and what it is given."""
+    """One call: the name of a method of the connection, or "reopen", and its arguments."""
 
     name: str
     arguments: tuple[Any, ...] = ()
 
 
 class Step(NamedTuple):
-    """What a session does at once: several requests, none of which waits for another; or one drop or reopen."""
+    """The actions of a session at one time: requests that do not wait for each other, or one drop or reopen."""
 
     session: int
     actions: tuple[Action, ...]
 
 
 class Zxid(NamedTuple):
-    """A transaction id, of which only the order can be compared."""
+    """A transaction id. Only its order among others can be compared."""
 
     value: int
 
 
 class Stat(NamedTuple):
-    """Of a znode, all that ZooKeeper tells but the times and the data."""
+    """Everything that ZooKeeper reports about a znode, except its times and data."""
 
     czxid: Zxid
     mzxid: Zxid
@@ -81,12 +81,12 @@ class Stat(NamedTuple):
 
 
 Trace = list[list[list[Any]]]
-"""For each step and session, what it has seen."""
+"""The entries that each session has seen, by step and then by session."""
 
 
 @dataclass
 class Observer:
-    """What one session sees. A `Sink`; its `hear` makes callbacks."""
+    """A `Sink` that records what one session sees. Callbacks of requests call `on_reply`."""
 
     seen: list[Any] = field(default_factory=list)
     replies: int = 0
@@ -98,8 +98,8 @@ class Observer:
     def on_event(self, event: EventType, path: str) -> None:
         self._add((event.name, path))
 
-    def hear(self, index: int, answer: Reply | RequestError) -> None:
-        """The reply to the step's request number `index`."""
+    def on_reply(self, index: int, answer: Reply | RequestError) -> None:
+        """Record the reply to the step's request number `index`."""
         self.replies += 1
         if isinstance(answer, RequestError):
             self._add((index, answer.code.name, answer.index))
@@ -108,7 +108,7 @@ class Observer:
             self._add((index, value, Zxid(answer.zxid)))
 
     def take(self) -> list[Any]:
-        """What was seen since it was last asked."""
+        """Return what was seen since the last call."""
         seen, self.seen, self.replies = self.seen, [], 0
         return seen
 
@@ -121,7 +121,7 @@ class Observer:
 
 
 def draw_step(rng: random.Random, root: str, live: Sequence[str]) -> Step:
-    """A step that has something to do with the znodes that there are (`live`, below `root`)."""
+    """Draw a step, mostly on znodes that exist (`live`, below `root`)."""
     session = rng.randrange(SESSIONS)
     chance = rng.randrange(100)
     if chance >= 97:
@@ -183,7 +183,7 @@ class _Draw:
 
 
 def ranked(trace: Trace, owners: Sequence[int]) -> Trace:
-    """A trace in which zxids are ranks and sessions are numbers in the order in which they were opened (`owners`)."""
+    """Return a trace with zxids replaced by ranks, and sessions numbered in the order of opening (`owners`)."""
     ranks = {zxid: rank for rank, zxid in enumerate(sorted(set(_zxids(trace))))}
     sessions = {owner: number for number, owner in enumerate(owners, 1)} | {0: 0}
 
@@ -211,17 +211,16 @@ def _zxids(item: Any) -> Iterable[Zxid]:
 
 
 def compare(program: Sequence[Step], expected: Trace, found: Trace) -> str | None:
-    """Where two ranked traces first differ, in words; None if nowhere."""
+    """Return, in words, where two ranked traces first differ, or None if they are equal."""
     for number, (step, real, model) in enumerate(zip(program, expected, found, strict=True)):
         if step.actions[0].name == "reopen":
-            # The ephemerals of a session that ends go in the order of a hash set.
+            # The server deletes the ephemerals of an ended session in the order of a hash set.
             real, model = ([sorted(seen, key=str) for seen in side] for side in (real, model))
         for session, (one, other) in enumerate(zip(real, model, strict=True)):
             if one != other:
                 before = "\n".join(f"  {earlier}" for earlier in program[:number])
                 return (
-                    f"step {number}, {step}: session {session} sees\n  really   {one}\n  modelled {other}\n"
-                    f"after\n{before}"
+                    f"step {number}, {step}: session {session} sees\n  real:  {one}\n  model: {other}\nafter\n{before}"
                 )
     return None
 
@@ -237,11 +236,11 @@ KINDS = (
     *("heartbeat: ok", "heartbeat: NO_NODE", "drop", "reopen"),
     *("event CREATED", "event DELETED", "event CHANGED", "event before its reply", "several replies"),
 )
-"""What must have happened at least once, or little was compared."""
+"""The kinds of events that must happen at least once. Otherwise too little was compared."""
 
 
 def count(program: Sequence[Step], trace: Trace) -> Counter[str]:
-    """How often what happened in a trace."""
+    """Return how often each kind of event happened in a trace."""
     counts = Counter[str]()
     for step, seen in zip(program, trace, strict=True):
         own = seen[step.session]

@@ -1,5 +1,5 @@
-"""Deliberate bugs, and whether the simulation finds them: `python -m stress.mutants`.
+"""Deliberate bugs that the simulation must find: `python -m stress.mutants`.
 
-Mutants replace private parts of the library: that is their purpose, and the only reason for anything in `stress/` to
-import private modules.
+Mutants replace private parts of the library. That is their purpose, and the only reason why anything in `stress/` may
+import private modules of the core.
 """

@@ -1,4 +1,4 @@
-"""The mutants: deliberate bugs, each a rule of the protocol switched off, which the simulation has to notice."""
+"""The mutants: deliberate bugs, each of which switches off one rule of the protocol. The simulation must find them."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ _OF_A_BROKER: Mapping[str, tuple[Mutant, ...]] = {
     )
 }
 MUTANTS: tuple[Mutant, ...] = (*_OF_THE_NODE, *(each for some in _OF_A_BROKER.values() for each in some))
-"""All of them; each name once."""
+"""All mutants. Every name occurs once."""
 
 
 def mutants_of(broker: str) -> tuple[Mutant, ...]:
-    """Those that can be searched for with a broker: the node's, which every broker has, and its own."""
+    """Return the mutants to search for with a broker: those of the node, and the broker's own."""
     return (*_OF_THE_NODE, *_OF_A_BROKER.get(broker, ()))

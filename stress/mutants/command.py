@@ -1,10 +1,9 @@
-"""Has the simulation teeth? `python -m stress.mutants` puts deliberate bugs into the library and searches for them.
+"""Puts deliberate bugs into the library, and checks that the simulation finds them: `python -m stress.mutants`.
 
-Each mutant (`all_mutants.py`) switches one rule of the protocol off: those of the node with any broker, others with one
-broker only. For each, histories are drawn until one breaks a
-promise; the table says which, and after how many. A promise that the same history breaks without the mutant, too, is a
-find of another kind: a bug of the library. Exit status: 1 if a mutant got away, or for such a bug; 2 usage; 130
-interrupted.
+Each mutant (`all_mutants.py`) switches off one rule of the protocol. Mutants of the node work with any broker, the
+others with one broker only. For each mutant, histories are drawn until one breaks a promise; the table shows which
+promise, and after how many histories. If the same history breaks a promise without the mutant, too, the search has
+found a bug of the library. Exit status: 1 if a mutant was not caught, or for such a bug; 2 usage; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -34,14 +33,14 @@ _BATCH = 25
 
 @dataclass(frozen=True, slots=True)
 class Catch:
-    """The result for one mutant.
+    """The result of the search for one mutant.
 
     Attributes:
-        name: the mutant's.
-        histories: how many were drawn.
-        check: the promise that it broke; empty if it got away.
-        script: the shortened history that shows it.
-        genuine: whether the mutant is innocent: the history breaks a promise without it, too.
+        name: the name of the mutant.
+        histories: how many histories were drawn.
+        check: the promise that was broken; empty if none was.
+        script: the shortened history that breaks it.
+        genuine: whether the history breaks a promise without the mutant, too, because of a bug of the library.
     """
 
     name: str
@@ -52,12 +51,12 @@ class Catch:
 
     @property
     def caught(self) -> bool:
-        """True if the mutant was."""
+        """True if the mutant was caught."""
         return bool(self.check) and not self.genuine
 
 
 def hunt(name: str, seed: int, histories: int, broker: str = "zookeeper") -> Catch:
-    """Search for one mutant with a broker, one of `BROKERS`."""
+    """Search for one mutant with a broker, by its name in `BROKERS`."""
     (mutant,) = (mutant for mutant in MUTANTS if mutant.name == name)
     drawn = 0
     while drawn < histories:
@@ -65,14 +64,14 @@ def hunt(name: str, seed: int, histories: int, broker: str = "zookeeper") -> Cat
             tally = search(seed + drawn, min(_BATCH, histories - drawn), broker=broker)
         drawn += tally.histories
         failure = tally.failure
-        if failure is not None and failure.broken:  # what merely fails, breaks no promise
+        if failure is not None and failure.broken:  # any other failure breaks no promise
             genuine = _breaks(failure.script)
             return Catch(name, drawn, failure.problem, failure.script.encode(), genuine=genuine)
     return Catch(name, drawn)
 
 
 def _breaks(script: Script) -> bool:
-    """Return whether a history breaks a promise of the library as it is."""
+    """Return whether a history breaks a promise of the unchanged library."""
     try:
         with quiet():
             play(script)
@@ -82,15 +81,15 @@ def _breaks(script: Script) -> bool:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status."""
+    """Run the command, and return its exit status."""
     parser = argparse.ArgumentParser("python -m stress.mutants", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which (all): {', '.join(map(str, MUTANTS))}")
-    parser.add_argument("--broker", choices=list(BROKERS), default="zookeeper", help="which broker (zookeeper)")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"the mutants (all): {', '.join(map(str, MUTANTS))}")
+    parser.add_argument("--broker", choices=list(BROKERS), default="zookeeper", help="the broker (zookeeper)")
     parser.add_argument("--seed", type=int, default=1, help="the same seed draws the same histories (1)")
-    parser.add_argument("--histories", type=at_least(1), default=2000, help="how many for each at most (2000)")
+    parser.add_argument("--histories", type=at_least(1), default=2000, help="the maximum for each mutant (2000)")
     cores = len(os.sched_getaffinity(0))
-    parser.add_argument("--processes", type=at_least(1), default=cores, help="how many (all cores)")
-    parser.add_argument("--save", type=Path, help="a folder for the history that catches each, NAME.json")
+    parser.add_argument("--processes", type=at_least(1), default=cores, help="the number of processes (all cores)")
+    parser.add_argument("--save", type=Path, help="a folder for the histories that catch mutants, NAME.json")
     parser.add_argument("--json", action="store_true", help="end with one JSON object on one line")
     options = parser.parse_args(arguments)
     chosen = _chosen(parser, options.names, options.broker)
@@ -108,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 check = catch.check.partition("\n")[0] or "NOT CAUGHT"
                 print(f"{catch.name:34} {catch.histories:9,}  {check}", flush=True)
                 if catch.genuine:
-                    print(f"A BUG OF THE LIBRARY, which is there without the mutant:\n{catch.script}", flush=True)
+                    print(f"A BUG OF THE LIBRARY, not of the mutant:\n{catch.script}", flush=True)
                 if options.save is not None and catch.script:
                     (options.save / f"{catch.name}.json").write_text(catch.script)
     except KeyboardInterrupt:

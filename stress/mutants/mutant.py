@@ -1,4 +1,4 @@
-"""A mutant is a deliberate bug in the library, to see that the tests notice it."""
+"""Mutant: a deliberate bug in the library, to check that the tests notice it."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from unittest import mock
 __all__ = ["Change", "Mutant", "mutant"]
 
 Change = tuple[object, str, object]
-"""An object, the name of one of its attributes, and what to put in its place."""
+"""An object, the name of one of its attributes, and the replacement for that attribute."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """A rule of the protocol switched off, by a few small changes of the code that keeps it.
+    """A rule of the protocol, switched off by a few small changes to the code that keeps it.
 
     Attributes:
-        name: what is wrong, in a few words with hyphens.
+        name: the bug, in a few words with hyphens.
         rule: the rule that it breaks.
-        source: where the rule stands: a section of docs/design.md.
-        changes: makes what to put in the place of the right code; called for each patching.
+        source: the section of docs/design.md that contains the rule.
+        changes: makes the changes to the right code; called for each patching.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Mutant:
 
     @contextmanager
     def patch(self) -> Generator[None]:
-        """Have the bug, in this process, as long as the body runs."""
+        """Put the bug into this process while the body runs."""
         with ExitStack() as patches:
             for owner, name, wrong in self.changes():
                 patches.enter_context(mock.patch.object(owner, name, wrong))
@@ -42,7 +42,7 @@ class Mutant:
 
 
 def mutant(*, rule: str, source: str) -> Callable[[Callable[[], Iterable[Change]]], Mutant]:
-    """Make a mutant, named after the function, of one that yields its changes."""
+    """Make a mutant from a function that yields its changes, and name it after the function."""
 
     def make(changes: Callable[[], Iterable[Change]]) -> Mutant:
         return Mutant(changes.__name__.replace("_", "-"), rule, source, changes)

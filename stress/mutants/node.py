@@ -51,7 +51,7 @@ _LEASE = "The lease is the deadline of a cancel scope"
 
 @mutant(rule="A scope opens only under the head of the queue: one create succeeds for every racer.", source=_QUEUE)
 def claimed_is_owned() -> Iterator[Change]:
-    """The reply to the own create decides, whatever stands before it in the view."""
+    """A node starts a task once it has a claim, whatever claims precede it in the view."""
     right = reconcile._without_run
 
     def without_run(task: str, at: NodeSituation, first: Claim) -> Iterator[Action]:
@@ -74,7 +74,7 @@ def claim_on_its_way_out_starts() -> Iterator[Change]:
 
 @mutant(rule="A scope opens only for a task that exists.", source=_QUEUE)
 def ended_task_opens() -> Iterator[Change]:
-    """Who had bid for a task that has ended finds itself the head of its queue."""
+    """A node that had bid for a task that has ended finds its bid at the head of the queue, and starts the task."""
     right = reconcile._without_run
 
     def without_run(task: str, at: NodeSituation, first: Claim) -> Iterator[Action]:
@@ -94,8 +94,8 @@ def ended_task_opens() -> Iterator[Change]:
 
 
 def lease_is_only_an_event() -> Iterator[Change]:
-    """Part of a mutant: the end of the lease stops what runs at that moment, but nothing that opens later. Without the
-    rest nothing goes wrong, because the session of any broker cancels everything at the end of the lease."""
+    """Part of a mutant: the end of the lease stops the tasks that run at that moment, but none that open later. Alone
+    this breaks nothing, because the session of any broker cancels everything at the end of the lease."""
 
     async def read(self: TaskRunner, run: TaskRun) -> StoredTask | None:
         stored = await self._session.read(run.id)
@@ -118,7 +118,7 @@ def lease_is_only_an_event() -> Iterator[Change]:
     yield Membership, "_watch_risk", watch_lease
 
 
-@mutant(rule="A node is its session: what it has is told by the session's mark, not by its name.", source="ZooKeeper")
+@mutant(rule="A node is its session: its claims are found by the session's mark, not by name.", source="ZooKeeper")
 def identity_is_the_name() -> Iterator[Change]:
     def claims_of(self: ClusterView, node: str) -> Mapping[str, Sequence[Claim]]:
         merged: dict[str, Sequence[Claim]] = {}
@@ -158,7 +158,7 @@ def loser_keeps_its_claim() -> Iterator[Change]:
     yield reconcile, "_surplus", surplus
 
 
-@mutant(rule="A bid is withdrawn only if the head of the queue still stands.", source=_QUEUE)
+@mutant(rule="A bid is withdrawn only if the head of the queue still exists.", source=_QUEUE)
 def bid_withdrawn_unconditionally() -> Iterator[Change]:
     right = Executor._carry_out
 
@@ -170,14 +170,14 @@ def bid_withdrawn_unconditionally() -> Iterator[Change]:
     yield Executor, "_carry_out", carry_out
 
 
-@mutant(rule="A bid that is not justified any more is withdrawn.", source=_QUEUE)
+@mutant(rule="A bid that is no longer justified is withdrawn.", source=_QUEUE)
 def bid_never_withdrawn() -> Iterator[Change]:
     yield Planner, "wants", lambda self, task: True
 
 
-@mutant(rule="A task is handed over only if the heir's claim still stands.", source=_QUEUE)
+@mutant(rule="A task is handed over only if the heir's claim still exists.", source=_QUEUE)
 def given_to_nobody() -> Iterator[Change]:
-    """With the guards of both sides gone a task can be without an owner, though nobody asked for that."""
+    """Without the guards of both sides, a task can be left without an owner although no client asked for that."""
     right = Executor._carry_out
 
     def carry_out(self: Executor, task: str, run: TaskRun | None, action: Action) -> bool:
@@ -193,14 +193,14 @@ def drained_node_stays() -> Iterator[Change]:
     yield Membership, "_leave_if_done", lambda self: None
 
 
-@mutant(rule="A draining node that has nobody left to hand over to lets go.", source=_QUEUE)
+@mutant(rule="A draining node releases its tasks if no node is left to hand them over to.", source=_QUEUE)
 def drain_waits_for_an_heir() -> Iterator[Change]:
     yield Situation, "alone", property(lambda self: False)
 
 
 @mutant(rule="The owner consents only if that strictly lowers the imbalance.", source=_QUEUE)
 def donor_and_heir_miscount() -> Iterator[Change]:
-    """Every node believes that it has nothing, and bids; no donor looks at its own count."""
+    """Every node believes that it owns nothing, and bids; no donor checks its own load."""
 
     def plan(view: ClusterView, me: str, **options: Collection[str] | bool) -> dict[str, str]:
         others = {task: me for node in view.nodes if node != me for task in view.owned_by(node)}
@@ -221,7 +221,7 @@ def donor_and_heir_miscount() -> Iterator[Change]:
 
 @mutant(rule="Scopes are cancelled at T/2 and closed by 2T/3, well before the session can expire.", source=_LEASE)
 def lease_without_budget() -> Iterator[Change]:
-    """It lasts for as long as the servers usually keep a session: T, and what they round it up by."""
+    """The lease lasts as long as the servers usually keep a session: T, rounded up by them."""
     yield LeaseTerms, "until_cancel", property(lambda self: 1.25 * self.session_timeout)
     yield LeaseTerms, "until_end", property(lambda self: 1.25 * self.session_timeout)
 

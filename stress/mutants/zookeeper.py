@@ -56,9 +56,9 @@ def lease_is_no_deadline() -> Iterator[Change]:
     yield ZooKeeperSession, "_on_renewed", lambda self: None
 
 
-@mutant(rule="The clock is looked at in the step in which a scope opens.", source=_QUEUE)
+@mutant(rule="The clock is checked in the step in which a scope opens.", source=_QUEUE)
 def lease_not_looked_at_on_opening() -> Iterator[Change]:
-    """The session cancels nothing at the end of the lease, and the node stops only what runs at that moment."""
+    """The session cancels nothing at the end of the lease, and the node stops only the tasks running then."""
     yield from lease_is_only_an_event()
     yield ZooKeeperSession, "_on_renewed", lambda self: None
 
@@ -77,14 +77,12 @@ def lease_counts_from_the_reply() -> Iterator[Change]:
     yield Heartbeat, "renew", renew
 
 
-@mutant(
-    rule="A heartbeat is a quorum write: a follower cut off from its leader goes on answering reads.", source=_LEASE
-)
+@mutant(rule="A heartbeat is a quorum write: a follower cut off from its leader keeps answering reads.", source=_LEASE)
 def read_is_proof_of_life() -> Iterator[Change]:
     right = Heartbeat.send
 
     def send(self: Heartbeat, done: Done | None = None) -> None:
-        if done is not None:  # the barrier stays what it is
+        if done is not None:  # leave the barrier unchanged
             right(self, done)
             return
         now = trio.current_time()
@@ -115,7 +113,7 @@ def no_barrier_on_reconnect() -> Iterator[Change]:
         if not self._joined.is_set():
             right(self, burst)
             return
-        # The first heartbeat is sent when it is due, like those after it.
+        # There is no barrier: the first heartbeat is sent when it is due, like all others.
         heartbeat, connection = self._heartbeat, self._connection
         heartbeat._number, heartbeat._previous = connection.number, connection.connected_at
         heartbeat._unanswered.clear()
@@ -124,7 +122,7 @@ def no_barrier_on_reconnect() -> Iterator[Change]:
     yield ZooKeeperSession, "_barrier", barrier
 
 
-@mutant(rule="After a reconnect everything is looked at anew.", source=_ZOOKEEPER)
+@mutant(rule="After a reconnect the session resyncs everything.", source=_ZOOKEEPER)
 def no_resync_after_reconnect() -> Iterator[Change]:
     right = LiveView._sync
 
@@ -161,7 +159,7 @@ def no_watches_after_reconnect() -> Iterator[Change]:
 
 @mutant(rule="Own claims are read from the view, not remembered from replies.", source=_QUEUE)
 def ambiguous_claim_forgotten() -> Iterator[Change]:
-    """A claim whose reply was lost is left where it is."""
+    """A claim whose reply was lost stays in the queue, and the node ignores it."""
     right_appeared, right_restart = InFlight.appeared, InFlight.restart
     seen: WeakKeyDictionary[InFlight, set[Claim]] = WeakKeyDictionary()
 
@@ -174,13 +172,13 @@ def ambiguous_claim_forgotten() -> Iterator[Change]:
         right_restart(self, own)
         for claim in own:
             if claim not in known:
-                self.leaving[claim] = Unit((), lambda unit, error: None)  # nobody looks at what leaves
+                self.leaving[claim] = Unit((), lambda unit, error: None)  # a leaving claim is ignored
 
     yield InFlight, "appeared", appeared
     yield InFlight, "restart", restart
 
 
-@mutant(rule="No claim is created while an own one for the task is pending, or in the view.", source=_QUEUE)
+@mutant(rule="A node creates no claim for a task while it has one that is pending or in the view.", source=_QUEUE)
 def claims_again_while_pending() -> Iterator[Change]:
     right = Writes.create_claim
 
@@ -196,7 +194,7 @@ def claims_again_while_pending() -> Iterator[Change]:
 
 
 def _split(end: Callable[[Writes, Claim, Sequence[WriteOp], _Settle], None]) -> Iterator[Change]:
-    """The end of a task is written in another way; `end` is given the right operations: the claim's is the last."""
+    """Write the end of a task in another way. `end` receives the right operations; the last one is the claim's."""
     right = Writes._give_up
 
     def give_up(self: Writes, claim: Claim, ops: Sequence[WriteOp], settle: _Settle) -> None:
@@ -224,7 +222,7 @@ def done_without_conditions() -> Iterator[Change]:
 
 @mutant(rule="Done is one transaction, the task before the claim.", source=_QUEUE)
 def claim_goes_before_the_task() -> Iterator[Change]:
-    """Else the next in the queue for a moment owns a task that is done."""
+    """For a moment the next node in the queue owns a task that is done."""
     right = Writes._give_up
 
     def end(self: Writes, claim: Claim, ops: Sequence[WriteOp], settle: _Settle) -> None:
@@ -256,9 +254,11 @@ def deleted_outright() -> Iterator[Change]:
     yield ZooKeeperClient, "delete", delete
 
 
-@mutant(rule="Nothing of an old session, or of a connection that it has left, can act any more.", source=_ZOOKEEPER)
+@mutant(
+    rule="Nothing from an old session, or from a connection that its session has left, takes effect.", source=_ZOOKEEPER
+)
 def stale_write_accepted() -> Iterator[Change]:
-    """ZooKeeper itself sees to that, so this is a bug of the simulated servers."""
+    """ZooKeeper itself guarantees this, so the mutant is a bug in the simulated servers."""
     right = Quorum._decide
 
     def decide(self: Quorum, origin: Origin) -> None:

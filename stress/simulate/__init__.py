@@ -1,4 +1,4 @@
 """The search for broken promises on virtual time.
 
-`python -m stress.simulate` searches, `python -m stress.simulate.replay FILE` plays one history again.
+`python -m stress.simulate` searches; `python -m stress.simulate.replay FILE` replays one history.
 """

@@ -1,4 +1,4 @@
-"""The brokers that can be simulated, by the names that the command line and scripts use. Add yours here."""
+"""The brokers that can be simulated, by the names used on the command line and in scripts. Add yours here."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Searches for broken promises on virtual time: `python -m stress.simulate --minutes 10 --seed 1`.
 
-Hypothesis draws histories of a simulated cluster (`machine.py`), on all cores, until the time is over or one of them
-breaks a promise. That one is shrunk, printed and saved; `python -m stress.simulate.replay FILE` plays it again. Ctrl-C
-ends the search with the summary of what was done by then. Exit status: 1 if a promise was
-broken; 2 usage; 130 interrupted.
+Hypothesis draws histories of a simulated cluster (`machine.py`) on all cores until the time is over or a history breaks
+a promise. That history is shortened, printed and saved; `python -m stress.simulate.replay FILE` replays it. Ctrl-C ends
+the search and prints a summary of the work done so far. Exit status: 1 if a promise was broken; 2 usage; 130
+interrupted.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ _BATCH = 50
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status."""
+    """Run the command, and return its exit status."""
     parser = argparse.ArgumentParser("python -m stress.simulate", description=__doc__)
     parser.add_argument("--minutes", type=float, default=1.0, help="how long to search (1)")
-    parser.add_argument("--histories", type=at_least(1), help="how many to draw, however long it takes")
+    parser.add_argument("--histories", type=at_least(1), help="how many histories to draw, however long that takes")
     parser.add_argument("--seed", type=int, help="the same seed draws the same histories (random)")
-    parser.add_argument("--broker", choices=list(BROKERS), default="zookeeper", help="which broker (zookeeper)")
+    parser.add_argument("--broker", choices=list(BROKERS), default="zookeeper", help="the broker (zookeeper)")
     cores = len(os.sched_getaffinity(0))
-    parser.add_argument("--processes", type=at_least(1), default=cores, help="how many (all cores)")
-    parser.add_argument("--save", type=Path, default=Path(), help="the folder for what breaks a promise (.)")
+    parser.add_argument("--processes", type=at_least(1), default=cores, help="the number of processes (all cores)")
+    parser.add_argument("--save", type=Path, default=Path(), help="a folder for the history that breaks a promise (.)")
     parser.add_argument("--json", action="store_true", help="end with one JSON object on one line")
     options = parser.parse_args(arguments)
     if options.histories is None and not options.minutes > 0:
@@ -84,14 +84,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         file = options.save / f"violation-{seed}.json"
         file.write_text(total.failure.script.encode())
         print(f"{total.failure.problem}\n{total.failure.script.encode()}", end="")
-        print(f"repeat it: python -m stress.simulate.replay {file}")
+        print(f"replay it: python -m stress.simulate.replay {file}")
     if options.json:
         print(json.dumps(summary))
     return 130 if interrupted and total.failure is None else int(total.failure is not None)
 
 
 def _search_all(seed: int, processes: int, end: float | None, histories: int | None, broker: str) -> Generator[Tally]:
-    """Search batch after batch, each with a seed of its own; whichever process does it, a batch is the same."""
+    """Search in batches. Each has a seed of its own, so it is the same whichever process searches it."""
     seeds = random.Random(seed)
     left = histories
     with open_pool(processes) as pool:

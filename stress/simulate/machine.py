@@ -1,7 +1,7 @@
-"""The state machine: Hypothesis draws whole histories of a simulated cluster, and shrinks those that break a promise.
+"""Machine: the state machine with which Hypothesis draws whole histories of a simulated cluster.
 
-A rule does nothing but draw the arguments of one step. Each is applied by the function that also replays scripts,
-and is only there where it changes something: steps without effect spoil the shrinking.
+Most rules only draw the arguments of one step. The function that replays scripts also applies each step drawn here. A
+rule is enabled only if its step would change something, because steps without effect make histories harder to shorten.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ MAX_NODES = 3
 MAX_TASKS = 8
 CHOICE = st.integers(0, 5)
 _CLEANUP = st.sampled_from([0.0, 0.0, 0.02, 0.3, 5.0])
-"""Seconds that a task takes to end when it is cancelled; at most what its lease leaves it."""
+"""Seconds that a task takes to end once it is cancelled. The end of its lease cuts them short."""
 _ACTS = ("submit", "submit", "submit_again", "delete", "stop_task", "stop_task", "finish", "freeze", "drain")
 _RATES = st.sampled_from([1.0, 1.0, 1.0, 1.0009, 0.9991, 1.02, 0.98])
-_OVER_BY_THEMSELVES = {"crash", "pause", "lose_reply", "expire", "elect", "drift", "linger"}
-"""Faults that `heal` does nothing about."""
+_NOT_HEALED = {"crash", "pause", "lose_reply", "expire", "elect", "drift", "linger"}
+"""Faults that `heal` does not end."""
 _GAPS = (0.0, 0.002, 0.01, 0.05, 0.2, 0.35, 0.5, 0.85)
 
 
 class Machine(RuleBasedStateMachine):
-    """Draws what can happen to a cluster with any broker.
+    """Draws the steps that are possible with any broker.
 
     Attributes:
-        tally: of all histories of the class; a subclass has its own.
-        broker: which one the cluster has, of `BROKERS`.
+        tally: the totals of all histories of the class. A subclass has its own.
+        broker: the name, in `BROKERS`, of the cluster's broker.
     """
 
     tally = Tally()
@@ -108,14 +108,14 @@ class Machine(RuleBasedStateMachine):
             self.tally.add(self.cluster, len(self.script.steps))
             self.cluster.close()
 
-    # ---- what there is to choose from
+    # ---- queries
 
     def offers(self, *faults: str) -> bool:
         """Return whether the broker offers all these faults."""
         return self.cluster.broker.faults.keys() >= {*faults}
 
     def live(self, *, frozen: bool | None = False) -> list[SimulatedNode]:
-        """The nodes that run; by default those that are not frozen."""
+        """Return the running nodes that are not frozen; if `frozen`, those that are; if None, both."""
         nodes = self.cluster.nodes.values()
         return [node for node in nodes if node.running and frozen in (None, node.frozen)]
 
@@ -187,7 +187,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: len(self.tasks) <= MAX_TASKS - 2)
     @rule(choice=CHOICE, later=st.sampled_from([0.4, 0.58, 0.63, 0.7, 0.9]), timeouts=st.sampled_from([0.7, 1.5]))
     def freeze_before_the_answer(self, choice: int, later: float, timeouts: float) -> None:
-        """A node is frozen with the answers to its claims on their way, and goes on too late."""
+        """Freeze a node while the answers to its claims are on their way, and resume it too late."""
         self.calm_down()
         if not self.live():
             return
@@ -210,7 +210,7 @@ class Machine(RuleBasedStateMachine):
     def heal_node(self, choice: int) -> None:
         self.do("heal", node=self.pick(choice, frozen=None))
 
-    @precondition(lambda self: self.cluster.faults.keys() - _OVER_BY_THEMSELVES)
+    @precondition(lambda self: self.cluster.faults.keys() - _NOT_HEALED)
     @rule()
     def heal(self) -> None:
         self.do("heal")
@@ -271,7 +271,7 @@ class Machine(RuleBasedStateMachine):
     def linger(self, choice: int, seconds: float, shield: bool) -> None:
         self.do("linger", task=one_of(self.tasks, choice), seconds=seconds, **({"shield": True} if shield else {}))
 
-    # ---- races: what is rare by chance, since the steps must come within moments of each other
+    # ---- races, which are rare by chance, because their steps must come within moments of each other
 
     @rule(
         acts=st.lists(st.tuples(st.sampled_from(_ACTS), CHOICE, st.sampled_from(_GAPS)), min_size=2, max_size=6),
@@ -290,14 +290,14 @@ class Machine(RuleBasedStateMachine):
 
     @precondition(lambda self: len(self.live(frozen=None)) < MAX_NODES and self.live())
     @rule(
-        slow=st.sampled_from(["nobody", "the joining", "the joining", "an owner"]),
+        slow=st.sampled_from(["no node", "the new node", "the new node", "an owner"]),
         cleanup=st.sampled_from([0.0, 0.2, 1.0, 1.0]),
         later=st.sampled_from([1.2, 1.45, 1.49, 1.504, 1.51, 1.6, 1.8, 1.95, 2.05, 2.15, 2.25, 2.4, 2.65, 3.0]),
-        act=st.sampled_from(["freeze the joining"] * len(_ACTS) + list(_ACTS)),
+        act=st.sampled_from(["freeze the new node"] * len(_ACTS) + list(_ACTS)),
         choice=CHOICE,
     )
     def join_and_act(self, slow: str, cleanup: float, later: float, act: str, choice: int) -> None:
-        """When a node has settled, after 1.5 s, it bids and tasks begin to move: then it is frozen, or more."""
+        """Disturb a new node when it has settled, after 1.5 s, and bids, so that tasks begin to move."""
         self.calm_down()
         if not self.live():
             return
@@ -307,10 +307,10 @@ class Machine(RuleBasedStateMachine):
         self.do("start")
         joining = f"n{len(self.cluster.nodes)}"
         self.do("run_for", seconds=0.5)
-        if slow != "nobody" and self.offers("delay"):
-            self.do("delay", node=joining if slow == "the joining" else owner, seconds=0.2)
+        if slow != "no node" and self.offers("delay"):
+            self.do("delay", node=joining if slow == "the new node" else owner, seconds=0.2)
         self.do("run_for", seconds=later - 0.5)
-        if act == "freeze the joining":
+        if act == "freeze the new node":
             self.do("send", node=joining, command="freeze")
         else:
             self.act(act, choice)
@@ -327,7 +327,7 @@ class Machine(RuleBasedStateMachine):
         ),
     )
     def contest(self, choice: int, slow: float, pause: float, acts: list[tuple[str, float]]) -> None:
-        """Two nodes claim the same task, as one sees late what the other does; the winner gives it up at once."""
+        """Delay a node so that two nodes claim the same task; the winner gives it up at once."""
         self.calm_down()
         if not self.live():
             return
@@ -343,17 +343,17 @@ class Machine(RuleBasedStateMachine):
         self.do("run_for", seconds=1.0)
 
     def calm_down(self) -> None:
-        """What is to come is sharp, and would be lost among other disturbances."""
+        """End other disturbances, which would hide the race that follows."""
         self.do("heal")
         self.do("run_for", seconds=2.2)
 
     def linger_all(self, seconds: float) -> None:
-        """All that runs now takes a while to end."""
+        """Make every running task take this long to end."""
         for task in self.running():
             self.do("linger", task=task, seconds=seconds)
 
     def act(self, act: str, choice: int) -> None:
-        """Do it, if there is anything to do it to."""
+        """Do one of `_ACTS`, if there is anything to do it to."""
         match act:
             case "submit" if len(self.tasks) < MAX_TASKS:
                 self.submit(1, 0.0)
@@ -379,7 +379,7 @@ def one_of(things: Sequence[T], choice: int) -> T:
 
 @contextlib.contextmanager
 def quiet(on: bool = True) -> Generator[None]:
-    """Nothing is logged: a thousand nodes lose their sessions here, and that is no news."""
+    """Disable logging while the body runs, because thousands of lost sessions are expected here."""
     logging.disable(logging.CRITICAL if on else logging.NOTSET)
     try:
         yield

@@ -1,6 +1,7 @@
-"""Plays a history of the simulated cluster again: `python -m stress.simulate.replay FILE`.
+"""Replays a history of the simulated cluster: `python -m stress.simulate.replay FILE`.
 
-A failing test or `python -m stress.simulate` has written the file. Exit status: 1 if a promise is broken; 2 usage.
+A failing test prints such a file, and `python -m stress.simulate` saves one. Exit status: 1 if a promise is broken; 2
+usage.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status."""
+    """Run the command, and return its exit status."""
     parser = argparse.ArgumentParser("python -m stress.simulate.replay", description=__doc__)
-    parser.add_argument("file", help="a script, as a failure has printed or saved it")
-    parser.add_argument("--log", action="store_true", help="let the nodes log, too")
+    parser.add_argument("file", help="a script that a failure has printed or saved")
+    parser.add_argument("--log", action="store_true", help="print the logs of the nodes, too")
     options = parser.parse_args(arguments)
     try:
         script = Script.read(options.file)
@@ -32,38 +33,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         parser.error(f"{options.file}: {error}")
     with quiet(not options.log), opened as cluster:
-        teller = _Teller(cluster)
+        printer = _Printer(cluster)
         try:
             for step in script.steps:
-                teller.tell(step.do, *(f"{name}={value!r}" for name, value in step.args.items()))
+                printer.print_step(step.do, *(f"{name}={value!r}" for name, value in step.args.items()))
                 step.apply(cluster)
-            teller.tell("settle")
+            printer.print_step("settle")
             cluster.settle()
         except BrokenPromise as broken:
-            teller.tell_events()
+            printer.print_events()
             print(f"broken: {broken}")
             return 1
-        teller.tell_events()
+        printer.print_events()
     print("every promise was kept")
     return 0
 
 
-class _Teller:
-    """Prints the steps, and between them what came of them."""
+class _Printer:
+    """Prints the steps, and after each step the events that it led to."""
 
     def __init__(self, cluster: SimulatedCluster) -> None:
         self._cluster = cluster
-        self._told = 0
+        self._printed = 0
 
-    def tell(self, *words: str) -> None:
-        self.tell_events()
+    def print_step(self, *words: str) -> None:
+        self.print_events()
         print(f"{self._cluster.world.now:10.4f}", *words)
 
-    def tell_events(self) -> None:
+    def print_events(self) -> None:
         events = self._cluster.monitor.events
-        for event in events[self._told :]:
+        for event in events[self._printed :]:
             print(f"{event.t / 1e9:10.4f}   ", _in_words(event))
-        self._told = len(events)
+        self._printed = len(events)
 
 
 def _in_words(event: HistoryEvent) -> str:

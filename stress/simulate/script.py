@@ -1,4 +1,4 @@
-"""Histories as data: what is done to a simulated cluster, step by step. The same script makes the same history."""
+"""Script: a history as data, the steps taken on a simulated cluster. The same script makes the same history."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Step:
     args: Mapping[str, Any] = field(default_factory=dict)
 
     def apply(self, cluster: SimulatedCluster) -> None:
-        """Do it, and all that follows from it at the same instant. Leave it out if it is to be done to a node that does
-        not run: so a script outlives changes of the library, and of its own earlier steps.
+        """Apply the step, and let everything happen that follows at the same instant. A step on a node that does not
+        run (any more) is skipped, so a script stays usable when the library or its own earlier steps change.
 
         Raises:
             BrokenPromise: a promise was broken.
@@ -40,9 +40,9 @@ class Script:
     """A history to be played.
 
     Attributes:
-        seed: of all that is left to chance between the steps.
+        seed: seeds everything that is random between the steps.
         session_timeout: T, in seconds.
-        steps: what is done.
+        steps: the steps, in order.
         broker: "zookeeper" or "memory".
     """
 
@@ -52,17 +52,17 @@ class Script:
     broker: str = "zookeeper"
 
     def encode(self) -> str:
-        """As JSON, one step a line."""
+        """Return the script as JSON, one step per line."""
         steps = ",\n".join(f"  {json.dumps({'do': step.do, **step.args})}" for step in self.steps)
         head = {"broker": self.broker, "seed": self.seed, "session_timeout": self.session_timeout}
         return f'{json.dumps(head)[:-1]}, "steps": [\n{steps}\n]}}\n'
 
     @classmethod
     def decode(cls, text: str) -> Script:
-        """Read what `encode` wrote.
+        """Return the script that `encode` wrote.
 
         Raises:
-            ValueError: it is something else.
+            ValueError: the text is not a script.
         """
         try:
             record = json.loads(text)
@@ -76,14 +76,14 @@ class Script:
 
     @classmethod
     def read(cls, path: str | Path) -> Script:
-        """From a file. Raises as `decode` does."""
+        """Read a script from a file. Raises as `decode` does."""
         return cls.decode(Path(path).read_text())
 
     def open(self) -> SimulatedCluster:
-        """Make the cluster that it begins with: no node, no task.
+        """Open the cluster with which the history begins: no nodes, no tasks.
 
         Raises:
-            ValueError: its broker does not offer one of its steps.
+            ValueError: the script has a step that does not exist with its broker.
         """
         cluster = SimulatedCluster(seed=self.seed, session_timeout=self.session_timeout, broker=BROKERS[self.broker])
         unknown = sorted({step.do for step in self.steps} - cluster.steps.keys())
@@ -98,10 +98,10 @@ class Played:
     """The result of a history.
 
     Attributes:
-        seconds: of virtual time.
-        faults: how often each kind of disturbance was made.
+        seconds: how much virtual time has passed.
+        faults: how often each fault was inflicted, by name.
         runs: how often a handler started.
-        trace: every start and stop, in order: equal for equal histories.
+        trace: every recorded event, in order. Equal histories have equal traces.
     """
 
     seconds: float
@@ -111,7 +111,7 @@ class Played:
 
 
 def play(script: Script) -> Played:
-    """Play a script from its beginning, then end all disturbances and see the cluster come to rest.
+    """Play a script from its beginning, then end all faults and check that the cluster settles.
 
     Raises:
         BrokenPromise: a promise was broken.
@@ -129,11 +129,11 @@ def play(script: Script) -> Played:
 
 
 def shorten(script: Script) -> Script:
-    """A history with fewer steps that breaks a promise as well: none of them can be left out, alone or with its
+    """Return a shorter history that breaks a promise, too. None of its steps can be left out, alone or with its
     neighbours.
 
     Args:
-        script: one that breaks a promise.
+        script: a history that breaks a promise.
     """
     if script.seed and _fails(simpler := replace(script, seed=0)):
         script = simpler

@@ -1,4 +1,4 @@
-"""The search: draw histories until one breaks a promise, and shorten that one."""
+"""The search: draws histories until one breaks a promise, and shortens that one."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from .zookeeper_machine import ZooKeeperMachine
 __all__ = ["search"]
 
 _MACHINES: Mapping[str, type[Machine]] = {"zookeeper": ZooKeeperMachine}
-"""Those that can do more than `Machine`, which knows what every broker may offer."""
+"""Machines that can do more than `Machine`, which is limited to what any broker may offer."""
 
 
 def search(seed: int, histories: int, *, broker: str = "zookeeper", steps: int = 25) -> Tally:
     """Draw histories until one breaks a promise, and shorten that one.
 
-    Hypothesis would shrink it, too, but draws everything again for that: this takes seconds instead of minutes.
+    Hypothesis could shrink it, too, but would draw everything again for that, which takes minutes instead of seconds.
 
     Args:
-        seed: names the search: the same seed draws the same histories.
-        histories: how many at most.
-        broker: which one the clusters have, of `BROKERS`.
-        steps: how many steps a history may have, after its beginning.
+        seed: the same seed draws the same histories.
+        histories: the maximum number of histories.
+        broker: the name, in `BROKERS`, of the clusters' broker.
+        steps: the maximum number of steps of a history, after its beginning.
 
     Returns:
-        What was done; `failure` says whether a promise was broken.
+        The totals. If a history failed, `failure` is set, and its `broken` says whether it broke a promise.
     """
 
     tally = Tally()
@@ -57,7 +57,7 @@ def search(seed: int, histories: int, *, broker: str = "zookeeper", steps: int =
     with quiet():
         try:
             run_state_machine_as_test(Search, settings=search_settings)
-        except Exception:  # the machine has noted a history that failed, and how; all else is a bug of ours
+        except Exception:  # if the machine recorded a failed history, return it; anything else is a bug here
             if tally.failure is None:
                 raise
         failure = tally.failure

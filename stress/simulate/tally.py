@@ -1,4 +1,4 @@
-"""The tally of a search: all that it has done, and the failure that ended it."""
+"""Tally: the totals of a search, and the failure that ended it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ __all__ = ["Failure", "Tally"]
 
 @dataclass(frozen=True)
 class Failure:
-    """A history that breaks a promise.
+    """A history that failed.
 
     Attributes:
         script: the history.
-        problem: the promise, or what else went wrong.
-        broken: whether it is a broken promise.
+        problem: the broken promise, or any other error.
+        broken: whether a promise was broken.
     """
 
     script: Script
@@ -29,12 +29,13 @@ class Failure:
 
 @dataclass
 class Tally:
-    """Counts what was done so far, over all histories of a machine.
+    """The totals of all histories of a machine so far.
 
     Attributes:
-        assumptions: which assumption each fault breaks; empty for most.
-        overruns: how many scopes were open more than 50 ms after the end of their lease, with an excuse or without.
-        failure: the last history that failed, and how: after the shrinking, the shortest one found.
+        assumptions: the assumption that each fault breaks; empty for most.
+        overruns: how many scopes were open more than 50 ms after the end of their lease, also where an assumption was
+            broken.
+        failure: the last history that failed; once it is shortened, the shortest one found.
     """
 
     histories: int = 0
@@ -55,7 +56,7 @@ class Tally:
         self.overruns += len(cluster.monitor.overruns)
 
     def merge(self, other: Tally) -> None:
-        """Add what another search has done."""
+        """Add the totals of another search."""
         self.histories += other.histories
         self.steps += other.steps
         self.seconds += other.seconds

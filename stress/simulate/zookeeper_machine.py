@@ -1,4 +1,4 @@
-"""The state machine of clusters on ZooKeeper: what can happen to single links and to servers, besides the rest."""
+"""ZooKeeperMachine: the state machine for clusters on ZooKeeper, which adds faults of single links and of servers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["ZooKeeperMachine"]
 
 
 class ZooKeeperMachine(Machine):
-    """With ZooKeeper: servers, and links to each of them."""
+    """Draws steps on servers, and on the links to each of them, besides those of any broker."""
 
     @property
     def zookeeper_broker(self) -> ZooKeeperBroker:
@@ -27,12 +27,12 @@ class ZooKeeperMachine(Machine):
         return self.zookeeper_broker.zookeeper
 
     def servers(self, *, alive: bool | None = None, linked: bool | None = None) -> list[int]:
-        """The servers that are alive, or not; that reach the others, or not."""
+        """Return the servers that are alive or not, and linked to the others or not. None accepts both."""
         servers = self.zookeeper.servers.values()
         return [it.number for it in servers if alive in (None, it.alive) and linked in (None, it.linked)]
 
     def server_of(self, node: str) -> int:
-        """The server that a node is connected to, or any."""
+        """Return the server that a node is connected to, or server 1 if there is none."""
         return next(iter(self.zookeeper_broker.servers_of(node)), 1)
 
     # ---- processes
@@ -45,7 +45,7 @@ class ZooKeeperMachine(Machine):
         early=st.sampled_from([False, False, True]),
     )
     def stall_and_be_cut_off(self, choice: int, timeouts: float, cut: str, early: bool) -> None:
-        """The hardest test of a lease, and rare by chance: a node is late, is answered, and then not heard any more."""
+        """Stall a node, let it be answered, then cut it off: the hardest test of a lease, and rare by chance."""
         self.calm_down()
         if not self.live():
             return
@@ -81,14 +81,15 @@ class ZooKeeperMachine(Machine):
         moment=st.sampled_from([0.0, 0.05, 0.11, 0.17]),
     )
     def lose_the_reply_to(self, choice: int, act: str, lag: float, moment: float) -> None:
-        """Nobody knows whether a write was done, and the next server may show the past."""
+        """Leave it unknown whether a write took effect, while the next server may show an old state."""
         self.calm_down()
         if not (runs := self.cluster.monitor.open_runs()):
             return
         run = one_of(runs, choice)
         for server in {1, 2, 3} - {self.server_of(run.place.name)}:
             self.do("lag_server", server=server, seconds=lag)
-        self.do("run_for", seconds=moment)  # between two heartbeats, which a server has to know to be connected to
+        # Between two heartbeats: a server accepts a connection only if it has applied what the node last saw.
+        self.do("run_for", seconds=moment)
         self.do("lose_reply", node=run.place.name)
         self.do(act, task=run.task)
         self.do("run_for", seconds=1.0)

@@ -1,4 +1,4 @@
-"""Hosts of nodes: a process, and a part of one, when it is killed, stopped and resumed."""
+"""The hosts of nodes: a process, or a part of one, can be killed, and a process can be stopped and resumed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def shared_process() -> Iterator[SimulatedCluster]:
 
 
 def test_a_process_that_is_stopped_twice_is_stopped_once(own_processes: SimulatedCluster) -> None:
-    """A later SIGCONT belongs to either; only the first stop is in the history."""
+    """One SIGCONT resumes it, and the history shows only the first stop."""
     own_processes.pause("n1")
     own_processes.pause("n1", 1.0)
     assert repr(own_processes.nodes["n1"]) == "<SimulatedNode n1 <Process 'n1' frozen>>"
@@ -34,7 +34,7 @@ def test_a_process_that_is_stopped_twice_is_stopped_once(own_processes: Simulate
     assert [event.ev for event in own_processes.monitor.events] == ["freeze", "thaw"]
 
 
-def test_a_process_that_was_killed_while_it_was_stopped_does_not_go_on(own_processes: SimulatedCluster) -> None:
+def test_a_process_that_was_killed_while_it_was_stopped_does_not_resume(own_processes: SimulatedCluster) -> None:
     own_processes.pause("n1")
     own_processes.crash("n1")
     own_processes.resume("n1")
@@ -43,19 +43,19 @@ def test_a_process_that_was_killed_while_it_was_stopped_does_not_go_on(own_proce
     assert [event.ev for event in own_processes.monitor.events] == ["freeze", "kill"]
 
 
-def test_settling_lets_all_processes_go_on(own_processes: SimulatedCluster) -> None:
+def test_settling_resumes_all_processes(own_processes: SimulatedCluster) -> None:
     own_processes.pause("n1")
     own_processes.pause("n2")
     own_processes.settle()
     assert [node.frozen for node in own_processes.nodes.values()] == [False, False]
 
 
-def test_a_process_that_is_not_stopped_goes_on(own_processes: SimulatedCluster) -> None:
+def test_resuming_a_process_that_is_not_stopped_changes_nothing(own_processes: SimulatedCluster) -> None:
     own_processes.resume("n1")
     assert own_processes.monitor.events == []
 
 
-def test_the_parts_of_a_process_end_alone(shared_process: SimulatedCluster) -> None:
+def test_the_parts_of_a_process_end_separately(shared_process: SimulatedCluster) -> None:
     shared_process.crash("n1")
     shared_process.drain("n2")
     shared_process.start()
@@ -68,16 +68,16 @@ def test_the_parts_of_a_process_end_alone(shared_process: SimulatedCluster) -> N
     ]
 
 
-def test_a_part_that_is_over_hears_nothing(shared_process: SimulatedCluster) -> None:
-    """As a process that is dead or has ended."""
-    heard: list[str] = []
+def test_a_part_that_has_ended_drops_calls(shared_process: SimulatedCluster) -> None:
+    """A process that is dead or has ended does the same."""
+    called: list[str] = []
     shared_process.crash("n1")
     for node in shared_process.nodes.values():
-        node.place.call(heard.append, node.name)
-    assert heard == ["n2"]
+        node.place.call(called.append, node.name)
+    assert called == ["n2"]
 
 
-def test_the_parts_of_a_process_have_its_clock(shared_process: SimulatedCluster) -> None:
+def test_the_parts_of_a_process_share_its_clock(shared_process: SimulatedCluster) -> None:
     place = shared_process.nodes["n1"].place
     assert isinstance(place, SharedPlace)
     assert (place.time, place.rate, place.frozen) == (3.0, 1.0, False)

@@ -1,4 +1,4 @@
-"""The simulated broker in memory reports what happens in its store."""
+"""The simulated broker in memory: the reports of its store, and its faults at awkward moments."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def own_claim(cluster: SimulatedCluster) -> Claim:
     return head
 
 
-def test_a_task_that_ends_while_it_runs(cluster: SimulatedCluster) -> None:
+def test_a_task_that_ends_while_it_runs_is_reported(cluster: SimulatedCluster) -> None:
     assert isinstance(cluster.broker, MemoryBroker)
     claim, store = own_claim(cluster), cluster.broker._store
     place = cluster.client.place
@@ -37,11 +37,11 @@ def test_a_task_that_ends_while_it_runs(cluster: SimulatedCluster) -> None:
     assert problems == [
         f"{run} still runs, but its claim is gone",
         f"t ended while {run} still runs",
-        "t ended, but its handler had not ended and nobody had deleted it",
+        "t ended, but its handler had not ended and no client had deleted it",
     ]
 
 
-def test_a_claim_that_goes_while_its_task_runs(cluster: SimulatedCluster) -> None:
+def test_a_claim_that_goes_while_its_task_runs_is_reported(cluster: SimulatedCluster) -> None:
     assert isinstance(cluster.broker, MemoryBroker)
     cluster.client.place.call(cluster.broker._store.remove_claim, own_claim(cluster))
     with pytest.raises(BrokenPromise, match="still runs, but its claim is gone"):

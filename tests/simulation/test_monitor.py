@@ -1,4 +1,4 @@
-"""The monitor of a simulated cluster sees every kind of broken promise, and none where there is none."""
+"""The monitor of a simulated cluster reports every kind of broken promise, and nothing else."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ A, B = "a.1", "b.2"
 
 
 class Watched:
-    """A monitor, two processes, and the truth about who owns the task t."""
+    """A monitor, two processes, and the owner of the task t in the broker's state."""
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -37,7 +37,7 @@ def watched() -> Iterator[Watched]:
         yield Watched(world)
 
 
-def test_one_after_the_other_is_right(watched: Watched) -> None:
+def test_two_runs_one_after_the_other_are_right(watched: Watched) -> None:
     watched.own(A, 1)
     run = watched.monitor.start("t", A, 1, watched.a)
     watched.monitor.stop(run, ended=False)
@@ -47,7 +47,7 @@ def test_one_after_the_other_is_right(watched: Watched) -> None:
     assert [run.token for run in watched.monitor.open_runs()] == [2]
 
 
-def test_two_at_once(watched: Watched) -> None:
+def test_two_runs_at_once_are_reported(watched: Watched) -> None:
     watched.own(A, 1)
     watched.monitor.start("t", A, 1, watched.a)
     watched.own(B, 2)
@@ -141,7 +141,7 @@ def test_a_thawed_run_without_its_claim(watched: Watched) -> None:
 
 
 @pytest.mark.parametrize("what", [A, "a", "the run"])
-def test_where_an_assumption_was_broken_only_the_fence_is_left(watched: Watched, what: str) -> None:
+def test_once_an_assumption_is_broken_only_the_fence_is_checked(watched: Watched, what: str) -> None:
     watched.own(A, 1)
     stuck = watched.monitor.start("t", A, 1, watched.a)
     if what == "the run":
@@ -156,17 +156,17 @@ def test_where_an_assumption_was_broken_only_the_fence_is_left(watched: Watched,
     assert not watched.monitor.write(stuck)
 
 
-def test_a_token_that_shrinks_where_an_assumption_was_broken(watched: Watched) -> None:
-    """The fence needs no assumption: its owner would write, and be taken for a zombie."""
+def test_a_token_that_shrinks_once_an_assumption_is_broken(watched: Watched) -> None:
+    """The fence needs no assumption: with a smaller token it would refuse the writes of the owner as a zombie's."""
     watched.own(A, 2)
     watched.monitor.start("t", A, 2, watched.a)
     watched.monitor.void("b")
     watched.own(B, 1)
     watched.monitor.start("t", B, 1, watched.b)
-    assert watched.problems == ["t on b.2 with token 1 owns its task, and the store refuses its token as an old one"]
+    assert watched.problems == ["t on b.2 with token 1 owns its task, but the store refused its token as an old one"]
 
 
-def test_the_dead_do_nothing(watched: Watched) -> None:
+def test_a_dead_process_does_nothing(watched: Watched) -> None:
     watched.own(A, 1)
     run = watched.monitor.start("t", A, 1, watched.a)
     watched.world.kill(watched.a)

@@ -1,4 +1,4 @@
-"""Overruns: a scope that is open after the end of its lease is seen on virtual time, as the watchdog would see it."""
+"""Overruns: a scope that is open after the end of its lease is reported on virtual time, as by the watchdog."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ each_broker = pytest.mark.parametrize("broker", BROKERS.values(), ids=BROKERS)
 def one_task(
     broker: BrokerFactory, handler: Callable[[RunningTask], Awaitable[None]] | None = None
 ) -> Iterator[SimulatedCluster]:
-    """A cluster of one node, which runs one task."""
+    """Open a cluster of one node that runs one task."""
     with SimulatedCluster(handler, nodes=1, seed=1, broker=broker) as cluster:
         cluster.run_for(3.0)
         cluster.submit("t")
@@ -51,7 +51,7 @@ async def stubborn_in_its_nursery(task: RunningTask) -> None:
 def test_a_handler_that_shields_itself_past_its_lease(
     broker: BrokerFactory, handler: Callable[[RunningTask], Awaitable[None]]
 ) -> None:
-    """It breaks a promise at once, not only when another node runs the task: the claim is still there."""
+    """It breaks a promise at once, while the claim still exists, and not only when another node runs the task."""
     with one_task(broker, handler) as cluster:
         cluster.partition("n1")
         with pytest.raises(BrokenPromise, match=r"t on n1\.\w+ with token \d+ is still open 0\.0[67] s after the end"):
@@ -90,7 +90,7 @@ def test_a_node_that_was_killed_overruns_nothing(broker: BrokerFactory) -> None:
 
 
 def test_a_frozen_process_overruns_nothing() -> None:
-    """It does not run, and closes its scopes as soon as it goes on."""
+    """It does not run while it is frozen, and closes its scopes as soon as it resumes."""
     with one_task(ZooKeeperBroker) as cluster:
         cluster.pause("n1", 30.0)
         cluster.run_for(40.0)
@@ -99,12 +99,12 @@ def test_a_frozen_process_overruns_nothing() -> None:
 
 
 @pytest.mark.parametrize("rate", [0.9995, 1.0005])
-def test_what_is_open_after_a_thaw_is_seen_after_50_ms(rate: float) -> None:
+def test_a_scope_that_is_open_after_a_thaw_is_reported_after_50_ms(rate: float) -> None:
     with SimulatedCluster(stubborn, seed=1, broker=ZooKeeperBroker) as cluster:
         cluster.start(rate)
         cluster.submit("t")
         cluster.run_until_running("t")
-        cluster.pause("n1", 2.7)  # past the end of the lease, and not past that of the session
+        cluster.pause("n1", 2.7)  # past the end of the lease, but not past the end of the session
         cluster.run_for(2.7)
         assert cluster.monitor.overruns == []
         began = cluster.world.now
@@ -123,7 +123,7 @@ def test_a_lease_without_end_is_not_overrun() -> None:
         assert cluster.monitor.overruns == []
 
 
-def test_where_an_assumption_was_broken_an_overrun_is_only_counted() -> None:
+def test_once_an_assumption_is_broken_an_overrun_is_only_counted() -> None:
     """An operator ends the session, and the lease is over at once."""
     with one_task(ZooKeeperBroker, stubborn) as cluster:
         cluster.expire("n1")

@@ -1,4 +1,4 @@
-"""The pytest plugin: what it costs those who do not use it, and what those who do get."""
+"""The pytest plugin: its cost for projects that do not use it, and its fixture for those that do."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_pause(metafora_cluster):
 
 
 def run_pytest(folder: Path, source: str) -> str:
-    """Run a file of tests as somebody else would, with no settings of ours; returns the last line."""
+    """Run a file of tests as a user would, without the settings of this project; return the last line."""
     (folder / "test_it.py").write_text(source)
     options = ["-q", "-p", "no:cacheprovider", "-p", "no:randomly", "-c", "/dev/null", "--rootdir", str(folder)]
     run = subprocess.run([sys.executable, "-m", "pytest", *options, str(folder)], capture_output=True, text=True)
@@ -55,25 +55,25 @@ def run_pytest(folder: Path, source: str) -> str:
     return run.stdout.splitlines()[-1]
 
 
-def test_who_does_not_use_it_loads_nothing_of_it(tmp_path: Path) -> None:
-    """A pytest run in which nobody asks for the fixture does not depend on private names of Trio."""
+def test_a_run_without_the_fixture_loads_only_the_plugin(tmp_path: Path) -> None:
+    """A pytest run in which no test asks for the fixture does not depend on private names of Trio."""
     assert run_pytest(tmp_path, _OF_A_STRANGER).startswith("1 passed")
 
 
 def test_clusters_are_closed_after_the_test(tmp_path: Path) -> None:
-    """The fixture makes any number of clusters, in memory by default, and leaves no process of theirs behind."""
+    """The fixture makes any number of clusters, in memory by default, and leaves none of their processes behind."""
     assert run_pytest(tmp_path, _OF_A_USER).startswith("3 passed")
 
 
-def test_a_broker_is_a_choice(tmp_path: Path) -> None:
-    """With a broker whose nodes have processes of their own a test can pause them."""
+def test_the_broker_can_be_chosen(tmp_path: Path) -> None:
+    """With a broker whose nodes have processes of their own, a test can pause them."""
     assert run_pytest(tmp_path, _WITH_A_BROKER).startswith("1 passed")
 
 
-def test_trio_is_pinned_for_those_who_test() -> None:
-    """`World` uses private names of Trio: the extra `testing` bounds it from above, by what has been tested.
+def test_the_extra_for_testing_limits_trio() -> None:
+    """`World` uses private names of Trio, so the extra `testing` allows only versions of Trio that have been tested.
 
-    If a newer Trio breaks the canary in tests/simulation/test_world.py, mend `_world.py` before the range is widened.
+    If a newer Trio breaks the canary in tests/simulation/test_world.py, fix `_world.py` before you widen the range.
     """
     of_testing = [
         requirement

@@ -1,4 +1,4 @@
-"""The check of a settled cluster names all that is not as it should be, whatever the broker."""
+"""SettledCheck names everything that keeps a simulated cluster from having settled, with any broker."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ A, B = "n1.a", "n2.b"
 
 
 class Contents(MemoryBroker):
-    """A broker whose contents a test decides."""
+    """A broker whose contents the test sets."""
 
     view: ClusterView
     states: dict[str, StateName]
@@ -35,8 +35,8 @@ class Contents(MemoryBroker):
         return BrokerContents(self.view, self.states, self.commanded, self.leftovers)
 
 
-class Looked:
-    """A cluster without nodes, and what the check says of it."""
+class Checked:
+    """A cluster without nodes, and the problems that the check finds in it."""
 
     def __init__(self, cluster: SimulatedCluster) -> None:
         assert isinstance(cluster.broker, Contents)
@@ -59,102 +59,102 @@ class Looked:
 
 
 @pytest.fixture
-def looked() -> Iterator[Looked]:
+def checked() -> Iterator[Checked]:
     with SimulatedCluster(broker=Contents) as cluster:
-        yield Looked(cluster)
+        yield Checked(cluster)
 
 
 def claim(seq: int, task: str, node: str, kind: ClaimKind = ClaimKind.CLAIM) -> Claim:
     return Claim(seq, task, node, kind)
 
 
-def test_nothing_is_settled(looked: Looked) -> None:
-    assert looked.problems == []
+def test_an_empty_cluster_is_settled(checked: Checked) -> None:
+    assert checked.problems == []
 
 
-def test_a_task_that_nobody_runs(looked: Looked) -> None:
-    looked.add_task("t")
-    looked.add_task("u", claim(3, "u", A))
-    assert looked.problems == ["t has the claims []", "u is owned by [(3, 'n1.a')], and runs: []"]
+def test_a_task_that_no_node_runs(checked: Checked) -> None:
+    checked.add_task("t")
+    checked.add_task("u", claim(3, "u", A))
+    assert checked.problems == ["t has the claims []", "u is owned by [(3, 'n1.a')], but its runs are []"]
 
 
-def test_a_task_that_runs_where_it_should_not(looked: Looked) -> None:
-    """On a node that is leaving, or dead; a monitor that lost sight of one would not count it."""
-    looked.add_task("t", claim(3, "t", A))
-    looked.cluster.monitor.start("t", A, 3, looked.cluster.client.place)
-    assert looked.problems == ["t runs on client"]
+def test_a_task_that_runs_where_it_should_not(checked: Checked) -> None:
+    """For example on a node that is leaving or dead."""
+    checked.add_task("t", claim(3, "t", A))
+    checked.cluster.monitor.start("t", A, 3, checked.cluster.client.place)
+    assert checked.problems == ["t runs on client, which is leaving or gone"]
 
 
-def test_a_deleted_task_that_is_there(looked: Looked) -> None:
-    looked.add_task("t", claim(3, "t", A))
-    looked.apply(TaskDeleted("t"))
-    assert looked.problems == ["t was deleted, and is still there"]
+def test_a_deleted_task_that_is_there(checked: Checked) -> None:
+    checked.add_task("t", claim(3, "t", A))
+    checked.apply(TaskDeleted("t"))
+    assert checked.problems == ["t was deleted, but is still there"]
 
 
-def test_states_belong_to_tasks(looked: Looked) -> None:
-    looked.add_task("t")
-    del looked.broker.states["t"]
-    looked.broker.states |= {"u": StateName.RUNNABLE, "v": StateName.COMPLETED}
-    assert looked.problems == [
+def test_states_belong_to_tasks(checked: Checked) -> None:
+    checked.add_task("t")
+    del checked.broker.states["t"]
+    checked.broker.states |= {"u": StateName.RUNNABLE, "v": StateName.COMPLETED}
+    assert checked.problems == [
         "t has the claims []",
-        "u has a state, and is not there",
-        "t is there, and its state is None",
+        "u has a state, but does not exist",
+        "t exists, but its state is None",
     ]
 
 
-def test_claims_and_bids_that_are_left_over(looked: Looked) -> None:
-    looked.add_task("t", claim(3, "t", A), claim(4, "t", B, ClaimKind.BID))
-    looked.add_task("u", claim(5, "u", A))
-    looked.apply(TaskRemoved("u"))
-    del looked.broker.states["u"]
-    assert looked.problems == [
+def test_claims_and_bids_that_are_left_over(checked: Checked) -> None:
+    checked.add_task("t", claim(3, "t", A), claim(4, "t", B, ClaimKind.BID))
+    checked.add_task("u", claim(5, "u", A))
+    checked.apply(TaskRemoved("u"))
+    del checked.broker.states["u"]
+    assert checked.problems == [
         "t has the claims [(3, 'n1.a'), (4, 'n2.b')]",
         "the bid of n2.b for t is left over",
         "the claim of n1.a for u is left over",
     ]
 
 
-def test_commands_and_what_else_is_left_over(looked: Looked) -> None:
-    looked.broker.commanded.append(A)
-    looked.broker.leftovers.append("a stone is left over")
-    assert looked.problems == ["a command to n1.a is left over", "a stone is left over"]
+def test_commands_and_other_leftovers(checked: Checked) -> None:
+    checked.broker.commanded.append(A)
+    checked.broker.leftovers.append("a record is left over")
+    assert checked.problems == ["a command to n1.a is left over", "a record is left over"]
 
 
-def test_sessions_of_nodes_that_do_not_run(looked: Looked) -> None:
-    looked.apply(NodeAdded(NodeInfo(A)), NodeAdded(NodeInfo(B, frozen=True)))
-    assert looked.problems == [
-        "the members are ['n1.a', 'n2.b'], and the nodes that run are []",
+def test_sessions_of_nodes_that_do_not_run(checked: Checked) -> None:
+    checked.apply(NodeAdded(NodeInfo(A)), NodeAdded(NodeInfo(B, frozen=True)))
+    assert checked.problems == [
+        "the members are ['n1.a', 'n2.b'], but the running nodes are []",
         "n2.b is still frozen",
     ]
 
 
-def test_a_node_without_a_session(looked: Looked) -> None:
-    looked.cluster.start()
-    assert looked.problems == ["the members are [], and the nodes that run are ['n1 (no session)']"]
+def test_a_node_without_a_session(checked: Checked) -> None:
+    checked.cluster.start()
+    assert checked.problems == ["the members are [], but the running nodes are ['n1 (no session)']"]
 
 
-def test_a_node_that_was_to_leave(looked: Looked) -> None:
-    looked.cluster.start()
-    looked.cluster.drain("n1")
-    assert looked.problems[-1] == "n1 has not left"
+def test_a_node_that_was_to_leave(checked: Checked) -> None:
+    checked.cluster.start()
+    checked.cluster.drain("n1")
+    assert checked.problems[-1] == "n1 has not left"
 
 
-def test_what_clients_were_promised(looked: Looked) -> None:
-    looked.cluster.expectations.there |= {"t": True, "u": False, "v": True, "w": False}
-    looked.broker.states |= {"u": StateName.COMPLETED, "v": StateName.FAILED}
-    assert looked.problems == ["t was submitted, and is forgotten", "u was deleted, and is still there"]
+def test_tasks_that_clients_submitted_or_deleted(checked: Checked) -> None:
+    checked.cluster.expectations.there |= {"t": True, "u": False, "v": True, "w": False}
+    checked.broker.states |= {"u": StateName.COMPLETED, "v": StateName.FAILED}
+    assert checked.problems == ["t was submitted, but is gone", "u was deleted, but is still there"]
 
 
-def test_an_uneven_load(looked: Looked) -> None:
-    """Among the nodes that are not leaving."""
-    nodes = [looked.cluster.start() for _ in range(2)]
+def test_an_uneven_load(checked: Checked) -> None:
+    """Only nodes that are not leaving count."""
+    nodes = [checked.cluster.start() for _ in range(2)]
     for number in range(2):
-        looked.add_task(f"t{number}", claim(number, f"t{number}", A))
-        looked.cluster.monitor.start(f"t{number}", A, number, nodes[0].place)
-    assert looked.problems[0] == "the load is uneven: {'n1': 2, 'n2': 0}"
+        checked.add_task(f"t{number}", claim(number, f"t{number}", A))
+        checked.cluster.monitor.start(f"t{number}", A, number, nodes[0].place)
+    assert checked.problems[0] == "the load is uneven: {'n1': 2, 'n2': 0}"
 
 
-def test_a_cluster_that_does_not_settle_breaks_a_promise(looked: Looked) -> None:
-    looked.broker.leftovers.append("a stone is left over")
-    with pytest.raises(BrokenPromise, match=r"not at rest in time: \['a stone is left over'"):
-        looked.cluster.settle()
+def test_a_cluster_that_does_not_settle_breaks_a_promise(checked: Checked) -> None:
+    checked.broker.leftovers.append("a record is left over")
+    with pytest.raises(BrokenPromise, match=r"not settled in time: \['a record is left over'"):
+        checked.cluster.settle()

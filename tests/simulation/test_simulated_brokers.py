@@ -1,4 +1,4 @@
-"""The protocol `SimulatedBroker`: each broker brings nodes up, lets them run, fail and be cut off, and settles."""
+"""The protocol `SimulatedBroker`: with each broker, nodes start, share tasks, fail, are cut off, and settle."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def owners(cluster: SimulatedCluster) -> list[str | None]:
     return sorted([cluster.owner("t1"), cluster.owner("t2")], key=str)
 
 
-def test_nodes_come_up_and_share_the_tasks(cluster: SimulatedCluster) -> None:
+def test_nodes_start_and_share_the_tasks(cluster: SimulatedCluster) -> None:
     assert owners(cluster) == ["n1", "n2"]
     assert cluster.owner("t3") is None
     assert sorted(cluster.broker.contents().view.nodes) == sorted(str(it.identity) for it in cluster.nodes.values())
@@ -72,7 +72,7 @@ def test_a_node_that_is_cut_off_stops_its_task_in_time_and_comes_back(cluster: S
 
 @pytest.mark.parametrize("heal", ["one", "all", "settle"])
 def test_a_short_partition_costs_nothing(cluster: SimulatedCluster, heal: str) -> None:
-    """Whatever ends it: the session goes on, and so do its tasks."""
+    """However it ends, the session continues, and so do its tasks."""
     sessions = [node.identity for node in cluster.nodes.values()]
     runs = len(cluster.monitor.started)
     cluster.partition("n2")
@@ -86,7 +86,7 @@ def test_a_short_partition_costs_nothing(cluster: SimulatedCluster, heal: str) -
     assert len(cluster.monitor.started) == runs
 
 
-def test_a_session_that_is_ended_early_is_void(cluster: SimulatedCluster) -> None:
+def test_a_session_that_is_ended_early_is_exempt_from_promises(cluster: SimulatedCluster) -> None:
     before = cluster.nodes["n1"].identity
     assert before is not None
     cluster.expire("n1")
@@ -114,13 +114,13 @@ def test_when_all_have_drained_another_takes_over(cluster: SimulatedCluster) -> 
 
 
 def test_a_node_that_leaves_by_itself_breaks_a_promise(cluster: SimulatedCluster) -> None:
-    cluster.nodes["n1"].drain()  # which the cluster does not know of
-    with pytest.raises(BrokenPromise, match="n1 has left, and nobody told it to"):
+    cluster.nodes["n1"].drain()  # without the knowledge of the cluster
+    with pytest.raises(BrokenPromise, match="n1 left without being told to"):
         cluster.run_for(10.0)
 
 
-def test_what_has_changed_is_counted(cluster: SimulatedCluster) -> None:
-    """A look at everything takes long, so it is taken only when the number has grown."""
+def test_changes_of_the_contents_are_counted(cluster: SimulatedCluster) -> None:
+    """To check all contents is slow, so that is done only when the number has grown."""
     cluster.settle()
     before = cluster.broker.observe()
     cluster.run_for(3.0)
@@ -131,7 +131,7 @@ def test_what_has_changed_is_counted(cluster: SimulatedCluster) -> None:
 
 
 def test_no_thread_is_started(cluster: SimulatedCluster) -> None:
-    """A thread, such as the watchdog's, would live in real time."""
+    """A thread, such as the watchdog's, would run in real time."""
     assert "metafora-watchdog" not in {thread.name for thread in threading.enumerate()}
 
 
@@ -145,7 +145,7 @@ def test_a_fault_that_a_broker_does_not_offer_is_refused(cluster: SimulatedClust
 
 @each_broker
 def test_own_processes_can_be_paused_and_have_their_own_clocks(broker: BrokerFactory) -> None:
-    """All of that, or nothing of it where the nodes share one process."""
+    """Neither is possible if the nodes share one process."""
     with SimulatedCluster(nodes=1, broker=broker) as cluster:
         cluster.run_for(3.0)
         if "pause" in cluster.broker.faults:
@@ -166,7 +166,7 @@ def test_own_processes_can_be_paused_and_have_their_own_clocks(broker: BrokerFac
 
 @each_broker
 def test_a_cluster_that_cannot_be_made_leaves_nothing_behind(broker: BrokerFactory) -> None:
-    """A world changes how Trio schedules in this thread: that must end with it."""
+    """A world changes how Trio schedules in this thread, and must undo that when it is closed."""
     before = trio_run._r
     with pytest.raises(TypeError, match="unheard_of"):
         SimulatedCluster(nodes=1, broker=broker, unheard_of=True)

@@ -1,4 +1,4 @@
-"""The simulated cluster: real consumers, every disturbance, and the same history for the same calls."""
+"""The simulated cluster: real consumers, every fault, and the same history for the same calls."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_commands_reach_their_node(cluster: SimulatedCluster) -> None:
 
 
 def test_a_session_that_is_ended_early_costs_only_what_the_fence_stops(cluster: SimulatedCluster) -> None:
-    cluster.delay("n1", 0.3)  # so that it hears of it late
+    cluster.delay("n1", 0.3)  # so the node learns of it late
     before = cluster.nodes["n1"].identity
     cluster.expire("n1")
     cluster.run_for(6.0)
@@ -119,7 +119,7 @@ def test_servers_fail(cluster: SimulatedCluster) -> None:
 
 
 def test_a_client_waits_for_the_servers() -> None:
-    """It connects again and again, and then does what it was asked to do meanwhile."""
+    """It keeps trying to connect, and then makes the requests that were queued in the meantime."""
     with SimulatedCluster(nodes=1, broker=ZooKeeperBroker) as cluster:
         for server in (1, 2, 3):
             cluster.inflict("kill_server", server=server)
@@ -170,31 +170,31 @@ def test_a_node_that_fails_fails_the_test() -> None:
         assert caught.value.split(Boom)[0] is not None
 
 
-def test_what_does_not_run_is_named(cluster: SimulatedCluster) -> None:
+def test_tasks_that_do_not_run_are_named(cluster: SimulatedCluster) -> None:
     with pytest.raises(TimeoutError, match="not running within 1 s: t3, t4"):
         cluster.run_until_running("t1", "t3", "t4", within=1.0)
 
 
-def test_what_does_not_come_to_rest_is_told(cluster: SimulatedCluster) -> None:
+def test_a_cluster_that_does_not_settle_is_reported(cluster: SimulatedCluster) -> None:
     cluster.drain("n1")
     cluster.crash("n2")
     cluster.submit("t3")
     cluster.settle()  # a new node takes everything
     cluster.partition("n3")
     cluster.broker.heal = lambda node=None: None  # type: ignore[method-assign]
-    with pytest.raises(BrokenPromise, match="not at rest in time: "):
+    with pytest.raises(BrokenPromise, match="not settled in time: "):
         cluster.settle()
 
 
-def test_a_client_that_is_never_answered_is_told(cluster: SimulatedCluster) -> None:
-    """At rest is only what has nothing to wait for."""
+def test_a_client_that_is_never_answered_is_reported(cluster: SimulatedCluster) -> None:
+    """A cluster has not settled while a request is unanswered."""
     cluster.client.outstanding += 1
     with pytest.raises(BrokenPromise, match=r"not answered in time: \['1 requests'\]"):
         cluster.settle()
 
 
-def test_a_token_that_shrinks_is_told(cluster: SimulatedCluster) -> None:
-    """As it would after somebody had deleted a bucket, and with it what counts its claims."""
+def test_a_token_that_shrinks_is_reported(cluster: SimulatedCluster) -> None:
+    """Tokens would shrink after an operator had deleted a bucket, and with it the counter of its claims."""
     assert isinstance(cluster.broker, ZooKeeperBroker)
     cluster.broker.tokens["t1"] = 1000
     cluster.crash("n1")
@@ -205,7 +205,7 @@ def test_a_token_that_shrinks_is_told(cluster: SimulatedCluster) -> None:
 
 
 def test_stop_task_twice_lets_a_task_wait_longer(cluster: SimulatedCluster) -> None:
-    """Each time that it comes back a node leaves it alone for twice as long, up to a minute."""
+    """Each time the task is given back, the node leaves it alone for twice as long, up to a minute."""
     expectations = cluster.expectations
     assert expectations.left_alone == 0.0
     for _ in range(3):
@@ -217,7 +217,7 @@ def test_stop_task_twice_lets_a_task_wait_longer(cluster: SimulatedCluster) -> N
 
 
 def test_the_wall_clock_is_virtual() -> None:
-    """What nodes record is dated by the simulated time, so that an hour that passes in no time is an hour."""
+    """Nodes record virtual times, so a simulated hour is an hour in their records."""
     with SimulatedCluster(nodes=1) as cluster:
         cluster.run_for(3600.0)
         cluster.start()
@@ -226,7 +226,7 @@ def test_the_wall_clock_is_virtual() -> None:
         assert second - first == pytest.approx(3600.0, abs=5.0)
 
 
-def test_the_handler_is_the_users() -> None:
+def test_a_cluster_runs_the_given_handler() -> None:
     ran: list[str] = []
 
     async def handler(task: RunningTask) -> None:
@@ -255,7 +255,7 @@ MANY_FAULTS = Path(__file__).parents[1] / "stress" / "histories" / "many_faults.
 
 
 def test_the_same_history_in_every_process() -> None:
-    """Python's hash seed, and whatever else differs from process to process, changes nothing."""
+    """Python's hash seed, and anything else that differs between processes, changes nothing."""
     traces = {
         subprocess.run(
             [sys.executable, "-c", TRACE, MANY_FAULTS],

@@ -1,4 +1,4 @@
-"""The simulated world: processes that share nothing but time, which is virtual and the same every time."""
+"""The simulated world: processes that share only virtual time, with the same result every time."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ async def sleep_and_say(log: list[str], name: str, *seconds: float) -> None:
         log.append(f"{name} {trio.current_time():g}")
 
 
-def test_what_the_world_uses_of_trio_is_there() -> None:
-    """The canary: private names of Trio, of the types that the world counts on."""
+def test_trio_has_the_private_names_that_the_world_uses() -> None:
+    """The canary: private names of Trio, with the types that the world relies on."""
     assert isinstance(trio_run.GLOBAL_RUN_CONTEXT.__dict__, dict)
     assert isinstance(trio_run._ALLOW_DETERMINISTIC_SCHEDULING, bool)
     assert 0 <= trio_run._r.random() < 1
@@ -45,7 +45,7 @@ def test_processes_sleep_side_by_side(world: World) -> None:
     assert [process.ended for process in world.processes] == [True, True]
 
 
-def test_events_happen_in_order_and_outside_of_every_process(world: World) -> None:
+def test_calls_happen_in_order_and_outside_every_process(world: World) -> None:
     seen: list[tuple[float, str]] = []
     for when, what in ((2.0, "late"), (1.0, "first"), (1.0, "second")):
         world.at(when, lambda what=what: seen.append((world.now, what)))
@@ -73,7 +73,7 @@ def test_a_call_runs_in_the_process(world: World) -> None:
     assert seen == [process, 3.0]
 
 
-def test_run_until_stops_when_it_is_so(world: World) -> None:
+def test_run_until_stops_when_the_predicate_is_true(world: World) -> None:
     log: list[str] = []
     world.spawn("a", sleep_and_say, log, "a", 1.0, 1.0)
     assert world.run_until(lambda: log, within=5.0)
@@ -82,7 +82,7 @@ def test_run_until_stops_when_it_is_so(world: World) -> None:
     assert world.now == 6.0
 
 
-def test_a_frozen_process_runs_nothing_and_its_clock_runs_on(world: World) -> None:
+def test_a_frozen_process_runs_nothing_and_its_clock_keeps_running(world: World) -> None:
     log: list[str] = []
     process = world.spawn("a", sleep_and_say, log, "a", 1.0, 1.0)
     world.run_for(0.5)
@@ -98,7 +98,7 @@ def test_a_frozen_process_runs_nothing_and_its_clock_runs_on(world: World) -> No
     assert log.index("first") < log.index("second")
 
 
-def test_a_process_may_be_frozen_before_it_comes_to_do_what_it_has_to(world: World) -> None:
+def test_a_process_may_be_frozen_before_its_first_turn(world: World) -> None:
     log: list[str] = []
     process = world.spawn("a", sleep_and_say, log, "a", 0.0)
     world.freeze(process)
@@ -110,7 +110,7 @@ def test_a_process_may_be_frozen_before_it_comes_to_do_what_it_has_to(world: Wor
 
 
 def test_deadlines_come_before_anything_else_after_a_thaw(world: World) -> None:
-    """The lease is a deadline: a task whose lease ran out in its sleep does not take another step."""
+    """The lease is a deadline: a task whose lease ended during the freeze does not take another step."""
     log: list[str] = []
     event = trio.Event()
 
@@ -135,13 +135,13 @@ def test_a_killed_process_is_silent_and_does_not_run_again(world: World) -> None
     process = world.spawn("a", sleep_and_say, log, "a", 1.0, 1.0)
     world.run_for(1.5)
     world.kill(process)
-    process.call(log.append, "not heard")
+    process.call(log.append, "dropped")
     world.run_for(5.0)
     assert log == ["a 1"]
     assert (process.dead, process.ended) == (True, False)
 
 
-def test_closing_unwinds_what_shields_itself_for_a_time() -> None:
+def test_closing_unwinds_a_process_that_shields_itself_for_a_while() -> None:
     log: list[str] = []
 
     async def work() -> None:
@@ -173,7 +173,7 @@ def test_a_clock_may_run_fast(world: World) -> None:
 
 
 def test_any_rate_meets_its_deadlines(world: World) -> None:
-    """Multiplied by a rate and divided by it, a time may come out a hair short: it must not wait for ever."""
+    """A deadline, converted by a rate and back, may come out slightly early. The process must not wait for ever."""
     log: list[str] = []
     for number in range(1, 40):
         world.spawn(f"{number}", sleep_and_say, log, "a", *[0.1 * number] * 10, rate=1.0 + number / 997)
@@ -194,7 +194,7 @@ def test_an_exception_is_the_outcome(world: World) -> None:
 
 
 def test_async_generators_stay_in_their_process(world: World) -> None:
-    """A run that ends closes the generators it knows of: they must be its own."""
+    """A run that ends closes the generators that it knows, so these must be its own."""
     log: list[str] = []
 
     @asynccontextmanager
@@ -241,7 +241,7 @@ def test_processes_that_wake_each_other_for_ever_are_found(world: World) -> None
         world.at(world.now, ping, process)
 
     world.at(0.0, ping, world.spawn("a", trio.sleep_forever))
-    with pytest.raises(RuntimeError, match="time stands still"):
+    with pytest.raises(RuntimeError, match="time is stuck at"):
         world.run_for(1.0)
 
 
@@ -266,7 +266,7 @@ def test_the_same_seed_gives_the_same_schedule() -> None:
 
 
 def test_another_thread_with_trio_changes_nothing() -> None:
-    """As the proxies of a real ensemble have one."""
+    """The proxies of a real ensemble run in such a thread."""
     begun, over = threading.Event(), threading.Event()
 
     async def step() -> None:
@@ -293,7 +293,7 @@ def test_another_thread_with_trio_changes_nothing() -> None:
 
 
 def test_a_process_that_does_not_unwind_is_named() -> None:
-    """What shields itself for ever would be waited for for ever when the world is closed."""
+    """Otherwise closing the world would wait for ever for a process that shields itself for ever."""
 
     async def stubborn() -> None:
         with trio.CancelScope(shield=True):
@@ -305,35 +305,35 @@ def test_a_process_that_does_not_unwind_is_named() -> None:
     world.kill(process)
     with pytest.raises(RuntimeError, match="stuck was killed and does not unwind"):
         world.close()
-    # It is the host's world again: what was left of the process would else have Ctrl-C until the garbage collection.
+    # The default handler is back. Otherwise the rest of the process would keep Ctrl-C until it is garbage collected.
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 async def interrupt(log: list[str]) -> None:
-    """What happens when somebody presses Ctrl-C while this process runs."""
+    """Act as if Ctrl-C were pressed while this process runs."""
     await trio.sleep(1.0)
     signal.raise_signal(signal.SIGINT)
-    log.append("goes on")
+    log.append("continues")
     await trio.sleep(1.0)
     log.append("too late")
 
 
 def test_ctrl_c_ends_the_host_and_no_process(world: World) -> None:
-    """Somebody wants to end the tests: no process may catch it, be ended by it, or be torn in the middle of a step."""
+    """The user wants to end the tests: no process may catch it, be ended by it, or be interrupted within a step."""
     log: list[str] = []
     process = world.spawn("a", interrupt, log)
     with pytest.raises(KeyboardInterrupt):
         world.run_for(10.0)
-    assert log == ["goes on"]
+    assert log == ["continues"]
     assert not process.ended
     with pytest.raises(KeyboardInterrupt):
-        signal.raise_signal(signal.SIGINT)  # outside of every process: at once
+        signal.raise_signal(signal.SIGINT)  # outside every process: at once
     world.run_for(10.0)
     assert process.ended
 
 
 def test_ctrl_c_twice_does_not_wait(world: World) -> None:
-    """A process that never comes to its next step can be ended, too."""
+    """A process whose turn never ends can be interrupted, too."""
 
     async def busy() -> None:
         signal.raise_signal(signal.SIGINT)
@@ -352,7 +352,7 @@ def test_ctrl_c_twice_does_not_wait(world: World) -> None:
 
 
 def test_ctrl_c_while_the_world_is_closed() -> None:
-    """It is raised when everything is put back."""
+    """It is raised once everything is restored."""
 
     async def interrupt_at_the_end() -> None:
         try:
@@ -368,8 +368,8 @@ def test_ctrl_c_while_the_world_is_closed() -> None:
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_a_world_leaves_the_handling_of_signals_to_who_has_it(world: World) -> None:
-    """A world inside another one, or in a thread, changes no handler of signals."""
+def test_a_world_leaves_the_signal_handlers_of_others_alone(world: World) -> None:
+    """A world inside another one, or in a thread, changes no signal handler."""
     handler = signal.getsignal(signal.SIGINT)
 
     def handler_inside() -> object:

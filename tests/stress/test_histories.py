@@ -1,4 +1,4 @@
-"""The histories that once broke a promise, and others worth keeping: all promises are kept in them now."""
+"""Pinned histories: some once broke a promise, others are worth keeping. Now none of them breaks one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The mutants themselves: each can be put in and is gone afterwards, and what it breaks is more than everything."""
+"""The mutants themselves: each can be put in and taken out, and breaks a promise rather than everything."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ SEEN_AT_ONCE = {
     "claim-goes-before-the-task",
     "deleted-outright",
 }
-"""Those that a life without a disturbance is enough for."""
+"""The mutants that break a promise even without any fault."""
 
 each_mutant = pytest.mark.parametrize("mutant", MUTANTS, ids=str)
 
 
 def live() -> None:
-    """A life in which nothing fails: tasks come, run, end and are deleted; nodes join and leave.
+    """Run a cluster without any fault: tasks are submitted, run, end and are deleted; nodes join and leave.
 
     Raises:
         BrokenPromise: a promise was broken.
@@ -64,7 +64,7 @@ def test_without_a_mutant_no_promise_is_broken() -> None:
 
 @each_mutant
 def test_only_a_promise_breaks(mutant: Mutant) -> None:
-    """It is a bug of the protocol, not one that stops everything."""
+    """A mutant is a bug of the protocol, not one that stops everything."""
     with mutant.patch():
         if mutant.name in SEEN_AT_ONCE:
             with pytest.raises(BrokenPromise):

@@ -1,6 +1,6 @@
-"""The simulation has teeth: for each deliberate bug a pinned history that catches it, and is harmless without it.
+"""The simulation finds mutants: for each, a pinned history breaks a promise, and breaks none without the mutant.
 
-`python -m stress.mutants --save tests/stress/mutants` searches for them afresh.
+`python -m stress.mutants --save tests/stress/mutants` searches for them again.
 """
 
 from __future__ import annotations

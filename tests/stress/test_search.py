@@ -48,8 +48,8 @@ SCRIPT = Script(
 
 
 @contextmanager
-def two_start_everything() -> Iterator[None]:
-    """A bug that a single step shows."""
+def every_node_drains() -> Iterator[None]:
+    """A bug that a single step reveals: every node believes that it is draining."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Situation, "draining", property(lambda self: True))
         yield
@@ -67,14 +67,14 @@ def test_a_script_is_json_and_comes_back() -> None:
 @pytest.mark.parametrize(
     "text", ["{}", "[]", "nonsense", '{"seed": 1, "session_timeout": 4, "steps": [], "broker": "unheard-of"}']
 )
-def test_what_is_no_script_is_refused(text: str) -> None:
+def test_text_that_is_no_script_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"not a script|Expecting value"):
         Script.decode(text)
 
 
 @pytest.mark.parametrize("broker, step", [("zookeeper", "close"), ("memory", "pause")])
-def test_a_step_that_there_is_not_is_refused(broker: str, step: str) -> None:
-    """Before anything is played: each broker has its own faults, and no method is found by its name."""
+def test_a_step_that_does_not_exist_is_refused(broker: str, step: str) -> None:
+    """It is refused before anything is played. Each broker has its own faults, and a step is no method's name."""
     script = Script(1, 4.0, (Step("start"), Step(step, {"node": "n1"})), broker)
     with pytest.raises(ValueError, match=f"no step '{step}' with the broker '{broker}': run_for, start, "):
         script.open()
@@ -85,12 +85,12 @@ def test_the_same_script_makes_the_same_history() -> None:
         first, second = play(SCRIPT), play(SCRIPT)
     assert first == second
     assert first.runs >= 1
-    assert first.faults == {"crash": 1, "partition": 1}  # what does not run cannot be paused
+    assert first.faults == {"crash": 1, "partition": 1}  # a node that does not run cannot be paused
     assert first.seconds > 8.0
 
 
-def test_a_script_is_shortened_to_what_it_takes() -> None:
-    with quiet(), two_start_everything():
+def test_a_script_is_shortened_to_the_steps_that_it_needs() -> None:
+    with quiet(), every_node_drains():
         short = shorten(SCRIPT)
         assert [step.do for step in short.steps] in (["start"], [])
         with pytest.raises(BrokenPromise):
@@ -100,8 +100,8 @@ def test_a_script_is_shortened_to_what_it_takes() -> None:
 # ---- the state machine
 
 
-def test_what_was_done_is_added_up() -> None:
-    """Overruns too, which are rare: most leases are renewed, and most scopes close in time."""
+def test_totals_are_added_up() -> None:
+    """They include overruns, which are rare, because most leases are renewed and most scopes close in time."""
     steps = (
         Step("start"),
         Step("run_for", {"seconds": 3.0}),
@@ -125,7 +125,7 @@ def test_what_was_done_is_added_up() -> None:
 
 @pytest.mark.parametrize("broker", BROKERS)
 def test_no_promise_is_broken(broker: str) -> None:
-    """A bounded set of histories, the same each time; `python -m stress.simulate` goes on from here."""
+    """A bounded set of histories, the same each time; `python -m stress.simulate` draws more."""
     tally = search(seed=20, histories=60, broker=broker)
     assert tally.failure is None, f"{tally.failure.problem}\n{tally.failure.script.encode()}"
     assert tally.histories >= 60
@@ -134,7 +134,7 @@ def test_no_promise_is_broken(broker: str) -> None:
 
 
 class Bare:
-    """A broker that has what the protocol asks for, and no fault."""
+    """A broker that has everything the protocol requires, but no faults."""
 
     faults: Mapping[str, Fault] = {}
     remedies: Mapping[str, Callable[..., None]] = {}
@@ -151,7 +151,7 @@ class Bare:
 def test_a_third_broker_needs_nothing_but_the_protocol(
     broker: BrokerFactory, faults: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Searches draw from what it offers, whatever its name; those for ZooKeeper's servers are for ZooKeeper."""
+    """Searches draw from the faults that it offers, whatever its name. Only ZooKeeper gets faults of servers."""
     monkeypatch.setitem(BROKERS, "third", broker)
     tally = search(seed=4, histories=40, broker="third")
     assert tally.failure is None
@@ -164,7 +164,7 @@ def test_the_same_seed_draws_the_same_histories() -> None:
 
 
 def test_a_broken_promise_is_found_and_shortened() -> None:
-    with two_start_everything():
+    with every_node_drains():
         tally = search(seed=1, histories=20)
     assert tally.failure is not None
     assert tally.failure.broken
@@ -183,10 +183,10 @@ def test_simulate(capsys: pytest.CaptureFixture[str]) -> None:
     assert (summary["histories"], summary["violations"], summary["seed"]) == (4, 0, 1)
 
 
-@pytest.mark.parametrize("everybody", [True, False])
+@pytest.mark.parametrize("whole_group", [True, False])
 @pytest.mark.parametrize("module, arguments", [("simulate", ["--minutes", "9"]), ("mutants", ["--histories", "9999"])])
-def test_ctrl_c_ends_a_search(module: str, arguments: list[str], everybody: bool) -> None:
-    """With what was found by then, no traceback, and nothing left; a terminal tells its processes, too."""
+def test_ctrl_c_ends_a_search(module: str, arguments: list[str], whole_group: bool) -> None:
+    """The results so far are printed, without a traceback, and no process is left. A terminal signals workers, too."""
     command = [sys.executable, "-u", "-m", f"stress.{module}", *arguments, "--processes", "1", "--seed", "1"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     with subprocess.Popen(
@@ -195,12 +195,12 @@ def test_ctrl_c_ends_a_search(module: str, arguments: list[str], everybody: bool
         workers: list[int] = []
 
         def at_work() -> bool:
-            """Its process that searches, and multiprocessing's own, have begun."""
+            """Return whether the worker that searches, and multiprocessing's own process, have started."""
             workers[:] = children(process.pid)
             return len(workers) == 2 and all(ignores(worker, signal.SIGINT) for worker in workers)
 
         wait_until(at_work)
-        (os.killpg if everybody else os.kill)(process.pid, signal.SIGINT)
+        (os.killpg if whole_group else os.kill)(process.pid, signal.SIGINT)
         out, err = process.communicate(timeout=30)
     assert process.returncode == 130
     assert b"Traceback" not in err
@@ -210,7 +210,7 @@ def test_ctrl_c_ends_a_search(module: str, arguments: list[str], everybody: bool
 
 
 @pytest.mark.parametrize(
-    "main, arguments, told",
+    "main, arguments, message",
     [
         (simulate.main, ["--histories", "0"], "0 is less than 1"),
         (simulate.main, ["--minutes", "0"], "--minutes: 0 is not more than 0"),
@@ -224,31 +224,31 @@ def test_ctrl_c_ends_a_search(module: str, arguments: list[str], everybody: bool
     ],
 )
 def test_usage(
-    main: Callable[[list[str]], int], arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+    main: Callable[[list[str]], int], arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What is wrong is said before anything is searched: exit status 2."""
+    """A wrong argument is reported before anything is searched, with exit status 2."""
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_replay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "script.json"
     file.write_text(SCRIPT.encode())
     assert replay.main([str(file)]) == 0
-    told = capsys.readouterr().out
-    assert "crash node='n2'" in told
-    assert "starts t1 with token 0" in told
-    assert told.endswith("every promise was kept\n")
-    with two_start_everything():
+    out = capsys.readouterr().out
+    assert "crash node='n2'" in out
+    assert "starts t1 with token 0" in out
+    assert out.endswith("every promise was kept\n")
+    with every_node_drains():
         assert replay.main([str(file)]) == 1
     assert "broken: at " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("broker", BROKERS)
 def test_mutants(broker: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Those of the node need nothing of a broker but the protocol."""
+    """Mutants of the node need no more of a broker than the protocol."""
     name = "claimed-is-owned"
     assert name in map(str, MUTANTS)
     arguments = [name, "--broker", broker, "--histories", "100", "--processes", "1", "--save", str(tmp_path), "--json"]
@@ -261,15 +261,15 @@ def test_mutants(broker: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_a_bug_of_the_library_is_no_catch(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """What is broken without the mutant, too, is told as what it is, and not taken for the mutant's."""
-    with two_start_everything():
+    """A promise that is broken without the mutant, too, is reported as such, and the mutant is not caught."""
+    with every_node_drains():
         catch = mutants.hunt("read-is-proof-of-life", 1, 25)
     assert catch.genuine
     assert not catch.caught
     monkeypatch.setattr(mutants, "open_pool", lambda processes: ThreadPoolExecutor(1))
     monkeypatch.setattr(mutants, "hunt", lambda *_: catch)
     assert mutants.main(["read-is-proof-of-life"]) == 1
-    assert f"A BUG OF THE LIBRARY, which is there without the mutant:\n{catch.script}" in capsys.readouterr().out
+    assert f"A BUG OF THE LIBRARY, not of the mutant:\n{catch.script}" in capsys.readouterr().out
 
 
 def test_a_crash_is_no_catch() -> None:

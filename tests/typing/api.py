@@ -1,6 +1,6 @@
-"""The public API as a user types it. Checked by mypy and pyright (`nox -s types`), never run.
+"""The public API as a user writes it. Checked by mypy and pyright (`nox -s types`), never run.
 
-Each `type: ignore` below is an assertion too: mypy reports one that is not needed, so the mistake stays a mistake.
+Each `type: ignore` below is an assertion, too: mypy reports one that is not needed, so a mistake stays a mistake.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from metafora_trio.events import Event
 
 
 async def handler(task: RunningTask) -> None:
-    """A handler that completes by returning, and looks at all that it is given."""
+    """A handler that completes by returning, and uses everything that its task offers."""
     assert_type(task.id, str)
     assert_type(task.props, Mapping[str, Any])
     assert_type(task.node, str)
@@ -63,12 +63,12 @@ async def always_done(task: RunningTask) -> Outcome:
 
 
 async def wrong_outcome(task: RunningTask) -> int:
-    """No handler: an int is no outcome."""
+    """Not a handler: an int is not an outcome."""
     return 1
 
 
 def not_async(task: RunningTask) -> None:
-    """No handler: it cannot be awaited."""
+    """Not a handler: it cannot be awaited."""
 
 
 class Workshop:
@@ -84,10 +84,10 @@ no_coroutine: Handler = not_async  # type: ignore[assignment]
 
 
 class Picky(Balancer):
-    """A balancer of the user's own, with every method narrowed as far as it may be."""
+    """A user's own balancer, with the type of every method as narrow as it may be."""
 
     def can_claim(self, task: str) -> bool:
-        """Take only what is ours by name."""
+        """Claim only tasks whose id begins with the name of this node."""
         return task.startswith(self.context.node.name)
 
     def steal(self) -> list[str]:
@@ -95,16 +95,16 @@ class Picky(Balancer):
         return []
 
     def release(self) -> Iterable[str]:
-        """Give back all that runs."""
+        """Give back every running task."""
         return list(self.context.running)
 
     def consent(self, task: str, heir: str) -> bool:
-        """Give to whoever asks."""
+        """Consent to every heir."""
         return True
 
 
 async def node(coordinator: Coordinator) -> None:
-    """A node, in both ways of life."""
+    """Run a node in both ways."""
     consumer = Consumer(coordinator, handler, name="ant", balancer=Picky(), grace=2, on_overrun="exit")
     async with trio.open_nursery() as nursery:
         await nursery.start(consumer.run)
@@ -125,12 +125,12 @@ class Patient(Balancer):
     """A balancer that says when to ask again."""
 
     def can_claim(self, task: str) -> float:
-        """Take nothing for a while."""
+        """Claim nothing for 2.5 s."""
         return 2.5
 
 
 async def watch(consumer: Consumer) -> None:
-    """What a consumer tells, and how much of it there is."""
+    """Use the statistics and the events of a consumer."""
     statistics = consumer.statistics()
     assert_type(statistics, ConsumerStatistics)
     assert_type(statistics.node, str | None)
@@ -149,7 +149,7 @@ async def watch(consumer: Consumer) -> None:
 
 
 async def client() -> None:
-    """A client, on the embedded coordinator."""
+    """Use a client on the embedded coordinator."""
     async with open_client(MemoryCoordinator()) as opened:
         assert_type(opened, Client)
         await opened.submit(Task("one"))

@@ -1,7 +1,7 @@
-"""Clusters on virtual time: many processes in one thread, the same every time.
+"""Clusters on virtual time: many processes in one thread, with the same result every time.
 
-`SimulatedCluster` is what tests use. `SimulatedBroker` is what the author of a backend implements, with `NodeProcesses`
-or `SharedProcess` to host nodes and `MemoryBroker` as the example. `World` is the virtual time below both.
+Tests use `SimulatedCluster`. The author of a backend implements `SimulatedBroker`, with `NodeProcesses` or
+`SharedProcess` to host nodes and `MemoryBroker` as the example. `World` provides the virtual time below both.
 """
 
 from __future__ import annotations

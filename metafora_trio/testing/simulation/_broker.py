@@ -1,8 +1,8 @@
-"""SimulatedBroker: the protocol that the author of a backend implements to have it simulated.
+"""SimulatedBroker: the protocol that a backend's author implements to have the backend simulated.
 
-With it comes everything that is built on a `SimulatedCluster`: the fixture `metafora_cluster`, the search for broken
-promises (`python -m stress.simulate`) and the mutants of the node (`python -m stress.mutants`). `MemoryBroker` is the
-shortest example. `NodeProcesses` and `SharedProcess` host nodes, so that a broker need not.
+A backend that has one can use everything built on a `SimulatedCluster`: the fixture `metafora_cluster`, the search for
+broken promises (`python -m stress.simulate`) and the mutants of the node (`python -m stress.mutants`). `MemoryBroker`
+is the shortest example. `NodeProcesses` and `SharedProcess` host nodes, so a broker need not do that itself.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ __all__ = ["BrokerContents", "BrokerFactory", "SimulatedBroker", "SimulationCont
 
 @dataclass(frozen=True, slots=True)
 class SimulationContext:
-    """All that a cluster gives to its broker.
+    """The objects that a cluster passes to its broker.
 
     Attributes:
         world: virtual time, and the processes in it.
-        monitor: takes reports of what happens and of what is wrong.
-        expectations: what clients have asked for.
-        nodes: all nodes there ever were, by name. It grows as the cluster does.
+        monitor: receives reports of events and violations.
+        expectations: the clients' requests.
+        nodes: every node ever started, by name. It grows with the cluster.
         session_timeout: the session timeout of all nodes, in seconds.
-        fork: makes a new source of chance. Use no other, or the same seed does not make the same history. Forks are
-            numbered, so that one more changes every history.
+        fork: makes a new source of random numbers. Use no other source. Otherwise the same seed would not make the same
+            history. Each fork depends on how many came before it, so one more fork changes every history.
     """
 
     world: World
@@ -49,13 +49,13 @@ class SimulationContext:
 
 @dataclass(frozen=True, slots=True)
 class BrokerContents:
-    """All that is stored at the broker at this moment, even if no node has seen it yet.
+    """The contents of the broker at this moment, whether or not any node has seen them yet.
 
     Attributes:
-        view: the sessions, tasks and claims. It may be the broker's own view, so do not keep it.
+        view: the sessions, tasks and claims. It may be the broker's live view, so do not keep it.
         states: the recorded state of each task that has one.
-        commanded: for each command that waits for its node, the identity of that node's session.
-        leftovers: a line of text for each thing that is stored but belongs to nothing; empty in a settled cluster.
+        commanded: for each command queued for a node, the identity of that node's session.
+        leftovers: descriptions of stored records that belong to nothing; empty once the cluster has settled.
     """
 
     view: ClusterView
@@ -64,82 +64,82 @@ class BrokerContents:
     leftovers: Sequence[str] = field(default=())
 
     def owner(self, task: str) -> tuple[str, int] | None:
-        """The owner of a task, as the identity of its session and its fencing token. None if nobody owns it or the task
-        has ended."""
+        """Return the owner of a task as the identity of its session and its fencing token, or None if no node owns the
+        task or it has ended."""
         head = self.view.head(task)
         return None if head is None or task not in self.view.tasks else (head.node, head.seq)
 
 
 class SimulatedBroker(Protocol):
-    """A broker on virtual time, with all that can go wrong with it. Made by a `BrokerFactory`.
+    """A broker on virtual time, with all its possible faults. Made by a `BrokerFactory`.
 
-    It reports to the monitor what only a broker sees. `Monitor.claim_gone` is the least: call it for each claim that is
-    removed, at that instant or in the next `observe`. Checks that make sense with this broker only belong here, too,
-    and report by `Monitor.violation`.
+    The broker reports to the monitor whatever only a broker can see. At least it must call `Monitor.claim_gone` for
+    each claim that is removed, at that instant or in the next `observe`. It may add checks that make sense only for
+    this broker, and report them with `Monitor.violation`.
     """
 
     @property
     def faults(self) -> Mapping[str, Fault]:
-        """All faults that it offers, by name. The names that have a meaning everywhere, and their arguments, are:
+        """All faults that the broker offers, by name. These names and arguments mean the same for every broker:
 
-        * `crash(node)`, `pause(node, seconds=None)`: kill or stop the process of a node. A broker that offers `pause`
-          has each node in a process of its own, which may have a clock at another rate.
+        * `crash(node)`, `pause(node, seconds=None)`: kill or stop a node's process. A broker that offers `pause` runs
+          each node in a process of its own, whose clock may run at another rate.
         * `partition(node)`: cut a node off from the broker, both ways.
-        * `delay(node, seconds)`: have everything between a node and the broker take this long, each way.
-        * `lose_reply(node)`: the next write of a node takes effect, and its connection breaks before the reply.
-        * `expire(node)`: end a node's session before its time; call `Monitor.void` with its identity.
+        * `delay(node, seconds)`: make everything between a node and the broker take this long, each way.
+        * `lose_reply(node)`: apply the node's next write, but break its connection before the reply.
+        * `expire(node)`: end a node's session early, and call `Monitor.void` with its identity.
 
-        Each may be missing, or take more arguments, and there may be others, but not `drift` and `linger`: these are
-        faults of the cluster itself.
+        A broker may omit any of these, give them more arguments, or offer others. It must not use the names `drift` and
+        `linger`, which are faults of the cluster itself.
         """
         ...
 
     @property
     def remedies(self) -> Mapping[str, Callable[..., None]]:
-        """Actions that end a single fault, besides `heal`, by name. `resume(node)` is needed with `pause`."""
+        """The remedies for single faults besides `heal`, by name. A broker with `pause` must have `resume(node)`."""
         ...
 
     @property
     def expiry_delay(self) -> float:
-        """The longest time, in seconds, by which a session may outlast its timeout."""
+        """The maximum number of seconds by which a session may outlast its timeout."""
         ...
 
     def coordinator(self) -> Coordinator:
-        """Make the coordinator of one node, or of the client. It may be the same for all."""
+        """Make the coordinator for one node or for the client. All of them may share one."""
         ...
 
     def spawn(self, name: str, async_function: Callable[[], Awaitable[object]], *, rate: float = 1.0) -> Place:
-        """Run the client, or a node, and return where it runs.
+        """Run the client or a node, and return the place where it runs.
 
         Args:
             name: for people.
-            async_function: what to run.
-            rate: how fast the clock runs there.
+            async_function: the function to run.
+            rate: how fast its clock runs.
 
         Raises:
-            ValueError: it cannot have a clock at this rate.
+            ValueError: its clock cannot run at this rate.
         """
         ...
 
     def contents(self) -> BrokerContents:
-        """Return all that is stored now."""
+        """Return the current contents."""
         ...
 
     def observe(self) -> int:
         """Report to the monitor what has happened since the last call, and return how often the contents have changed
-        so far. It is called after every step of the world, so it must be quick where nothing has happened."""
+        since the beginning. It is called after every step of the world, so it must be quick if nothing has happened."""
         ...
 
     def heal(self, node: str | None = None) -> None:
-        """Repair the connections of one node; with None those of all nodes, and all servers."""
+        """End all faults of one node's connections; with None, those of all nodes and of the servers."""
         ...
 
     def recover(self) -> None:
-        """End every fault that still lasts: `heal()`, and let every paused node go on."""
+        """End every fault that still lasts: call `heal()`, and resume every paused node."""
         ...
 
 
 class BrokerFactory(Protocol):
-    """Makes a broker for a cluster: the class of the broker, or a `functools.partial` of it with some options."""
+    """Makes a broker for a cluster: the broker's class, or a `functools.partial` of it with some options."""
 
     def __call__(self, context: SimulationContext, /) -> SimulatedBroker: ...

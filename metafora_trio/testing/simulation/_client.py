@@ -1,4 +1,4 @@
-"""The client of a simulated cluster. It does what it is asked to, and notes what was acknowledged."""
+"""The client of a simulated cluster: makes the requests of a test, and records which were acknowledged."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Ask = Callable[[Client], Awaitable[None]]
 
 
 class Expectations:
-    """Records what clients have asked for, and what must be so for that reason.
+    """The clients' requests, and the outcome that they require.
 
     Attributes:
-        there: whether a task must be there (if only as the record of its end), or gone, where that is known.
-        deleted: the tasks that a client ever asked to delete.
-        stopped: how often the owner of a task was asked to give it back.
-        leaving: the names of the nodes that were asked to leave.
+        there: for each task whose outcome is known, whether it must exist (a recorded end counts) or be gone.
+        deleted: the tasks that any client ever asked to delete.
+        stopped: for each task, how often its owner was asked to give it back.
+        leaving: the names of the nodes told to leave.
     """
 
     def __init__(self) -> None:
@@ -39,16 +39,16 @@ class Expectations:
 
     @property
     def left_alone(self) -> float:
-        """The longest time, in seconds, for which a node may leave a task alone that it was asked to give back."""
+        """The maximum number of seconds for which a node may leave alone a task that it was asked to give back."""
         return max((min(2.0 ** (count - 1), 60.0) for count in self.stopped.values()), default=0.0)
 
     def asked(self, task: str, *, there: bool) -> int | None:
-        """Note that a client begins to submit a task, or (not `there`) to delete it.
+        """Record that a client begins to submit a task, or to delete it (not `there`).
 
-        Until that is answered, nothing is known of the task. The same is true where two such requests cross.
+        The outcome is unknown until the request is answered. It stays unknown if two such requests overlap.
 
         Returns:
-            The number to hand to `answered`.
+            The number to pass to `answered`; None if the request overlaps another.
         """
         if not there:
             self.deleted.add(task)
@@ -59,23 +59,23 @@ class Expectations:
         return None if crosses else self._latest[task]
 
     def answered(self, task: str, number: int | None, *, there: bool | None) -> None:
-        """Note that it was done, so that the task must be there, or gone. None: nobody knows what became of it."""
+        """Record the answer: from now on the task must exist (`there`) or be gone. With None the outcome is unknown."""
         self._unanswered[task] -= 1
         if there is not None and number == self._latest[task]:
             self.there[task] = there
 
 
 class SimulatedClient:
-    """A real `Client`. Its creator has a process run it, and sets `place`.
+    """A real `Client`. The creator must spawn `run` in a process and set `place`.
 
     Args:
-        coordinator: how it reaches the broker.
-        expectations: takes what is asked for and what was acknowledged.
-        monitor: takes what was acknowledged.
+        coordinator: gives access to the broker.
+        expectations: records requests and their answers.
+        monitor: records acknowledged requests.
 
     Attributes:
         place: where it runs.
-        outstanding: how many requests have not been answered.
+        outstanding: the number of unanswered requests.
     """
 
     place: Place
@@ -88,12 +88,12 @@ class SimulatedClient:
         self._send, self._receive = trio.open_memory_channel[Ask](math.inf)
 
     def ask(self, ask: Ask, task: str | None = None, *, there: bool = True) -> None:
-        """Have it do something as soon as it is connected.
+        """Queue a request, which is made once the client is connected.
 
         Args:
-            ask: what to do.
-            task: the task that this submits or deletes, if it does.
-            there: whether that task is there afterwards.
+            ask: makes the request.
+            task: the task that it submits or deletes; None for other requests.
+            there: whether that task must exist once the request is done.
         """
         number = None if task is None else self._expectations.asked(task, there=there)
         self.outstanding += 1
@@ -103,7 +103,7 @@ class SimulatedClient:
             try:
                 await ask(client)
                 done = True
-            except MetaforaError:  # it cannot be done, or nobody knows whether it was: both happen in any cluster
+            except MetaforaError:  # refused, or its outcome is unknown: both happen in any cluster
                 return
             finally:
                 self.outstanding -= 1
@@ -115,7 +115,7 @@ class SimulatedClient:
         self.place.call(self._send.send_nowait, do)
 
     async def run(self) -> None:
-        """Do what is asked for, for ever."""
+        """Make the queued requests until cancelled. While the broker is unavailable, connect again after 1 s."""
         while True:
             try:
                 async with open_client(self._coordinator) as client, trio.open_nursery() as nursery:

@@ -1,7 +1,7 @@
-"""SimulatedCluster: real consumers on a simulated broker, on virtual time, and everything that can happen to them.
+"""SimulatedCluster: real consumers on a simulated broker, on virtual time, with every fault at the test's command.
 
-Every node is a real `Consumer`; one more place runs a real client. A test calls plain methods, one for each thing that
-can happen, and lets time pass by `run_for`, which raises `BrokenPromise` as soon as one of the promises is broken.
+Every node is a real `Consumer`; one more place runs a real client. A test calls plain methods, one for each event or
+fault, and lets time pass with `run_for`, which raises `BrokenPromise` as soon as a promise is broken.
 """
 
 from __future__ import annotations
@@ -33,31 +33,31 @@ __all__ = ["SimulatedCluster"]
 
 _MAX_DRIFT = 0.001
 _CALM = 3.0
-"""Seconds for which nothing may move once the cluster has settled."""
+"""Seconds without any change after which the cluster counts as settled."""
 
 
 class SimulatedCluster:
-    """A cluster that lives in a world of its own. Use it as a context manager.
+    """A cluster in a world of its own. Use it as a context manager.
 
     Args:
         handler: executes the tasks. By default a task runs until `finish` ends it.
-        nodes: how many to start; they are called n1, n2, ...
-        seed: the source of all chance. The same calls on the same seed make the same history.
+        nodes: how many nodes to start. They are called n1, n2, ...
+        seed: seeds all random numbers. The same calls with the same seed make the same history.
         session_timeout: T, in seconds.
-        broker: makes the broker, which decides which faults there are.
+        broker: makes the broker, which determines the available faults.
         options: further arguments for each `Consumer`. Its `clock` is a `TrioClock` unless you pass another, so the
-            dates that nodes record are of virtual time, too.
+            times that nodes record are virtual, too.
 
     Attributes:
         world: virtual time, and the processes in it.
         broker: the simulated broker.
         client: submits tasks and sends commands.
-        monitor: what runs, and what was wrong.
-        expectations: what clients have asked for.
-        nodes: all there ever were, by name.
+        monitor: records runs and violations.
+        expectations: the clients' requests.
+        nodes: every node ever started, by name.
         faults: how often each fault was inflicted, by name.
-        assumptions: which assumption each fault breaks, by the same names; empty for most.
-        steps: every step that a script may have, by name.
+        assumptions: the assumption that each fault breaks, by the name of the fault; empty for most.
+        steps: every step that a script may contain, by name.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class SimulatedCluster:
         self._lingering: dict[str, tuple[float, bool]] = {}
         self._options = options
         self._changes = 0
-        with ExitStack() as undo:  # what the world has changed in this thread must not outlive a broker that fails
+        with ExitStack() as undo:  # if the broker fails, undo the world's changes to this thread
             undo.callback(self.world.close)
             self.broker: SimulatedBroker = broker(self._context())
             self.assumptions: Mapping[str, str] = {
@@ -130,7 +130,7 @@ class SimulatedCluster:
         self.close()
 
     def close(self) -> None:
-        """End it. Nothing is checked any more."""
+        """End all processes, without any further checks."""
         self.world.close()
 
     # ---- time
@@ -139,12 +139,12 @@ class SimulatedCluster:
         """Let time pass.
 
         Raises:
-            BrokenPromise: a promise was broken. Time has stopped at that moment.
+            BrokenPromise: a promise was broken. Virtual time stays at that instant.
         """
         self.run_until(lambda: False, within=seconds)
 
     def run_until(self, predicate: Callable[[], object], within: float) -> bool:
-        """Let time pass until something is so, for at most `within` seconds; return whether it is so.
+        """Let time pass until `predicate` is true, for at most `within` seconds; return whether it is true.
 
         Raises:
             BrokenPromise: as `run_for`.
@@ -159,26 +159,26 @@ class SimulatedCluster:
         self.monitor.check()
         return found
 
-    # ---- looking
+    # ---- queries
 
     def owner(self, task: str) -> str | None:
-        """Return the name of the node that owns a task, as the broker has it; None if no node does."""
+        """Return the name of the node that owns a task, according to the broker, or None if no node does."""
         owner = self._find_owner(task)
         return None if owner is None else node_name(owner[0])
 
     def runs(self, node: str) -> bool:
-        """Return whether there is a node of this name that has neither died nor left."""
+        """Return whether a node of this name exists and has neither died nor left."""
         return node in self.nodes and self.nodes[node].running
 
     def state(self, task: str) -> StateName | None:
-        """Return the recorded state of a task; None for one that is not known."""
+        """Return the recorded state of a task, or None if the task is not known."""
         return self.broker.contents().states.get(task)
 
     def run_until_running(self, *tasks: str, within: float = 30.0) -> None:
         """Let time pass until all these tasks run somewhere.
 
         Raises:
-            TimeoutError: they do not all run within this time.
+            TimeoutError: some of them do not run within `within` seconds.
             BrokenPromise: as `run_for`.
         """
         if not self.run_until(lambda: all(self.monitor.runs[task] for task in tasks), within):
@@ -192,10 +192,10 @@ class SimulatedCluster:
 
         Args:
             rate: how fast its clock runs. A drift of more than 0.1 % breaks an assumption.
-            options: arguments for its `Consumer`.
+            options: further arguments for its `Consumer`.
 
         Raises:
-            ValueError: the broker's nodes cannot have clocks of their own.
+            ValueError: nodes of this broker cannot have clocks of their own.
         """
         name = f"n{len(self.nodes) + 1}"
         handler = WatchedHandler(self.monitor, self._lingering, self._handler)
@@ -209,21 +209,21 @@ class SimulatedCluster:
         return node
 
     def drain(self, node: str) -> None:
-        """Have a node leave politely."""
+        """Drain a node: it hands its tasks over and leaves."""
         self.expectations.leaving.add(node)
         self.nodes[node].drain()
 
-    # ---- faults; a broker may lack some of those with a method, and then they raise ValueError
+    # ---- faults: each method raises ValueError if the broker does not offer its fault
 
     def inflict(self, fault: str, **how: Any) -> None:
         """Inflict a fault of the broker: `inflict("kill_server", server=1)`.
 
         Args:
-            fault: one of those in `broker.faults`.
+            fault: a name in `broker.faults`.
             how: its arguments.
 
         Raises:
-            ValueError: the broker has no such fault, or its node does not run.
+            ValueError: the broker has no such fault, or the node does not run.
         """
         found = self.broker.faults.get(fault)
         if found is None:
@@ -238,35 +238,35 @@ class SimulatedCluster:
         self.inflict("crash", node=node)
 
     def pause(self, node: str, seconds: float | None = None) -> None:
-        """Stop a node's process (SIGSTOP), and let it go on after some seconds (SIGCONT), unless that is None."""
+        """Stop a node's process (SIGSTOP), and resume it after some seconds (SIGCONT) unless that is None."""
         self.inflict("pause", node=node, seconds=seconds)
 
     def resume(self, node: str) -> None:
-        """Let a paused node go on: SIGCONT."""
+        """Resume a paused node: SIGCONT."""
         self.remedy("resume", node=node)
 
     def partition(self, node: str, **how: Any) -> None:
-        """Cut a node off from the broker. Some brokers have more arguments, such as a single direction."""
+        """Cut a node off from the broker. Some brokers take more arguments, such as a single direction."""
         self.inflict("partition", node=node, **how)
 
     def delay(self, node: str, seconds: float) -> None:
-        """Have everything between a node and the broker take this long, each way."""
+        """Make everything between a node and the broker take this long, each way."""
         self.inflict("delay", node=node, seconds=seconds)
 
     def lose_reply(self, node: str) -> None:
-        """Let the next write of a node take effect, and break its connection before the reply."""
+        """Apply the next write of a node, but break its connection before the reply."""
         self.inflict("lose_reply", node=node)
 
     def expire(self, node: str) -> None:
-        """End a node's session before its time, as an operator can. It breaks an assumption: two nodes may then run one
-        of its tasks for a while, and only the fencing token tells them apart."""
+        """End a node's session early, as an operator can. This breaks an assumption: two nodes may then run the same
+        task for a while, and only the fencing token tells them apart."""
         self.inflict("expire", node=node)
 
     def remedy(self, remedy: str, **how: Any) -> None:
         """End a single fault: `remedy("start_server", server=1)`.
 
         Args:
-            remedy: one of those in `broker.remedies`.
+            remedy: a name in `broker.remedies`.
             how: its arguments.
 
         Raises:
@@ -278,7 +278,7 @@ class SimulatedCluster:
         found(**how)
 
     def heal(self, node: str | None = None) -> None:
-        """Repair the connections of a node; with None those of all, and the servers."""
+        """Repair the connections of a node; with None, those of all nodes, and the servers."""
         self.broker.heal(node)
 
     # ---- tasks
@@ -293,7 +293,7 @@ class SimulatedCluster:
         self.client.ask(lambda client: client.delete(task), task, there=False)
 
     def stop_task(self, task: str) -> None:
-        """Have the client ask the owner of a task to give it back."""
+        """Have the client ask the owner of a task to give the task back."""
         self.expectations.stopped[task] += 1
         self.client.ask(lambda client: client.stop_task(task))
 
@@ -304,17 +304,19 @@ class SimulatedCluster:
         self.client.ask(lambda client: client.send(node, Command(command)))
 
     def finish(self, task: str, *, fail: bool = False) -> None:
-        """Have the default handler of a task, wherever it runs now, return (or raise)."""
+        """Make the default handler of a task, wherever it runs now, return (with `fail`: raise)."""
         for run in list(self.monitor.runs[task]):
             run.fails = fail
             run.place.call(run.end.set)
 
     def linger(self, task: str, seconds: float, *, shield: bool = False) -> None:
-        """From now on a task takes this long to end once it is cancelled.
+        """Make a task take longer to end, from now on.
 
         Args:
-            shield: it ignores that its lease has run out, which breaks an assumption; otherwise it shields itself by
-                `task.cleanup()`.
+            task: the id of the task.
+            seconds: how long it takes to end once it is cancelled.
+            shield: whether it ignores the end of its lease, which breaks an assumption. Otherwise it shields itself
+                with `task.cleanup()`, which lasts no longer than the lease.
         """
         self.faults["linger"] += 1
         self._lingering[task] = seconds, shield
@@ -322,15 +324,16 @@ class SimulatedCluster:
     # ---- the end
 
     def settle(self) -> None:
-        """End every fault, and wait for what is promised then: within 2 T + 1 tick + 5 s every task runs on one node,
-        evenly spread, nothing is left over, and nothing moves any more (for 3 s). (A tick is `broker.expiry_delay`.)
+        """End every fault, and check that the cluster settles as promised: within 2 T + 1 tick + 5 s every task runs on
+        one node, the load is even, nothing is left over, and nothing changes any more (for 3 s). A tick is
+        `broker.expiry_delay`.
 
-        What clients have asked for disturbs the cluster, too, above all commands that freeze or drain a node. So this
-        time begins when all of that has been answered and carried out, for which there are 2 T + 10 s. It is longer by
-        the time for which a node leaves a task alone that it was asked to give back.
+        The clients' requests disturb the cluster too, above all commands that freeze or drain a node. They have
+        2 T + 10 s to be answered and carried out, and the time to settle begins only then. It is extended by the time
+        for which a node leaves a task alone after it was asked to give it back.
 
         Raises:
-            BrokenPromise: it is not so, or a promise was broken on the way.
+            BrokenPromise: the cluster did not settle in time, or a promise was broken on the way.
         """
         self.broker.recover()
         self._lingering.clear()
@@ -344,15 +347,15 @@ class SimulatedCluster:
             node.place.call(node.consumer.unfreeze)
         bound = 2 * self.session_timeout + self.broker.expiry_delay + 5 + self.expectations.left_alone
         if all(node.leaving for node in self.nodes.values() if node.running):
-            # Nobody is left to hand over to, so they let go. Then there is somebody again.
-            self._must(lambda: not check.running(), bound, lambda: f"alone, and not left in time: {check.running()}")
+            # No node is left to hand over to, so they must let go. Then a new node takes the tasks.
+            self._must(lambda: not check.running(), bound, lambda: f"drained, but not left in time: {check.running()}")
             self.start()
         end = self.world.now + bound
         while True:
             self._must(
                 lambda: check.is_settled(self._changes),
                 end - self.world.now,
-                lambda: f"not at rest in time: {check.problems() or 'it moves'}",
+                lambda: f"not settled in time: {check.problems() or 'still changing'}",
             )
             settled = self._moves
             if not self.run_until(lambda: settled != self._moves, within=_CALM):  # noqa: B023 - called in here
@@ -360,11 +363,11 @@ class SimulatedCluster:
 
     @property
     def _moves(self) -> tuple[int, int]:
-        """Two numbers, at least one of which grows when anything moves."""
+        """Two counters, at least one of which grows with every change."""
         return self.monitor.changes, self._changes
 
     def _must(self, predicate: Callable[[], object], within: float, problem: Callable[[], str]) -> None:
-        """Let time pass until something is so. If it is not so within some seconds, a promise is broken."""
+        """Let time pass until `predicate` is true. If it takes more than `within` seconds, a promise is broken."""
         if not self.run_until(predicate, max(0.0, within)):
             self.monitor.violation(problem())
             self.monitor.check()
@@ -383,10 +386,10 @@ class SimulatedCluster:
                 raise process.outcome.error
         for node in self.nodes.values():
             if node.place.ended and not node.place.dead and node.name not in self.expectations.leaving:
-                self.monitor.violation(f"{node.name} has left, and nobody told it to")
+                self.monitor.violation(f"{node.name} left without being told to")
 
     async def _be_node(self, consumer: Consumer) -> None:
-        # A first join that fails is tried again, as a supervisor would do, unless the node was to leave meanwhile.
+        # Retry a failed first join, as a supervisor would, unless the node has been drained in the meantime.
         while not self.nodes[consumer.name].drained:
             try:
                 await consumer.run()

@@ -1,4 +1,4 @@
-"""Hosts of nodes: each node in a process of its own, or all in one. Brokers use these."""
+"""Hosts for nodes: one process for each node, or one for all. Brokers use these to run nodes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class NodeProcesses:
     """Runs each node, and the client, in a process of its own, which can be killed, stopped and resumed.
 
     Args:
-        context: as the broker was given it.
+        context: the context that the broker received.
     """
 
     def __init__(self, context: SimulationContext) -> None:
@@ -33,12 +33,12 @@ class NodeProcesses:
 
     @property
     def faults(self) -> Mapping[str, Fault]:
-        """The faults of processes, for `SimulatedBroker.faults`."""
+        """The faults of a process, for `SimulatedBroker.faults`."""
         return {"crash": Fault(self.crash), "pause": Fault(self.pause)}
 
     @property
     def remedies(self) -> Mapping[str, Callable[..., None]]:
-        """The remedies for these, for `SimulatedBroker.remedies`."""
+        """The remedies for those faults, for `SimulatedBroker.remedies`."""
         return {"resume": self.resume}
 
     def process_of(self, node: str) -> Process:
@@ -48,13 +48,13 @@ class NodeProcesses:
         return place
 
     def crash(self, node: str) -> None:
-        """Kill the process of a node: SIGKILL."""
+        """Kill a node's process: SIGKILL."""
         process = self.process_of(node)
         self._context.world.kill(process)
         self._context.monitor.kill(process)
 
     def pause(self, node: str, seconds: float | None = None) -> None:
-        """Stop the process of a node: SIGSTOP; and SIGCONT after some seconds, unless that is None."""
+        """Stop a node's process (SIGSTOP), and resume it after some seconds (SIGCONT) unless that is None."""
         process = self.process_of(node)
         if not process.frozen:
             self._context.world.freeze(process)
@@ -63,28 +63,27 @@ class NodeProcesses:
             self._context.world.after(seconds, self.resume, node)
 
     def resume(self, node: str) -> None:
-        """Let the process of a node go on: SIGCONT."""
+        """Resume a node's process: SIGCONT."""
         process = self.process_of(node)
         if process.frozen and not process.dead:
             self._context.monitor.thaw(process)
             self._context.world.thaw(process)
 
     def resume_all(self) -> None:
-        """Let every process go on that is stopped."""
+        """Resume every stopped process: SIGCONT."""
         for node in self._context.nodes:
             self.resume(node)
 
 
 class SharedPlace:
-    """The part of a `SharedProcess` in which one node runs.
+    """The part of a `SharedProcess` that runs one node.
 
     Attributes:
-        name: the node's.
+        name: the name of the node.
         dead: whether it was killed.
-        ended: whether it has left by itself, or has been cleared away after it was killed.
-        frozen: never true: one process cannot be stopped in part.
-        rate: always 1, because there is one clock.
-        scope: around what runs there.
+        ended: whether its function has returned, also if that was only after it had been killed.
+        frozen: always false, because a part of a process cannot be stopped.
+        rate: always 1, because all parts share one clock.
     """
 
     frozen: bool = False
@@ -99,11 +98,11 @@ class SharedPlace:
 
     @property
     def time(self) -> float:
-        """The time by the clock of the process."""
+        """The time on the clock, in seconds."""
         return self._process.time
 
     def call(self, function: Callable[..., object], *args: Any) -> None:
-        """Run a plain function in the process, at once, unless the node has died or left."""
+        """Run a plain function in the process at once, unless the node has died or left."""
         if not (self.dead or self.ended):
             self._process.call(function, *args)
 
@@ -113,10 +112,10 @@ class SharedPlace:
 
 
 class SharedProcess:
-    """Runs the client and all nodes in one process, for a broker that lives in the same one.
+    """Runs the client and all nodes in one process, for a broker that lives in the same process.
 
     Args:
-        context: as the broker was given it.
+        context: the context that the broker received.
     """
 
     def __init__(self, context: SimulationContext) -> None:
@@ -139,7 +138,7 @@ class SharedProcess:
         return place
 
     def kill(self, place: SharedPlace) -> None:
-        """Cancel what runs there. Nothing that it still does counts."""
+        """Cancel the node at this place. Nothing that it still does counts."""
         place.dead = True
         self._context.monitor.kill(place)
         self._process.call(place.scope.cancel)

@@ -1,7 +1,7 @@
 """MemoryBroker: `MemoryCoordinator` in a simulated cluster, and the shortest example of a `SimulatedBroker`.
 
-Nodes and the client share one process with the broker. It has no connections that could lag and cannot be stopped in
-part, but sessions can be cut off, ended, and die.
+Nodes and the client share one process with the broker. There are no connections to delay, and a node cannot be paused
+by itself, but a node can crash, be cut off, or lose its session.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _LATENCY = 0.002
 
 
 class MemoryBroker:
-    """A `SimulatedBroker`; see there for what the methods do.
+    """A broker in memory. `SimulatedBroker` documents its methods.
 
     Args:
-        context: see `SimulationContext`.
+        context: the objects that the cluster passes to its broker.
     """
 
     expiry_delay: float = 0.0
@@ -57,7 +57,7 @@ class MemoryBroker:
         return BrokerContents(store.view, states, [queued.node for queued in store.commands])
 
     def observe(self) -> int:
-        return self._store.changes  # it reports by itself, at the instant of each transaction
+        return self._store.changes  # the store itself reports each transaction at its instant
 
     def heal(self, node: str | None = None) -> None:
         for name in [node] if node is not None else self._context.nodes:
@@ -89,7 +89,7 @@ class MemoryBroker:
 
 
 class _Coordinator(MemoryCoordinator):
-    """A coordinator with a store that it is given."""
+    """A coordinator on a given store."""
 
     def __init__(self, store: Store, session_timeout: float) -> None:
         super().__init__(latency=_LATENCY, session_timeout=session_timeout)
@@ -107,7 +107,7 @@ class _ReportingStore(Store):
 
     @property
     def commands(self) -> Sequence[QueuedCommand]:
-        """The commands that wait for their nodes."""
+        """The commands queued for their nodes."""
         return tuple(self._queued_commands.values())
 
     def queue_command(self, identity: str, command: Command) -> None:
@@ -134,4 +134,4 @@ class _ReportingStore(Store):
             monitor.violation(f"{task} ended while {run} still runs")
         ended = any((task, claim.seq) in monitor.ended for claim in claims)
         if not ended and task not in self._expectations.deleted:
-            monitor.violation(f"{task} ended, but its handler had not ended and nobody had deleted it")
+            monitor.violation(f"{task} ended, but its handler had not ended and no client had deleted it")

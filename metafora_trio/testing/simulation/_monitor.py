@@ -1,8 +1,8 @@
-"""Monitor: watches what runs in a simulated cluster, as it happens, and holds it to the promises.
+"""Monitor: watches the runs in a simulated cluster as they happen, and checks them against the promises.
 
-`check_history` reads afterwards what real processes wrote. The monitor looks on instead: it knows at every instant
-which scopes are open and which processes are frozen. A promise holds as long as its assumption does. A fault that
-breaks an assumption on purpose says so (`void`), and then only what holds without that assumption is checked.
+`check_history` reads afterwards what real processes wrote. The monitor knows at every instant which scopes are open
+and which processes are frozen. A promise holds only as long as its assumption does. A fault that breaks an assumption
+on purpose must call `void`; the monitor then checks only the promises that do not need that assumption.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ _GRANTED = AFTER_THAW / 1e9
 
 
 class BrokenPromise(AssertionError):
-    """Something happened that the library promises not to happen."""
+    """Something happened that the library promises will not happen."""
 
 
 class Monitor:
-    """Keeps account of runs. It raises nothing, but collects violations.
+    """Keeps a record of runs, and collects violations. Only `check` raises.
 
     Args:
-        world: for the time.
-        owner: returns the owner of a task as the broker has it, as identity and token, or None.
+        world: provides the time.
+        owner: returns the owner of a task in the broker's state: session identity and token, or None.
 
     Attributes:
-        events: all starts and stops, and what else is recorded, for `check_history`.
-        runs: those that are open, by task.
-        started: (task, token) of all runs.
-        ended: the same of those that ended by themselves.
-        violations: everything that was wrong so far.
-        changes: counts starts and stops.
+        events: all starts and stops, and everything else that is recorded for `check_history`.
+        runs: the open runs, by task.
+        started: (task, token) of every run.
+        ended: (task, token) of every run that ended by itself.
+        violations: the violations found so far.
+        changes: counts starts, stops and kills.
         rejected: how many writes with an old token the fenced store has refused.
-        overruns: the runs whose scope was open more than 50 ms after the end of its lease, also where an assumption was
-            broken, so that they break no promise.
+        overruns: the runs whose scope was open more than 50 ms after the end of its lease. They include runs that
+            break no promise because an assumption was broken.
     """
 
     def __init__(self, world: World, owner: Callable[[str], tuple[str, int] | None]) -> None:
@@ -64,10 +64,10 @@ class Monitor:
         self._highest: dict[str, tuple[int, str]] = {}
         self._store: dict[str, int] = {}
 
-    # ---- reports of the processes
+    # ---- reported by the processes
 
     def start(self, task: str, node: str, token: int, place: Place) -> WatchedRun:
-        """Note that a handler starts."""
+        """Record that a handler starts, and return its run."""
         run = WatchedRun(task, node, token, place, trio.Event())
         if place.dead:
             return run
@@ -91,11 +91,11 @@ class Monitor:
         return run
 
     def watch_lease(self, run: WatchedRun, task: RunningTask) -> None:
-        """Watch that the scope of a run closes by the end of its lease."""
+        """Check that the scope of a run closes by the end of its lease."""
         self._watchdog.watch(run, task)
 
     def stop(self, run: WatchedRun, *, ended: bool) -> None:
-        """Note that a handler stops; `ended`: by itself."""
+        """Record that a handler stops; `ended` if it ended by itself."""
         if run.place.dead:
             return
         self.write(run)
@@ -107,22 +107,22 @@ class Monitor:
         self.record(EventName.STOP, run)
 
     def write(self, run: WatchedRun) -> bool:
-        """Write for a run to a store that refuses old tokens; return whether the store accepted it."""
+        """Write, as a run, to a store that refuses old tokens; return whether the store accepted it."""
         if run.place.dead:
             return False
         if run.token < self._store.get(run.task, -1):
             if self._owner(run.task) == (run.node, run.token):
-                self.violation(f"{run} owns its task, and the store refuses its token as an old one")
+                self.violation(f"{run} owns its task, but the store refused its token as an old one")
             self.rejected += 1
             return False
         self._store[run.task] = run.token
         return True
 
     def record(self, ev: EventName, run: WatchedRun) -> None:
-        """Add an event of a run to the history."""
+        """Record an event of a run."""
         self.events.append(HistoryEvent(self._ns, ev, run.place.name, run.node, run.task, run.token))
 
-    # ---- reports of faults
+    # ---- reported with a fault
 
     def freeze(self, place: Place) -> None:
         """Note that it is stopped."""
@@ -132,53 +132,53 @@ class Monitor:
         """Note that it goes on. Its runs count again after 50 ms."""
         self.events.append(HistoryEvent(self._ns, EventName.THAW, place.name))
         self._thawed[place.name] = self._world.now
-        self._world.after(_GRANTED + 1e-6, self._look_at, place)
+        self._world.after(_GRANTED + 1e-6, self._check_thawed, place)
         self._watchdog.thaw(place)
 
     def kill(self, place: Place) -> None:
-        """Note that it is dead, and so are its runs."""
+        """Record that a place died, and its runs with it."""
         self.events.append(HistoryEvent(self._ns, EventName.KILL, place.name))
         self.changes += 1
         for runs in self.runs.values():
             runs[:] = [run for run in runs if run.place is not place]
 
     def void(self, name: str) -> None:
-        """Ask no promise that needs an assumption of a session (by identity) or of a process (by name) any more."""
+        """Exempt a session (by identity) or a process (by name) from the promises that need an assumption."""
         self._void.add(name)
 
     def is_void(self, name: str) -> bool:
-        """Return whether `void` was called with this name."""
+        """Return whether this session or process is exempt."""
         return name in self._void
 
-    # ---- reports of the broker
+    # ---- reported by the broker and the clients
 
     def claim_gone(self, task: str, node: str, token: int) -> None:
-        """Note that a claim has been removed: nothing may run under it any more."""
+        """Record that a claim was removed. Nothing may run under it any more."""
         for run in self.runs[task]:
             if (run.node, run.token) == (node, token) and self.counts(run):
                 self.violation(f"{run} still runs, but its claim is gone")
 
     def counts(self, run: WatchedRun) -> bool:
-        """Return whether a run is held at this moment to the promises that need assumptions."""
+        """Return whether the promises that need assumptions apply to a run at this moment."""
         place = run.place
         if place.frozen or place.dead or run.overran or self.is_void(run.node) or self.is_void(place.name):
             return False
         return self._world.now > self._thawed.get(place.name, -1.0) + _GRANTED
 
     def client_saw(self, ev: EventName, task: str) -> None:
-        """Note that a client's submit or delete of a task was acknowledged, or that it has seen the task done."""
+        """Record that a client's submit or delete of a task was acknowledged, or that the client saw its effect."""
         self.events.append(HistoryEvent(self._ns, ev, "client", task=task))
 
     def open_runs(self) -> list[WatchedRun]:
-        """Return all runs that are open now."""
+        """Return the open runs."""
         return [run for runs in self.runs.values() for run in runs]
 
     def violation(self, text: str) -> None:
-        """Note that something is wrong."""
+        """Record a violation."""
         self.violations.append(f"at {self._world.now:.6f} s: {text}")
 
     def check(self) -> None:
-        """Raise `BrokenPromise` if anything was wrong."""
+        """Raise `BrokenPromise` if there was any violation."""
         if self.violations:
             raise BrokenPromise("\n".join(self.violations))
 
@@ -193,8 +193,8 @@ class Monitor:
         if self.counts(run):
             self.violation(f"{run} is still open {seconds:.2f} s after the end of its lease")
 
-    def _look_at(self, place: Place) -> None:
-        """Check the runs of a process when the time that it is granted after a thaw is over."""
+    def _check_thawed(self, place: Place) -> None:
+        """Check the runs of a thawed process, which count again now that the time granted to it is over."""
         for task, runs in self.runs.items():
             mine = [run for run in runs if run.place is place and self.counts(run)]
             others = [run for run in runs if run.place is not place and self.counts(run)]

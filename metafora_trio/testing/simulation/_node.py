@@ -18,10 +18,10 @@ class SimulatedNode:
     """A node: a consumer, and where it runs.
 
     Attributes:
-        name: its name, and that of its place.
-        consumer: the real one.
+        name: the name of the node and of its place.
+        consumer: the real consumer.
         place: where it runs.
-        drained: whether it was asked to leave directly, not by a command.
+        drained: whether `drain` was called; a drain command does not count.
     """
 
     def __init__(self, consumer: Consumer, place: Place) -> None:
@@ -31,13 +31,13 @@ class SimulatedNode:
         self.drained: bool = False
 
     def drain(self) -> None:
-        """Have it leave politely."""
+        """Drain the node."""
         self.drained = True
         self.place.call(self.consumer.start_draining)
 
     @property
     def running(self) -> bool:
-        """True until it has died or left. It may be frozen."""
+        """True until it dies or leaves, even while it is frozen."""
         return not (self.place.dead or self.place.ended)
 
     @property
@@ -52,7 +52,7 @@ class SimulatedNode:
 
     @property
     def leaving(self) -> bool:
-        """True if it has been asked to drain and still runs."""
+        """True while it runs and has been told to drain."""
         return self.running and (self.drained or self.consumer.statistics().draining)
 
     def __repr__(self) -> str:
@@ -60,12 +60,13 @@ class SimulatedNode:
 
 
 class WatchedHandler:
-    """A handler whose every run a monitor sees. By default a task runs until its run's `end` is set.
+    """A handler that reports every run to a monitor. By default a task runs until its run's `end` is set.
 
     Args:
-        monitor: takes the reports of runs.
-        lingering: how long, in seconds, a task takes to end once it is cancelled, and whether it ignores its lease.
-        handler: executes the tasks instead of the default.
+        monitor: watches the runs.
+        lingering: for each task, how many seconds it takes to end once it is cancelled, and whether it ignores its
+            lease.
+        handler: replaces the default.
 
     Attributes:
         place: where it runs.
@@ -107,7 +108,7 @@ class WatchedHandler:
             raise RuntimeError("told to fail")
 
     async def _overrun(self, task: RunningTask, run: WatchedRun, seconds: float) -> None:
-        """Take that long to end, whatever the lease, and note the overrun once the lease is over."""
+        """Take that long to end, whatever the lease, and set `run.overran` once the lease is over."""
         end = trio.current_time() + seconds
         with trio.CancelScope(shield=True):
             while (left := end - trio.current_time()) > 0:

@@ -16,11 +16,11 @@ class Place(Protocol):
 
     Attributes:
         name: for people.
-        frozen: whether it is stopped, and will go on.
+        frozen: whether it is stopped, to be resumed later.
         dead: whether it was killed.
-        ended: whether the function that ran there has returned.
+        ended: whether its function has returned.
         rate: how fast its clock runs.
-        time: the time by its clock, in seconds, as `trio.current_time()` shows it there.
+        time: the time on its clock, in seconds; `trio.current_time()` returns the same there.
     """
 
     @property
@@ -37,8 +37,7 @@ class Place(Protocol):
     def time(self) -> float: ...
 
     def call(self, function: Callable[..., object], *args: Any) -> None:
-        """Run a plain function there: at once, or when it goes on if it is frozen, or never if it is dead."""
-        ...
+        """Run a plain function there: at once; if it is frozen, once it resumes; if it is dead, never."""
 
 
 @dataclass(eq=False, slots=True)
@@ -50,9 +49,9 @@ class WatchedRun:
         node: the identity of the session.
         token: the fencing token.
         place: where it runs.
-        end: set when the default handler is to end; with `fails` by an exception.
-        ended: whether the handler has ended by itself: it returned, or raised before it was asked to stop.
-        overran: whether it is still there after the end of its lease, on purpose: that breaks an assumption.
+        end: set to make the default handler end; it raises if `fails` is set.
+        ended: whether the handler ended by itself: it returned, or raised before it was told to stop.
+        overran: whether it outlives its lease on purpose, which breaks an assumption.
     """
 
     task: str

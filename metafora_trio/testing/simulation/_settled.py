@@ -1,4 +1,4 @@
-"""SettledCheck: finds out whether a simulated cluster has settled, and names what is not as it should be."""
+"""SettledCheck: decides whether a simulated cluster has settled, and names what is still wrong."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ __all__ = ["SettledCheck"]
 
 
 class SettledCheck:
-    """Looks at a cluster that nobody disturbs any more.
+    """Checks a cluster that is no longer disturbed.
 
     Args:
-        nodes: all there ever were, by name.
-        client: has asked for things.
-        expectations: says what must be so once all of that is done.
-        broker: shows what is stored.
-        monitor: shows what runs.
+        nodes: every node ever started, by name.
+        client: made the requests.
+        expectations: the outcome that the requests require.
+        broker: holds the contents.
+        monitor: knows the open runs.
     """
 
     def __init__(
@@ -39,30 +39,30 @@ class SettledCheck:
         self._expectations = expectations
         self._broker = broker
         self._monitor = monitor
-        self._answered = _Remembered(lambda: not self.unanswered())
-        self._settled = _Remembered(lambda: not self.problems())
+        self._answered = _CachedAnswer(lambda: not self.unanswered())
+        self._settled = _CachedAnswer(lambda: not self.problems())
 
     def running(self) -> list[str]:
-        """Return the names of the nodes that run."""
+        """Return the names of the running nodes."""
         return [node.name for node in self._nodes.values() if node.running]
 
     def unanswered(self) -> list[str]:
-        """Name all that was asked for and may still happen."""
+        """Return the requests and commands that may still take effect."""
         contents = self._broker.contents()
         requests = [f"{self._client.outstanding} requests"] if self._client.outstanding else []
         commanded = [node.name for node in self._nodes.values() if self._may_get_command(node, contents)]
         return [*requests, *(f"commands to {name}" for name in commanded)]
 
     def _may_get_command(self, node: SimulatedNode, contents: BrokerContents) -> bool:
-        """Return whether a node may still carry out a command. It may be one that waits at the broker, or one that the
-        node has received in a session that is over, while it does not know yet that it is."""
+        """Return whether a node may still carry out a command: one that is queued at the broker, or one that it may
+        have received in a session that is over, as long as the node does not know that."""
         sessions = [identity for identity in contents.view.nodes if node_name(identity) == node.name]
         if not node.running:
             return False
         return node.identity not in (None, *sessions) or any(it in sessions for it in contents.commanded)
 
     def is_answered(self, changes: int) -> bool:
-        """Return whether everything that was asked for has been done.
+        """Return whether every request has been answered and carried out.
 
         Args:
             changes: how often the broker's contents have changed.
@@ -74,12 +74,12 @@ class SettledCheck:
         return self._settled(self._seen(changes))
 
     def _seen(self, changes: int) -> object:
-        """Return all that an answer can depend on, or a number that counts its changes."""
+        """Return everything that an answer can depend on, or a counter of its changes."""
         nodes = [(node.running, node.leaving, node.identity) for node in self._nodes.values()]
         return self._monitor.changes, changes, self._client.outstanding, nodes
 
     def problems(self) -> list[str]:
-        """Name all that is not as it should be in a settled cluster."""
+        """Return everything that is wrong for a settled cluster."""
         contents = self._broker.contents()
         live = [node for node in self._nodes.values() if node.running]
         loads = {node.name: 0 for node in live if not node.leaving}
@@ -99,27 +99,27 @@ class SettledCheck:
         runs = self._monitor.runs[task]
         claims = [(claim.seq, claim.node) for claim in contents.view.queue(task)]
         if contents.view.deleted(task):
-            yield f"{task} was deleted, and is still there"
+            yield f"{task} was deleted, but is still there"
         elif len(claims) != 1:
             yield f"{task} has the claims {claims}"
         elif [(run.token, run.node) for run in runs] != claims:
-            yield f"{task} is owned by {claims}, and runs: {[str(run) for run in runs]}"
+            yield f"{task} is owned by {claims}, but its runs are {[str(run) for run in runs]}"
         elif (name := runs[0].place.name) in loads:
             loads[name] += 1
         else:
-            yield f"{task} runs on {name}"
+            yield f"{task} runs on {name}, which is leaving or gone"
 
     def _of_clients(self, contents: BrokerContents) -> Iterator[str]:
         known = {*contents.view.tasks, *contents.states}
         for task, there in self._expectations.there.items():
             if there and task not in known:
-                yield f"{task} was submitted, and is forgotten"
+                yield f"{task} was submitted, but is gone"
             elif not there and task in known:
-                yield f"{task} was deleted, and is still there"
+                yield f"{task} was deleted, but is still there"
 
 
-class _Remembered:
-    """Answers a question that takes long, and remembers the answer as long as nothing has changed."""
+class _CachedAnswer:
+    """Answers a slow question, and caches the answer until something changes."""
 
     def __init__(self, question: Callable[[], bool]) -> None:
         self._question = question
@@ -136,10 +136,10 @@ def _left_over(contents: BrokerContents) -> Iterator[str]:
     view, states = contents.view, contents.states
     for task, state in states.items():
         if task not in view.tasks and state is StateName.RUNNABLE:
-            yield f"{task} has a state, and is not there"
+            yield f"{task} has a state, but does not exist"
     for task in view.tasks:
         if states.get(task) is not StateName.RUNNABLE:
-            yield f"{task} is there, and its state is {states.get(task)}"
+            yield f"{task} exists, but its state is {states.get(task)}"
     for claim in view.claims():
         if claim.task not in view.tasks or (claim.kind is ClaimKind.BID and len(view.queue(claim.task)) > 1):
             yield f"the {claim.kind.name.lower()} of {claim.node} for {claim.task} is left over"
@@ -150,5 +150,5 @@ def _left_over(contents: BrokerContents) -> Iterator[str]:
 def _of_sessions(contents: BrokerContents, members: list[str]) -> Iterator[str]:
     nodes = contents.view.nodes
     if (present := sorted(nodes)) != members:
-        yield f"the members are {present}, and the nodes that run are {members}"
+        yield f"the members are {present}, but the running nodes are {members}"
     yield from (f"{identity} is still frozen" for identity in present if nodes[identity].frozen)

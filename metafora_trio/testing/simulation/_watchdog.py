@@ -1,7 +1,7 @@
 """LeaseWatchdog: the watchdog on virtual time. It finds scopes that are still open after the end of their lease.
 
-The real one is a thread, and threads know nothing of virtual time. This one looks from outside the processes, by calls
-that the world makes, so that it changes nothing of what they do. When to report is decided by the same code.
+The real watchdog is a thread, and threads do not follow virtual time. This one looks from outside the processes, in
+calls that the world makes, so it does not affect them. The same `OverrunDetector` decides when to report.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ class _WatchedLease:
     """The lease of one run.
 
     Attributes:
-        run: as the monitor knows it.
-        task: as its handler sees it.
-        detector: counts the looks at it.
+        run: the run, as known to the monitor.
+        task: the task, as passed to the handler.
+        detector: decides when to report the run.
     """
 
     run: WatchedRun
@@ -34,7 +34,7 @@ class _WatchedLease:
     detector: OverrunDetector = field(default_factory=OverrunDetector)
 
     def open_tasks(self) -> list[str]:
-        """Return the task if its scope is open. Its handler may have ended before what it started in its nursery."""
+        """Return the task if its scope is open. Its nursery may keep the scope open after the handler has ended."""
         try:
             _ = self.task.nursery
         except RuntimeError:
@@ -46,8 +46,8 @@ class LeaseWatchdog:
     """Watches the lease of every run.
 
     Args:
-        world: for the time, and to be called again.
-        report: takes each run that is open after the end of its lease, and by how many seconds.
+        world: provides the time.
+        report: called with a run whose scope is still open after the end of its lease, and the seconds since that end.
     """
 
     def __init__(self, world: World, report: Callable[[WatchedRun, float], None]) -> None:
@@ -56,11 +56,11 @@ class LeaseWatchdog:
         self._frozen: defaultdict[Place, list[_WatchedLease]] = defaultdict(list)
 
     def watch(self, run: WatchedRun, task: RunningTask) -> None:
-        """Watch the lease of a run from now on, until its scope closes or has been reported."""
+        """Watch the lease of a run until its scope closes or an overrun has been reported."""
         self._look(_WatchedLease(run, task))
 
     def thaw(self, place: Place) -> None:
-        """A frozen place goes on, and with it its watchdog."""
+        """Resume watching the leases of a place that resumes."""
         for watched in self._frozen.pop(place, ()):
             self._world.after(SECONDS_BETWEEN_LOOKS, self._look, watched)
 

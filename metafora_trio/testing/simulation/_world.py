@@ -1,21 +1,21 @@
-"""A simulated world: many processes in one thread, on virtual time, the same every time.
+"""World: many simulated processes in one thread, on virtual time, with the same result every time.
 
 Each `Process` is a Trio run of its own, in guest mode, with a clock of its own. The host is a `World`: a heap of
-things to happen and a queue of processes that have something to do. So time jumps, nothing sleeps, no thread is
-started, and what a test harness with real processes does by signals can be done here at any instant:
+scheduled calls and a queue of processes that are ready to run. Time jumps, nothing sleeps and no thread is started.
+What a test harness does to real processes with signals can be done here at any instant:
 
-* a frozen process (SIGSTOP) is not pumped: nothing in it runs, its timers do not fire, what is sent to it waits;
+* a frozen process (SIGSTOP) gets no turns: nothing in it runs, its timers do not fire, and calls to it wait;
 * a killed process (SIGKILL) never runs again;
 * a process's clock may run fast or slow.
 
-Ctrl-C is the host's: it ends `World.run_until` with `KeyboardInterrupt`, and no process sees it.
+Ctrl-C belongs to the host: it ends `World.run_until` with `KeyboardInterrupt`, and no process sees it.
 
-Why it is hard: Trio allows one run a thread, and some of what a run knows about itself is kept per thread. Around
-everything that a process does its own context is put in place: Trio's run context, and the hooks by which Python
-tells of async generators (with another run's hooks, that run would close our generators at its own end).
+Why this is hard: Trio allows one run per thread, and keeps some of a run's state per thread. Whenever a process runs,
+the world therefore puts that process's own state in place: Trio's run context, and Python's hooks for async generators
+(under the hooks of another run, that run would close the process's generators at its own end).
 
-Private to Trio, pinned by a canary test: `GLOBAL_RUN_CONTEXT`, which is that context, and the two names by which
-Trio's own plugin for Hypothesis makes its scheduling repeatable.
+The world uses private names of Trio, pinned by a canary test: `GLOBAL_RUN_CONTEXT`, which is the run context, and the
+two names by which Trio's own plugin for Hypothesis makes scheduling repeatable.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from trio._core import _run as trio_run
 __all__ = ["Process", "World"]
 
 _TOO_MANY = 100_000
-"""Turns of processes at one instant: they wake each other for ever."""
+"""The maximum number of turns at one instant. With more, the processes must be waking each other for ever."""
 
 
 class Process:
@@ -47,9 +47,9 @@ class Process:
 
     Attributes:
         name: for people.
-        frozen: it is stopped, and will go on.
-        dead: it was killed.
-        outcome: how its function ended, None while it has not. That of a dead process means nothing.
+        frozen: whether it is stopped, to be resumed later.
+        dead: whether it was killed.
+        outcome: the result of its function; None until that ends. It means nothing for a dead process.
         rate: how fast its clock runs.
     """
 
@@ -92,19 +92,19 @@ class Process:
 
     @property
     def ended(self) -> bool:
-        """Whether its function has returned or raised (also: whether a killed one has been cleared away)."""
+        """True once its function has returned or raised. For a killed process: true once it has unwound."""
         return self.outcome is not None
 
     @property
     def time(self) -> float:
-        """What its clock shows, in seconds: what `trio.current_time()` is in it."""
+        """The time on its clock, in seconds; `trio.current_time()` returns the same inside it."""
         return self._clock.current_time()
 
     def call(self, function: Callable[..., object], *args: Any) -> None:
-        """Run a plain function in this process: deliver a message, cancel a scope.
+        """Run a plain function in this process, for example to deliver a message or cancel a scope.
 
-        At once, if it is not frozen; in a frozen process after the thaw, in order. A process that is dead or has
-        ended hears nothing any more.
+        It runs at once. In a frozen process the calls run after the thaw, in order. If the process is dead or has
+        ended, the call is dropped.
         """
         if self.dead or self.ended:
             return
@@ -123,7 +123,7 @@ class Process:
 
     @contextmanager
     def _active(self) -> Generator[None]:
-        """What runs in here runs in this process."""
+        """Run the body inside this process."""
         world, context = self._world, trio_run.GLOBAL_RUN_CONTEXT.__dict__
         before, outside, hooks = world.current, dict(context), sys.get_asyncgen_hooks()
         world.current = self
@@ -140,20 +140,20 @@ class Process:
             world.current = before
 
     def _turn(self) -> None:
-        """Run until nothing in it can run at this instant."""
+        """Run the process until nothing in it can run at this instant."""
         if self.frozen or self.ended:
             return
         self._clock.idle_until = None
         with self._active():
             if self._thawed:
-                # In a task, since deadlines come before tasks: in Trio nothing that waits for a process that was
-                # stopped is looked at before what became due meanwhile is cancelled.
+                # Read the inbox in a task. Trio handles deadlines before tasks, so whatever expired during the freeze
+                # is cancelled before the process sees the calls that waited for it.
                 self._thawed = False
                 trio.lowlevel.spawn_system_task(self._read_inbox)
-            # On its way out, Trio wakes itself by a socket, and looks idle although it is not.
+            # While it shuts down, Trio wakes itself through a socket, and looks idle although it is not.
             while self.outcome is None and (self._clock.idle_until is None or self._leaving):
                 self._ticks.popleft()()
-        # A deadline that came nearer needs a wake-up of its own; one that went leaves a wake-up that finds nothing.
+        # Every new deadline gets a wake-up of its own. The wake-up of an old deadline finds nothing to do.
         deadline = self._clock.idle_until
         if deadline is not None and deadline < math.inf and deadline != self._wake_at:
             self._wake_at = deadline
@@ -175,7 +175,7 @@ class Process:
         self._inbox.clear()
 
     def _unwind(self) -> None:
-        """Let what is left of a dead process clean up, in a time of its own that nobody sees."""
+        """Let a dead process clean up, on a time of its own that no other process sees."""
         self.frozen = self._thawed = False
         self._inbox.clear()
         with self._active():
@@ -192,16 +192,16 @@ class Process:
 
 
 class World:
-    """Virtual time, the processes in it, and what is going to happen. Use it as a context manager.
+    """Virtual time, the processes in it, and the scheduled calls. Use it as a context manager.
 
     Args:
-        seed: the source of all chance in Trio's scheduler. With the same seed, and what else there is of chance
-            seeded too, the same things happen.
+        seed: seeds the random numbers of Trio's scheduler. If all other random numbers are seeded as well, the same
+            seed makes the same history.
 
     Attributes:
         now: seconds since the beginning.
-        current: whose code runs now; None outside of every process.
-        processes: all there ever were.
+        current: the process whose code runs now; None outside every process.
+        processes: every process ever spawned.
     """
 
     def __init__(self, seed: int = 0) -> None:
@@ -217,14 +217,14 @@ class World:
         self._open.enter_context(_repeatable_scheduling(seed))
         self._open.enter_context(self._interrupts())
 
-    # ---- what happens
+    # ---- time and processes
 
     def at(self, when: float, function: Callable[..., object], *args: Any) -> None:
-        """Call a plain function at a time, outside of every process. What is due at one time is called in order."""
+        """Call a plain function at a time, outside every process. Calls due at the same time keep their order."""
         heapq.heappush(self._heap, (max(when, self.now), next(self._order), function, args))
 
     def after(self, delay: float, function: Callable[..., object], *args: Any) -> None:
-        """The same, `delay` seconds from now."""
+        """Call a plain function `delay` seconds from now, as `at` does."""
         self.at(self.now + delay, function, *args)
 
     def spawn(
@@ -234,22 +234,22 @@ class World:
 
         Args:
             name: for people.
-            async_function: what it does, with `args`. An exception of it is in the process's `outcome`.
-            rate: how fast its clock runs: 1.001 gains a millisecond a second.
+            async_function: the function to run, with `args`. If it raises, `outcome` holds the exception.
+            rate: how fast its clock runs: 1.001 gains a millisecond per second.
         """
         process = Process(self, name, async_function, *args, rate=rate)
         self.processes.append(process)
         return process
 
     def run_for(self, seconds: float) -> None:
-        """Let the world run. With 0: let everything happen that can happen now."""
+        """Let the world run for some seconds. With 0, run everything that can run now."""
         self.run_until(lambda: False, within=seconds)
 
     def run_until(self, predicate: Callable[[], object], within: float) -> bool:
-        """Let the world run until something is so, for at most `within` seconds; returns whether it is so.
+        """Let the world run until `predicate` is true, for at most `within` seconds; return whether it is true.
 
         Raises:
-            KeyboardInterrupt: Ctrl-C; in the main thread, and where nobody else handles it.
+            KeyboardInterrupt: Ctrl-C, in the main thread, if it has Python's default handler.
         """
         end = self.now + within
         while not predicate():
@@ -261,11 +261,11 @@ class World:
     # ---- faults
 
     def freeze(self, process: Process) -> None:
-        """Stop a process. Its clock runs on, as CLOCK_MONOTONIC does."""
+        """Stop a process. Its clock keeps running, as CLOCK_MONOTONIC does."""
         process.frozen = True
 
     def thaw(self, process: Process) -> None:
-        """Let a frozen process go on. First what became due meanwhile is cancelled, then it sees what waits for it."""
+        """Resume a frozen process. Whatever expired in the meantime is cancelled before waiting calls run."""
         if process.frozen:
             process.frozen, process._thawed = False, True
             self._make_ready(process)
@@ -276,7 +276,7 @@ class World:
         self._ready.pop(process, None)
 
     def close(self) -> None:
-        """End all processes. Nothing that they do on the way counts: they are dead."""
+        """End all processes. Nothing that they do while they unwind counts, because they are dead."""
         for process in self.processes:
             self.kill(process)
         try:
@@ -300,13 +300,13 @@ class World:
 
     @contextmanager
     def _interrupts(self) -> Generator[None]:
-        """Keep Ctrl-C from the processes, whose own the run of the first would otherwise make it.
+        """Keep Ctrl-C away from the processes. Otherwise the Trio run of the first one would handle it.
 
-        One that comes while a process runs waits until it does not; a second one does not wait.
+        An interrupt during a process's turn waits for the end of the turn; a second one does not wait.
         """
         main_thread = threading.current_thread() is threading.main_thread()
         if not main_thread or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-            yield  # somebody else sees to it, and then Trio's runs keep away from it, too
+            yield  # not the default handler, or not the main thread: Trio's runs leave SIGINT alone, too
             return
 
         def interrupt(*_: object) -> None:
@@ -327,12 +327,12 @@ class World:
             raise KeyboardInterrupt
 
     def _step(self, end: float) -> bool:
-        """Let the next thing happen, if it is due by `end`."""
+        """Run the next turn or scheduled call that is due by `end`; return whether there was one."""
         self._raise_interrupt()
         if self._ready:
             self._turns += 1
             if self._turns > _TOO_MANY:
-                raise RuntimeError(f"time stands still at {self.now}: {list(self._ready)} wake each other for ever")
+                raise RuntimeError(f"time is stuck at {self.now}: {list(self._ready)} wake each other for ever")
             process = next(iter(self._ready))
             del self._ready[process]
             process._turn()
@@ -348,7 +348,7 @@ class World:
 
 
 class _Clock(trio.abc.Clock):
-    """A process's clock. Trio asks it how long to sleep only when nothing can run: that is how one knows."""
+    """A process's clock. Trio asks it how long to sleep only when nothing can run, which shows that it is idle."""
 
     def __init__(self, world: World, rate: float) -> None:
         self.idle_until: float | None = None
@@ -364,16 +364,16 @@ class _Clock(trio.abc.Clock):
 
     def deadline_to_sleep_time(self, deadline: float) -> float:
         self.idle_until = deadline
-        return 0.0  # else Trio would wait for I/O in a thread
+        return 0.0  # otherwise Trio would wait for I/O in a thread
 
     def reached(self, deadline: float) -> None:
-        """It is as late as this: there and back through the rate, a deadline may come out a hair short."""
+        """Show at least this time. Converted by the rate and back, a deadline may come out slightly early."""
         self._reached = max(self._reached, deadline)
 
 
 @contextmanager
 def _repeatable_scheduling(seed: int) -> Generator[None]:
-    """Trio's scheduler draws its random numbers from a seed while this lasts, and from nothing else."""
+    """Make Trio's scheduler draw its random numbers from a seed alone while the body runs."""
     deterministic, chance = trio_run._ALLOW_DETERMINISTIC_SCHEDULING, trio_run._r
     trio_run._ALLOW_DETERMINISTIC_SCHEDULING = True  # type: ignore[misc]
     trio_run._r = _Chance(seed, chance)  # type: ignore[assignment]
@@ -385,9 +385,9 @@ def _repeatable_scheduling(seed: int) -> Generator[None]:
 
 
 class _Chance:
-    """Trio's source of random numbers: from a seed in this thread, in all others what it was.
+    """Trio's source of random numbers: seeded in this thread, unchanged in all others.
 
-    Trio has one for all threads: each step of a run in another one would change what happens here.
+    Trio has one source for all threads. If that were seeded, a run in another thread would change what happens here.
     """
 
     def __init__(self, seed: int, others: random.Random) -> None:
