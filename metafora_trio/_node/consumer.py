@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import random
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
@@ -112,9 +113,10 @@ class Consumer:
     ) -> None:
         if not callable(handler):
             raise TypeError(f"the handler must be an async function, not {handler!r}")
+        observers = tuple(observers)
         for observer in observers:
-            if not callable(observer):
-                raise TypeError(f"an observer must be a function of one event, not {observer!r}")
+            if inspect.iscoroutinefunction(observer) or not callable(observer):
+                raise TypeError(f"an observer must be a plain function of one event, not {observer!r}")
         if isinstance(tags, str):
             raise TypeError(f"tags must be several strings, not the one {tags!r}")
         self.coordinator: Coordinator = coordinator

@@ -12,14 +12,17 @@ import trio
 
 from metafora_trio.events import Event, Observer, ObserverFailed
 
+from .log_observer import LogObserver
+
 __all__ = ["EventStream"]
 
 
 class EventStream:
     """Passes each event to every observer and every subscriber, in order.
 
-    An observer that raises is removed, and the others get `ObserverFailed`. If no others are left, the traceback goes
-    to stderr. If an observer causes another event, all observers and subscribers get the current event first.
+    An observer that raises is removed, and the others get `ObserverFailed`. If the log is not among the others, the
+    traceback goes to stderr. If an observer causes another event, all observers and subscribers get the current event
+    first.
 
     A subscriber that lags by more than its buffer loses events, because a slow reader must never hold up a node. Lost
     events are counted.
@@ -62,11 +65,11 @@ class EventStream:
                 pass
 
     def _remove(self, observer: Observer, error: Exception, node: str) -> None:
-        self._observers.remove(observer)
-        if not self._observers:
-            print(f"metafora: the observer {observer!r} raised and was removed", file=sys.stderr)
-            traceback.print_exception(error)
-        self._waiting.append(ObserverFailed(node, repr(observer), error))
+        self._observers = [other for other in self._observers if other is not observer]
+        name = _describe(observer)
+        if not any(isinstance(other, LogObserver) for other in self._observers):
+            _print_to_stderr(name, error)
+        self._waiting.append(ObserverFailed(node, name, error))
 
     @contextmanager
     def subscribe(self, buffer: int) -> Generator[trio.MemoryReceiveChannel[Event]]:
@@ -79,3 +82,20 @@ class EventStream:
         finally:
             self._channels.remove(send)
             send.close()
+
+
+def _describe(observer: Observer) -> str:
+    """Return an observer's repr, or the default one if its own raises."""
+    try:
+        return repr(observer)
+    except Exception:  # noqa: BLE001 - whatever a user's observer raises
+        return object.__repr__(observer)
+
+
+def _print_to_stderr(name: str, error: Exception) -> None:
+    """Report an observer that failed, without the log."""
+    try:
+        print(f"metafora: the observer {name} raised and was removed", file=sys.stderr)
+        traceback.print_exception(error)
+    except Exception:  # noqa: BLE001, S110 - stderr is closed: there is no place left to report it
+        pass

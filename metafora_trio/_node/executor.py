@@ -130,7 +130,7 @@ class Executor:
     def _finished(self) -> list[TaskRun]:
         return [run for run in self._runs.values() if run.state is RunState.FINISHED]
 
-    # ---- actions
+    # ---- actions. Each emits its event last: an observer may change the node, which reconciles the same task again.
 
     def _carry_out(self, task: str, run: TaskRun | None, action: do.Action) -> bool:
         """Carry out one action. Returns True if the task must be reconciled again now."""
@@ -142,14 +142,14 @@ class Executor:
                 assert run is not None
                 self.stop(run, reason, heir)
             case do.Release(claim):
+                session.release(claim)
                 if claim == session.view.head(task):
                     self._emit(TaskGivenUp(self._situation.me, task, claim.seq))
-                session.release(claim)
             case do.Withdraw(claim, head):
                 session.withdraw(claim, head)
             case do.HandOver(claim, heir_claim):
-                self._emit(TaskGivenUp(self._situation.me, task, claim.seq, heir_claim.node))
                 session.hand_over(claim, heir_claim)
+                self._emit(TaskGivenUp(self._situation.me, task, claim.seq, heir_claim.node))
             case do.Finish(claim, deleted):
                 self._finish(run, claim, deleted)
             case do.Discard():
@@ -169,8 +169,8 @@ class Executor:
             return
         run = self._runs[task] = TaskRun(task, claim)
         self._planner.got(task)
-        self._emit(TaskClaimed(self._situation.me, task, claim.seq))
         self._nursery.start_soon(self._run_task, run, name=f"metafora task {task}")
+        self._emit(TaskClaimed(self._situation.me, task, claim.seq))
 
     def stop(self, run: TaskRun, reason: StopReason, heir: str | None = None) -> None:
         """Tell a task to stop, on behalf of the node `heir` if it is a handover."""
@@ -180,8 +180,8 @@ class Executor:
         if heir is not None:
             run.heir = heir
             self._situation.begin_handover()
-        self._emit(TaskStopping(self._situation.me, run.id, run.claim.seq, reason, heir))
         run.stop(reason, 0.0 if reason is StopReason.CLAIM_LOST else self._grace)
+        self._emit(TaskStopping(self._situation.me, run.id, run.claim.seq, reason, heir))
 
     def give_back(self, task: str) -> bool:
         """Stop a running task and give it to any node. This node does not take it again for a while.

@@ -194,7 +194,7 @@ async def test_faulty_observer_costs_the_node_nothing(autojump_clock: MockClock)
 
 def test_an_observer_is_a_function() -> None:
     """Anything else is refused at once, and named."""
-    with pytest.raises(TypeError, match="an observer must be a function of one event, not 7"):
+    with pytest.raises(TypeError, match="an observer must be a plain function of one event, not 7"):
         Consumer(MemoryCoordinator(), run_for_ever, observers=[7])  # type: ignore[list-item]
 
 
