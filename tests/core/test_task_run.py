@@ -1,4 +1,4 @@
-"""A task's room: how a run ends, and what a handler is given."""
+"""TaskRun and TaskRunner: the ends of a run, and the handler's `RunningTask`."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def done(task: RunningTask) -> Outcome:
 
 @pytest.mark.parametrize("handler", [completes, done])
 async def test_completed(handler: Callable[[RunningTask], Awaitable[Any]], autojump_clock: MockClock) -> None:
-    """A handler that returns None or DONE has completed its task."""
+    """A handler that returns None or DONE completes its task."""
     async with open_cluster() as cluster:
         node = await cluster.start("a", handler)
         await cluster.submit("t")
@@ -58,8 +58,8 @@ async def test_completed(handler: Callable[[RunningTask], Awaitable[Any]], autoj
         assert cluster.starts["t"] == 1
 
 
-async def test_a_handler_that_is_not_async(autojump_clock: MockClock) -> None:
-    """It ends the node, not the tasks, one after the other."""
+async def test_handler_that_is_not_async(autojump_clock: MockClock) -> None:
+    """A handler that is not async ends the node. Otherwise it would fail every task, one after the other."""
     coordinator = MemoryCoordinator()
     async with open_client(coordinator) as client:
         await client.submit(Task("t"))
@@ -70,7 +70,7 @@ async def test_a_handler_that_is_not_async(autojump_clock: MockClock) -> None:
 
 
 async def test_released(autojump_clock: MockClock) -> None:
-    """A task that a handler gives back is left alone for 1, 2, 4 seconds and so on, up to 60, and then taken again."""
+    """A node takes a task that it gave back only after 1, 2, 4 seconds and so on, up to 60."""
     async with open_cluster() as cluster:
         times: list[float] = []
 
@@ -93,7 +93,7 @@ async def test_released(autojump_clock: MockClock) -> None:
 
 
 async def test_released_task_goes_elsewhere(autojump_clock: MockClock) -> None:
-    """What one node gives back, another may take at once."""
+    """Another node may take a released task at once."""
     async with open_cluster() as cluster:
 
         async def handler(task: RunningTask) -> Outcome:
@@ -150,7 +150,7 @@ FAILURES: dict[Callable[[RunningTask], Awaitable[Any]], tuple[str, str]] = {
 
 @pytest.mark.parametrize("handler", FAILURES, ids=lambda handler: handler.__name__)
 async def test_failed(handler: Callable[[RunningTask], Awaitable[Any]], autojump_clock: MockClock) -> None:
-    """Whatever a handler or its children raise, or return in vain, fails the task alone; clients read the traceback."""
+    """An exception or an invalid return value fails only its task. Clients can read the error and the traceback."""
     kind, line = FAILURES[handler]
     async with open_cluster() as cluster:
 
@@ -175,14 +175,14 @@ async def test_failed(handler: Callable[[RunningTask], Awaitable[Any]], autojump
 
 
 def test_long_tracebacks_are_cut() -> None:
-    """Of a huge error the end is kept, of its line the beginning: a state must stay small."""
+    """A long traceback keeps its end, and a long message its beginning, because a state must stay small."""
     state = failure(ValueError("x" * 100_000), datetime.datetime.now(datetime.UTC))
     assert len(state.errors[0].traceback) == 16 * 1024
     assert len(state.errors[0].error) == 1000
 
 
 async def test_task_that_cannot_be_read(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stored task that is none fails, without a run, and is not tried for ever."""
+    """A stored task that is invalid fails without a run, and is not retried."""
     original = MemorySession.read
 
     async def read(self: MemorySession, task: str) -> StoredTask | None:
@@ -200,11 +200,11 @@ async def test_task_that_cannot_be_read(autojump_clock: MockClock, monkeypatch: 
         assert node.told()[1:] == ["TaskClaimed broken", "TaskEnded broken failed"]
 
 
-# ---- what a handler is given
+# ---- the handler's argument
 
 
-async def test_what_a_handler_is_given(autojump_clock: MockClock) -> None:
-    """The task's id and properties, its owner, a token that grows with each owner, and a nursery while it runs."""
+async def test_running_task(autojump_clock: MockClock) -> None:
+    """A handler gets the id, the properties, the owner, a token that grows with each owner, and an open nursery."""
     async with open_cluster() as cluster:
         seen: list[RunningTask] = []
 
@@ -214,8 +214,7 @@ async def test_what_a_handler_is_given(autojump_clock: MockClock) -> None:
             await trio.sleep_forever()
 
         first = await cluster.start("a", handler)
-        await cluster.submit("t", url="x", sizes=[1, 2])
-        await cluster.wait_running("t")
+        await cluster.submit_until_running("t", url="x", sizes=[1, 2])
         (task,) = seen
         assert (task.id, task.props, task.node) == ("t", {"url": "x", "sizes": [1, 2]}, first.identity)
         assert task.started == trio.current_time() or task.started > 0
@@ -234,7 +233,7 @@ async def test_what_a_handler_is_given(autojump_clock: MockClock) -> None:
 
 
 async def test_task_runs_until_its_children_have_ended(autojump_clock: MockClock) -> None:
-    """A handler may return and leave its work to children; the task ends with the last of them."""
+    """A handler may return while its children work. The task ends when the last child has ended."""
     async with open_cluster() as cluster:
 
         async def handler(task: RunningTask) -> None:
@@ -246,8 +245,8 @@ async def test_task_runs_until_its_children_have_ended(autojump_clock: MockClock
         assert trio.current_time() == pytest.approx(1.5 + 5, abs=0.1)
 
 
-async def test_children_are_stopped_with_the_task(autojump_clock: MockClock) -> None:
-    """A stop reaches everything in the task's nursery; the claim outlives all of it."""
+async def test_children_stop_with_the_task(autojump_clock: MockClock) -> None:
+    """Stopping a task stops every child in its nursery, and the claim is held until the last one has ended."""
     async with open_cluster() as cluster:
 
         async def child(task: RunningTask) -> None:
