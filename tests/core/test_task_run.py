@@ -1,4 +1,4 @@
-"""TaskRun and TaskRunner: the ends of a run, and the handler's `RunningTask`."""
+"""TaskRun and TaskRunner: the ends of a run, the check before a scope opens, and the handler's `RunningTask`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from metafora_trio import (
 from metafora_trio._memory.session import MemorySession
 from metafora_trio._node.task_run import failure
 from metafora_trio.contract import StoredTask
-from tests.support.nodes import open_cluster
+from tests.support.nodes import Cluster, Node, open_cluster
 
 # ---- outcomes
 
@@ -70,7 +70,7 @@ async def test_handler_that_is_not_async(autojump_clock: MockClock) -> None:
 
 
 async def test_released(autojump_clock: MockClock) -> None:
-    """A node takes a task that it gave back only after 1, 2, 4 seconds and so on, up to 60."""
+    """After a node has given a task back, it does not take it again for 1, 2, 4 seconds and so on, up to 60."""
     async with open_cluster() as cluster:
         times: list[float] = []
 
@@ -198,6 +198,36 @@ async def test_task_that_cannot_be_read(autojump_clock: MockClock, monkeypatch: 
         status = (await cluster.client.wait(["broken"]))["broken"]
         assert (status.state, status.errors[0].type) == (StatusName.FAILED, "InvalidTask")
         assert node.told()[1:] == ["TaskClaimed broken", "TaskEnded broken failed"]
+
+
+# ---- the check before a scope opens
+
+
+def lose_the_claim(cluster: Cluster, node: Node) -> None:
+    cluster.remove_claim("t")
+
+
+def begin_to_drain(cluster: Cluster, node: Node) -> None:
+    node.consumer.start_draining()
+
+
+def delete_the_task(cluster: Cluster, node: Node) -> None:
+    cluster.coordinator._store.delete("t")
+
+
+@pytest.mark.parametrize("change", [lose_the_claim, begin_to_drain, delete_the_task])
+async def test_scope_does_not_open_after_a_change_during_the_read(
+    change: Callable[[Cluster, Node], None], autojump_clock: MockClock
+) -> None:
+    """If the claim is lost, the task deleted or the node drained while the task is read, the scope does not open."""
+    async with open_cluster(latency=0.5) as cluster:
+        await cluster.start("b", capacity=0)  # a possible heir: node a does not leave before its read is answered
+        a = await cluster.start("a", settle=0.0)
+        await cluster.submit("t")
+        await cluster.wait_until(lambda: a.consumer.statistics().tasks_open)
+        change(cluster, a)
+        await cluster.wait_until(lambda: not a.consumer.statistics().tasks_open)
+        assert cluster.starts["t"] == 0
 
 
 # ---- the handler's argument
