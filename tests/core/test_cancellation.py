@@ -1,4 +1,4 @@
-"""Cancellation: a node that is disturbed at any step of Trio's scheduler leaves, loses and repeats nothing.
+"""Cancellation: a node disturbed at any step of the scheduler leaves no claim, and no task is lost or runs twice.
 
 The life of the node includes everything: joining, claiming, starting, running, ending, giving back, deleting, handing
 over and draining. A second node runs beside it and must own all remaining tasks in the end.

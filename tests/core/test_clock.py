@@ -32,7 +32,7 @@ async def test_trio_clock(autojump_clock: MockClock) -> None:
 
 
 async def test_node_dates_its_records_by_its_clock(autojump_clock: MockClock) -> None:
-    """The time of a failure, and the time when the node joined."""
+    """A node dates the failures of its tasks and its own joining by its clock."""
 
     async def fails(task: RunningTask) -> None:
         raise ValueError("no")

@@ -136,7 +136,7 @@ async def test_frozen_node_drains_to_others(autojump_clock: MockClock) -> None:
 
 
 async def test_balance(autojump_clock: MockClock) -> None:
-    """A node plans at once on the command balance, even while joins settle."""
+    """On `balance`, a node plans at once, even while joins settle."""
     async with open_cluster() as cluster:
         await cluster.submit("t")
         a = await cluster.start("a", settle=100.0)
@@ -148,7 +148,7 @@ async def test_balance(autojump_clock: MockClock) -> None:
 
 
 async def test_stop_task(autojump_clock: MockClock) -> None:
-    """On the command stop_task, a node gives the task back. Another node, or the same one after a while, runs it."""
+    """On `stop_task`, a node gives the task back. Another node, or the same one after a while, runs it again."""
     async with open_cluster() as cluster:
         a = await cluster.start("a")
         await cluster.submit_until_running("t")
@@ -181,7 +181,7 @@ async def test_stop_task_that_is_not_here(autojump_clock: MockClock) -> None:
 
 
 async def test_drain(autojump_clock: MockClock) -> None:
-    """On the command drain, a node hands its tasks over and ends."""
+    """On `drain`, a node hands its tasks over and ends."""
     async with open_cluster() as cluster:
         a, b = await cluster.start("a"), await cluster.start("b")
         await cluster.submit_until_running("t0", "t1")
@@ -192,7 +192,7 @@ async def test_drain(autojump_clock: MockClock) -> None:
             await cluster.client.drain("a")
 
 
-async def test_unknown_and_unreadable(autojump_clock: MockClock) -> None:
+async def test_unknown_and_unreadable_commands(autojump_clock: MockClock) -> None:
     """A command that is unknown or unreadable is reported once and discarded."""
     async with open_cluster() as cluster:
         a = await cluster.start("a")
@@ -206,7 +206,7 @@ async def test_unknown_and_unreadable(autojump_clock: MockClock) -> None:
         assert store._queued_commands == {}
 
 
-async def test_carried_out_once(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_command_is_carried_out_once(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
     """A command that the broker is slow to discard is not carried out again."""
     monkeypatch.setattr(MemorySession, "discard", lambda self, queued: None)
     async with open_cluster() as cluster:
@@ -218,7 +218,7 @@ async def test_carried_out_once(autojump_clock: MockClock, monkeypatch: pytest.M
         assert "CommandDone" not in " ".join(a.told())
 
 
-async def test_commands_go_with_their_node(autojump_clock: MockClock) -> None:
+async def test_unseen_command_ends_with_the_session(autojump_clock: MockClock) -> None:
     """A command that a node has not seen when its session ends is discarded, and its next session does not see it."""
     async with open_cluster() as cluster:
         a = await cluster.start("a")

@@ -122,31 +122,31 @@ def has_joined_again(node: Node, sessions: int) -> bool:
     return node.consumer.statistics().sessions > sessions
 
 
-async def test_pauses_grow_while_sessions_do_not_last(autojump_clock: MockClock) -> None:
-    """While each session ends at once, a node waits longer before each join. Once a session has lasted, it does not."""
+async def test_delays_grow_while_sessions_do_not_last(autojump_clock: MockClock) -> None:
+    """While every session ends at once, the delay before each join grows. A session that lasts resets it."""
     async with open_cluster() as cluster:
         node = await cluster.start("a")
-        pauses = []
+        delays = []
         for lasts in [*[0.0] * 6, 60.0]:
             await trio.sleep(lasts)
             cluster.coordinator.expire(node.identity)
             lost = trio.current_time()
             sessions = node.consumer.statistics().sessions
             await cluster.wait_until(partial(has_joined_again, node, sessions))
-            pauses.append(trio.current_time() - lost)
-        assert all(1.5 <= pause <= 3.1 for pause in pauses[4:6])
-        assert pauses[0] < 0.3
-        assert pauses[6] < 0.3
+            delays.append(trio.current_time() - lost)
+        assert all(1.5 <= delay <= 3.1 for delay in delays[4:6])
+        assert delays[0] < 0.3
+        assert delays[6] < 0.3
 
 
 async def test_joining_again_is_retried_forever(autojump_clock: MockClock, caplog: pytest.LogCaptureFixture) -> None:
-    """During an outage, a node that has lost its session keeps trying to join, every few seconds in the end."""
+    """During an outage, a node that has lost its session keeps trying to join, after delays of up to a few seconds."""
     async with open_cluster(connect_timeout=1.0) as cluster:
         node = await cluster.start("a")
         await cluster.submit_until_running("t")
         cluster.coordinator.outage = True
         cluster.coordinator.expire(node.identity)
-        await trio.sleep(5000)  # more attempts than a float has doublings
+        await trio.sleep(5000)  # so many attempts that a delay doubled each time would overflow
         assert 5000 / 4.1 < caplog.text.count("JoinFailed") < 5000 / 2.4
         assert node.consumer.statistics().node is None
         cluster.coordinator.outage = False

@@ -112,7 +112,7 @@ def test_events_are_values() -> None:
 
 
 def test_observers_miss_nothing() -> None:
-    """When `emit` returns, every observer has been called with the event. There is no limit to their number."""
+    """When `emit` returns, every observer has received the event. An observer has no buffer that could overflow."""
     first: list[Event] = []
     second: list[Event] = []
     stream = EventStream([first.append, second.append])
@@ -166,8 +166,8 @@ def test_event_caused_by_an_observer_comes_after_its_cause() -> None:
     assert first == last == [STARTED, LEVELS[0][0]]
 
 
-async def test_faulty_observer_costs_the_node_nothing(autojump_clock: MockClock) -> None:
-    """An observer that raises, even a handler of the log, ends no task and no session; the other observers see it."""
+async def test_faulty_observer_does_not_harm_the_node(autojump_clock: MockClock) -> None:
+    """An observer that raises, even because a log handler does, ends no task and no session, and is reported."""
 
     class Faulty(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -191,7 +191,7 @@ async def test_faulty_observer_costs_the_node_nothing(autojump_clock: MockClock)
     assert [type(event.error) for event in failed] == [LookupError, RuntimeError]  # logging the first one failed
 
 
-def test_an_observer_is_a_function() -> None:
+def test_observer_must_be_callable() -> None:
     """An observer that cannot be called is refused at once, and the message names it."""
     with pytest.raises(TypeError, match="an observer must be a function of one event, not 7"):
         Consumer(MemoryCoordinator(), run_for_ever, observers=[7])  # type: ignore[list-item]

@@ -62,7 +62,7 @@ async def test_exception_stops_at_once(autojump_clock: MockClock) -> None:
     async with open_cluster() as cluster:
         error = KeyError("mine")
         began = 0.0
-        with pytest.raises(KeyError) as caught:  # noqa: PT012 - the body is what is tested
+        with pytest.raises(KeyError) as caught:  # noqa: PT012 - the test is about the body
             async with open_consumer(cluster.coordinator, cluster.watched(run_for_ever), name="a", grace=9):
                 await cluster.submit_until_running("t")
                 await cluster.start("b")
@@ -137,7 +137,7 @@ async def test_unreachable_broker(autojump_clock: MockClock) -> None:
     coordinator.outage = True
     with pytest.raises(CoordinatorUnavailable, match="2 s"):
         async with open_consumer(coordinator, run_for_ever):
-            raise AssertionError("never here")  # pragma: no cover - that is the promise
+            raise AssertionError("the body began")  # pragma: no cover - must not run
     assert trio.current_time() == 2
 
 

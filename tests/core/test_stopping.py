@@ -87,7 +87,7 @@ async def stop_after(cluster: Cluster, handler: Callable[[RunningTask], Awaitabl
 
 
 async def test_no_grace(autojump_clock: MockClock) -> None:
-    """Without grace, the scope is cancelled in the step that sets `stopping`, so no handler wakes from it."""
+    """Without grace, the scope is cancelled before `stopping` is set: a handler that waits for it does not wake up."""
     async with open_cluster() as cluster:
 
         async def handler(task: RunningTask) -> None:
@@ -206,7 +206,7 @@ async def test_stop_that_fails(autojump_clock: MockClock) -> None:
 
 
 async def test_stop_that_fails_in_a_child(autojump_clock: MockClock) -> None:
-    """The exception is also reported if only a child raises it, while the node is cancelled."""
+    """An exception that only a child raises, while the node is cancelled, is reported too."""
     async with open_cluster() as cluster:
 
         async def child(task: RunningTask) -> None:

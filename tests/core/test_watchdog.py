@@ -143,7 +143,7 @@ import trio
 from metafora_trio import Consumer, MemoryCoordinator, Task, open_client
 from metafora_trio._memory.session import MemorySession
 
-MemorySession.watched = True  # as for a coordinator whose lease is in real time
+MemorySession.watched = True  # as for a coordinator with a lease in real time
 
 async def blocks(task):
     print("runs", flush=True)

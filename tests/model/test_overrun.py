@@ -19,7 +19,7 @@ def test_tasks_open_for_more_than_50_ms_are_reported_once() -> None:
     assert looks(OverrunDetector(), at=10.0, end=10.0, times=100) == [6]
 
 
-def test_looks_are_counted_and_not_seconds() -> None:
+def test_counts_looks_not_seconds() -> None:
     """A process that was frozen past the end of its lease has the same time to close its scopes after the thaw."""
     assert looks(OverrunDetector(), at=500.0, end=10.0, times=100) == [5]
 

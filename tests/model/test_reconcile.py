@@ -319,7 +319,7 @@ MUTANTS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
 
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_search_finds_each_mutant(mutant: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without any one of the rules, the same search finds a violation, so each rule is needed."""
+    """If any one rule is broken, the same search finds a violation, so each rule is needed."""
     sign, break_it = MUTANTS[mutant]
     break_it(monkeypatch)
     found = explore(2000)
@@ -327,7 +327,7 @@ def test_search_finds_each_mutant(mutant: str, monkeypatch: pytest.MonkeyPatch) 
     assert sign in found
 
 
-def test_rules_are_asked_for_one_action_at_a_time() -> None:
+def test_actions_are_decided_one_at_a_time() -> None:
     """Each action is carried out before the next is decided, so a claim is not given up twice."""
     situation = at(MINE, MY_BID)
     given_up = []
