@@ -1,4 +1,4 @@
-"""The balancer's part: the two that are shipped, those of users, and those that fail."""
+"""Balancers: the two that are included, those of users, and those that fail."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.nodes import Cluster, Node, open_cluster, spread
 
 
 class Member:
-    """What a context looks at."""
+    """The part of a session that a context reads."""
 
     def __init__(self) -> None:
         self.view = ClusterView()
@@ -27,7 +27,7 @@ class Member:
 
 
 def test_context() -> None:
-    """A balancer sees the live view, its node as last announced, and what runs here."""
+    """A balancer sees the live view, its node as last announced, and the tasks planned for this node."""
     member = Member()
     context = BalancerContext(member, {})
     balancer = FairBalancer()
@@ -41,12 +41,11 @@ def test_context() -> None:
     assert balancer.can_claim("t") is True
 
 
-async def test_greedy_gives_nothing_up(autojump_clock: MockClock) -> None:
-    """A greedy node keeps all it has; only what is new goes to who joins."""
+async def test_greedy_keeps_its_tasks(autojump_clock: MockClock) -> None:
+    """A greedy node keeps its tasks when another node joins, and hands them over only when it leaves."""
     async with open_cluster() as cluster:
         a = await cluster.start("a", balancer=GreedyBalancer())
-        await cluster.submit(*(f"t{i}" for i in range(6)))
-        await cluster.wait_until(lambda: len(a.tasks) == 6)
+        await cluster.submit_until_running(*(f"t{i}" for i in range(6)))
         b = await cluster.start("b", balancer=GreedyBalancer())
         await trio.sleep(60)
         assert len(a.tasks) == 6
@@ -56,7 +55,7 @@ async def test_greedy_gives_nothing_up(autojump_clock: MockClock) -> None:
 
 
 async def test_context_is_new_for_each_session(autojump_clock: MockClock) -> None:
-    """After a lost session a balancer is attached anew."""
+    """After a lost session, the balancer is attached again, with a context of the new session."""
 
     class Counting(FairBalancer):
         def __init__(self) -> None:
@@ -76,7 +75,7 @@ async def test_context_is_new_for_each_session(autojump_clock: MockClock) -> Non
 
 
 async def test_can_claim_decides(autojump_clock: MockClock) -> None:
-    """A node takes what its balancer lets it, at once or after the seconds it names; the rest goes to others."""
+    """A node claims the tasks that its balancer allows, at once or after the delay that it returns, and no others."""
 
     class Picky(FairBalancer):
         def can_claim(self, task: str) -> bool | float:
@@ -96,23 +95,22 @@ async def test_can_claim_decides(autojump_clock: MockClock) -> None:
 
 
 async def test_steal_decides(autojump_clock: MockClock) -> None:
-    """A node bids for what its balancer wants, if that evens things out."""
+    """A node bids for the tasks that its balancer names, as long as that evens out the loads."""
 
     class Wants(FairBalancer):
         def steal(self) -> list[str]:
             return ["t3", "t5", "nothing", "t0"]
 
     async with open_cluster() as cluster:
-        a = await cluster.start("a")
-        await cluster.submit(*(f"t{i}" for i in range(6)))
-        await cluster.wait_until(lambda: len(a.tasks) == 6)
+        await cluster.start("a")
+        await cluster.submit_until_running(*(f"t{i}" for i in range(6)))
         b = await cluster.start("b", balancer=Wants())
         await cluster.wait_until(lambda: len(b.tasks) == 3)
         assert b.tasks == {"t3", "t5", "t0"}
 
 
 async def test_release_decides(autojump_clock: MockClock) -> None:
-    """A node gives back what its balancer offers; others take it."""
+    """A node gives back the tasks that its balancer names; another node takes them."""
 
     class Tired(FairBalancer):
         def release(self) -> Iterable[str]:
@@ -131,7 +129,7 @@ async def test_release_decides(autojump_clock: MockClock) -> None:
 
 
 async def test_consent_decides(autojump_clock: MockClock) -> None:
-    """A node hands over only with its balancer's consent, unless it leaves."""
+    """A node hands a task over only with its balancer's consent, unless it drains."""
 
     class Keeps(FairBalancer):
         def consent(self, task: str, heir: str) -> bool:
@@ -139,8 +137,7 @@ async def test_consent_decides(autojump_clock: MockClock) -> None:
 
     async with open_cluster() as cluster:
         a = await cluster.start("a", balancer=Keeps())
-        await cluster.submit("t0", "t1", "t2", "t3")
-        await cluster.wait_until(lambda: len(a.tasks) == 4)
+        await cluster.submit_until_running("t0", "t1", "t2", "t3")
         b = await cluster.start("b")
         await cluster.wait_until(lambda: spread([a, b]) == 0 and len(cluster.running) == 4, within=200)
         assert "t0" in a.tasks
@@ -152,10 +149,9 @@ async def test_consent_decides(autojump_clock: MockClock) -> None:
 
 
 async def two_nodes(cluster: Cluster, balancer: Balancer) -> tuple[Node, Node]:
-    """A node with this balancer, and a fair one that joins later."""
+    """Start a node with this balancer, and then a fair one. Wait until both run the same number of tasks."""
     a = await cluster.start("a", balancer=balancer)
-    await cluster.submit(*(f"t{i}" for i in range(4)))
-    await cluster.wait_until(lambda: len(a.tasks) == 4)
+    await cluster.submit_until_running("t0", "t1", "t2", "t3")
     b = await cluster.start("b")
     await cluster.wait_until(lambda: spread([a, b]) == 0 and len(cluster.running) == 4)
     return a, b
@@ -185,7 +181,7 @@ WRONG: dict[str, tuple[str, Callable[..., Any], type[Exception]]] = {
 
 @pytest.mark.parametrize("case", WRONG)
 async def test_failing_balancer_has_no_opinion(case: str, autojump_clock: MockClock) -> None:
-    """Whatever a balancer raises, or answers in vain, is reported, and the node goes on as a fair one would."""
+    """An exception or an invalid answer of a balancer is reported, and the node continues with a fair one's answer."""
     method, wrong, kind = WRONG[case]
     balancer = type("Wrong", (FairBalancer,), {method: wrong})()
     async with open_cluster() as cluster:
@@ -195,8 +191,8 @@ async def test_failing_balancer_has_no_opinion(case: str, autojump_clock: MockCl
         assert mine == {kind}
 
 
-async def test_can_claim_endlessly_late(autojump_clock: MockClock) -> None:
-    """Infinitely many seconds mean no, until asked again."""
+async def test_can_claim_after_infinite_delay(autojump_clock: MockClock) -> None:
+    """An infinite delay means no. The balancer is asked again at the next plan."""
 
     class Later(FairBalancer):
         answer: float = math.inf

@@ -1,7 +1,7 @@
-"""A node is disturbed at every single step of Trio's scheduler in its life: nothing is left, lost or run twice.
+"""Cancellation: a node disturbed at any step of the scheduler leaves no claim, and no task is lost or runs twice.
 
-The life has everything in it: joining, claiming, starting, running, ending, giving back, being deleted, handing over
-and draining. Beside it lives a second node, which must end up with what is left.
+The life of the node includes everything: joining, claiming, starting, running, ending, giving back, deleting, handing
+over and draining. A second node runs beside it and must own all remaining tasks in the end.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Disturb = Callable[[Cluster, Node], None]
 
 
 class AfterSteps(trio.abc.Instrument):
-    """Does something between two steps of the scheduler; counts all steps."""
+    """Counts the steps of the scheduler, and calls `act` after step number `when`."""
 
     def __init__(self, when: int, act: Callable[[], None]) -> None:
         self.when = when
@@ -38,7 +38,7 @@ class AfterSteps(trio.abc.Instrument):
 
 
 class Work:
-    """What the tasks do, and what they have done."""
+    """The handler of the tasks, and a record of their ends."""
 
     def __init__(self) -> None:
         self.completed = 0
@@ -65,7 +65,7 @@ class Work:
 
 
 async def live(cluster: Cluster, work: Work, when: int, disturb: Disturb) -> int:
-    """The life of node a. Returns the number of steps it took."""
+    """Run node a from joining to leaving, disturbed after `when` steps (0: never). Returns the number of steps."""
 
     def consumer(name: str) -> Consumer:
         handler = cluster.watched(work.handler)
@@ -93,7 +93,7 @@ async def live(cluster: Cluster, work: Work, when: int, disturb: Disturb) -> int
 
 
 def life(when: int = 0, disturb: Disturb = lambda cluster, node: None) -> tuple[int, Work]:
-    """Live it once, disturbed after so many steps."""
+    """Run one life on virtual time. Returns the number of its steps, and the record of the work."""
     work = Work()
 
     async def main() -> int:
@@ -103,8 +103,8 @@ def life(when: int = 0, disturb: Disturb = lambda cluster, node: None) -> tuple[
     return trio.run(main, clock=MockClock(autojump_threshold=0)), work
 
 
-def joined(disturb: Callable[[Cluster, str], None]) -> Disturb:
-    """Disturb the node's session, if there is one."""
+def if_joined(disturb: Callable[[Cluster, str], None]) -> Disturb:
+    """Disturb the node's session, if it has one."""
 
     def act(cluster: Cluster, node: Node) -> None:
         if identity := node.consumer.statistics().node:
@@ -129,7 +129,7 @@ def steps_of_a_life() -> int:
 
 
 def test_undisturbed() -> None:
-    """The life as it goes by itself is long enough to be worth disturbing, and has all its parts."""
+    """An undisturbed life takes many steps and includes a completed task and a release on each node."""
     steps, work = life()
     assert steps > 200
     assert work.completed == 1
@@ -138,14 +138,14 @@ def test_undisturbed() -> None:
 
 @pytest.mark.parametrize("part", range(4))
 def test_cancelled_at_every_step(part: int) -> None:
-    """Cancelled anywhere, a node leaves no claim and no handler behind, and what had ended does not run again."""
+    """A node cancelled at any step leaves no claim and no handler behind, and a completed task does not run again."""
     for when in range(1 + part, steps_of_a_life(), 4):
         _, work = life(when, cancel)
         assert work.completed == 1, f"cancelled after {when} steps"
 
 
 def test_cancelled_in_the_step_that_opens_the_scope(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A node that is cancelled after a task has been read, and before its handler begins, runs none of its lines."""
+    """A node that is cancelled after reading a task, and before calling the handler, runs no line of the handler."""
 
     async def main() -> None:
         async with open_cluster() as cluster:
@@ -169,19 +169,19 @@ def test_cancelled_in_the_step_that_opens_the_scope(monkeypatch: pytest.MonkeyPa
     "disturb",
     [
         crash,
-        joined(lambda cluster, identity: cluster.coordinator.expire(identity)),
+        if_joined(lambda cluster, identity: cluster.coordinator.expire(identity)),
         lambda cluster, node: node.consumer.start_draining(),
     ],
     ids=["crash", "expire", "drain"],
 )
 def test_disturbed_at_many_steps(disturb: Disturb) -> None:
-    """Wherever it dies, loses its session or begins to leave: no task is lost, none runs on two nodes."""
+    """A node may crash, lose its session or begin to drain at any step: no task is lost, and none runs on two nodes."""
     for when in range(1, steps_of_a_life(), 3):
         life(when, disturb)
 
 
 def test_cut_off_at_many_steps() -> None:
-    """Cut off anywhere and back after a while, it goes on as if nothing had been."""
+    """A node may be cut off for a short time at any step: its tasks complete once, and no task is lost."""
     for when in range(2, steps_of_a_life(), 3):
 
         def cut_off(cluster: Cluster, identity: str) -> None:
@@ -195,5 +195,5 @@ def test_cut_off_at_many_steps() -> None:
             coordinator.partition(identity)
             cluster._nursery.start_soon(heal)
 
-        _, work = life(when, joined(cut_off))
+        _, work = life(when, if_joined(cut_off))
         assert work.completed == 1, f"cut off after {when} steps"

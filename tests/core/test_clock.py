@@ -1,4 +1,4 @@
-"""Clocks: the date and time of what is recorded, which tests can set."""
+"""Clocks: the date and time of recorded failures and joins. Tests can set them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NOON = datetime.datetime(2024, 5, 1, 12, tzinfo=datetime.UTC)
 
 
 def test_system_clock() -> None:
-    """It tells the time of the machine, aware and in UTC."""
+    """`SystemClock` returns the time of the machine as an aware datetime in UTC."""
     before = datetime.datetime.now(datetime.UTC)
     now = SystemClock().now()
     assert now.utcoffset() == datetime.timedelta(0)
@@ -23,7 +23,7 @@ def test_system_clock() -> None:
 
 
 async def test_trio_clock(autojump_clock: MockClock) -> None:
-    """It advances with Trio's clock: an hour of virtual time is an hour."""
+    """`TrioClock` advances with Trio's clock: by an hour in an hour of virtual time."""
     clock = TrioClock(NOON)
     began = clock.now()
     await trio.sleep(3600)
@@ -31,8 +31,8 @@ async def test_trio_clock(autojump_clock: MockClock) -> None:
     assert began == NOON + datetime.timedelta(seconds=trio.current_time() - 3600)
 
 
-async def test_what_a_node_records_is_by_its_clock(autojump_clock: MockClock) -> None:
-    """The time of a failure, and since when the node is there."""
+async def test_node_dates_its_records_by_its_clock(autojump_clock: MockClock) -> None:
+    """A node dates the failures of its tasks and its own joining by its clock."""
 
     async def fails(task: RunningTask) -> None:
         raise ValueError("no")

@@ -1,4 +1,4 @@
-"""Commands to a node: freeze, unfreeze, balance, stop_task, drain, and what a node does not know."""
+"""Commands to a node: freeze, unfreeze, balance, stop_task, drain, and those that a node refuses."""
 
 from __future__ import annotations
 
@@ -9,15 +9,25 @@ from trio.testing import MockClock
 from metafora_trio import Command, CommandName, Consumer, NodeNotFound, TaskNotFound
 from metafora_trio._memory.session import MemorySession
 from metafora_trio.contract import ClaimKind, QueuedCommand
-from tests.support.nodes import open_cluster, run_for_ever
+from tests.support.nodes import Cluster, Node, open_cluster, run_for_ever
+
+
+async def freeze(cluster: Cluster, node: Node) -> None:
+    """Send the command, and wait until the node is frozen."""
+    await cluster.client.freeze(node.identity)
+    await cluster.wait_until(lambda: node.consumer.frozen)
+
+
+def claims(cluster: Cluster) -> int:
+    """Return the number of claims and bids in all queues."""
+    return sum(map(len, cluster.owners().values()))
 
 
 async def test_freeze(autojump_clock: MockClock) -> None:
-    """A frozen node claims nothing, gives nothing, and its tasks run on; its share goes to others."""
+    """A frozen node claims nothing and hands nothing over. Its tasks keep running; other nodes take its share."""
     async with open_cluster() as cluster:
         a = await cluster.start("a")
-        await cluster.submit("t0", "t1", "t2", "t3")
-        await cluster.wait_until(lambda: len(a.tasks) == 4)
+        await cluster.submit_until_running("t0", "t1", "t2", "t3")
         await cluster.client.freeze("a")
         await trio.sleep(1)
         assert (await cluster.client.nodes())[0].node.frozen
@@ -26,7 +36,7 @@ async def test_freeze(autojump_clock: MockClock) -> None:
         await trio.sleep(60)
         assert len(a.tasks) == 4
         assert b.tasks == {"u0", "u1", "u2"}
-        await cluster.client.freeze("a")  # once more makes no difference
+        await cluster.client.freeze("a")  # a second freeze makes no difference
         await cluster.client.unfreeze("a")
         await cluster.submit("v0", "v1", "v2")
         await cluster.wait_until(lambda: len(a.tasks) == len(b.tasks) == 5)
@@ -34,42 +44,38 @@ async def test_freeze(autojump_clock: MockClock) -> None:
 
 
 async def test_freeze_withdraws_bids(autojump_clock: MockClock) -> None:
-    """Bids of a node that is frozen go; so do those for tasks of one, which would never be answered."""
+    """Bids by a frozen node are withdrawn. So are bids for a frozen node's tasks, because it never answers them."""
     async with open_cluster() as cluster:
-        a = await cluster.start("a", max_handovers=0)  # never answers a bid
-        await cluster.submit("t0", "t1", "t2", "t3")
-        await cluster.wait_until(lambda: len(a.tasks) == 4)
+        await cluster.start("a", max_handovers=0)  # never answers a bid
+        await cluster.submit_until_running("t0", "t1", "t2", "t3")
         b = await cluster.start("b")
-        await cluster.wait_until(lambda: sum(map(len, cluster.owners().values())) == 6)
+        await cluster.wait_until(lambda: claims(cluster) == 4 + 2)
         await cluster.client.freeze("a")
-        await cluster.wait_until(lambda: sum(map(len, cluster.owners().values())) == 4, within=1)
+        await cluster.wait_until(lambda: claims(cluster) == 4, within=1)
         await cluster.client.unfreeze("a")
-        await cluster.wait_until(lambda: sum(map(len, cluster.owners().values())) == 6)
+        await cluster.wait_until(lambda: claims(cluster) == 4 + 2)
         await cluster.client.freeze("b")
-        await cluster.wait_until(lambda: sum(map(len, cluster.owners().values())) == 4, within=1)
+        await cluster.wait_until(lambda: claims(cluster) == 4, within=1)
         assert b.tasks == set()
 
 
 async def test_frozen_node_answers_no_bid(autojump_clock: MockClock) -> None:
-    """A bid that comes all the same, from who has not heard yet, is not answered."""
+    """A bid from a node that has not yet seen the freeze is not answered."""
     async with open_cluster() as cluster:
         a, b = await cluster.start("a"), await cluster.start("b", capacity=0)
-        await cluster.submit("t0", "t1", "t2", "t3")
-        await cluster.wait_until(lambda: len(a.tasks) == 4)
-        await cluster.client.freeze("a")
-        await cluster.wait_until(lambda: a.consumer.frozen)
+        await cluster.submit_until_running("t0", "t1", "t2", "t3")
+        await freeze(cluster, a)
         a.take_events()
         cluster.coordinator._store.add_claim("t0", b.identity, ClaimKind.BID)
         await trio.sleep(1)
         assert a.told() == []
 
 
-async def test_frozen_outlasts_the_session(autojump_clock: MockClock) -> None:
-    """A node that is frozen is so in its next session too; it can still drain."""
+async def test_freeze_outlasts_the_session(autojump_clock: MockClock) -> None:
+    """A frozen node stays frozen in its next session; it can still drain."""
     async with open_cluster() as cluster:
         a = await cluster.start("a")
-        await cluster.client.freeze("a")
-        await cluster.wait_until(lambda: a.consumer.frozen)
+        await freeze(cluster, a)
         cluster.coordinator.expire(a.identity)
         await cluster.submit("t")
         await trio.sleep(20)
@@ -79,7 +85,7 @@ async def test_frozen_outlasts_the_session(autojump_clock: MockClock) -> None:
 
 
 async def test_frozen_before_it_joins(autojump_clock: MockClock) -> None:
-    """A node may be frozen before it runs, so that it never takes anything."""
+    """A node that is frozen before it runs claims nothing."""
     async with open_cluster() as cluster:
         consumer = Consumer(cluster.coordinator, run_for_ever, name="a")
         consumer.freeze()
@@ -92,7 +98,7 @@ async def test_frozen_before_it_joins(autojump_clock: MockClock) -> None:
 
 @pytest.mark.parametrize("frozen", [True, False])
 async def test_frozen_or_unfrozen_while_it_joins(frozen: bool, autojump_clock: MockClock) -> None:
-    """What was asked for before the node had a session, after it had said how it is, still holds."""
+    """A freeze or unfreeze takes effect even if it comes while the node joins, after it has announced its state."""
     async with open_cluster(latency=0.5) as cluster:
         consumer = Consumer(cluster.coordinator, run_for_ever, name="a")
         (consumer.unfreeze if frozen else consumer.freeze)()
@@ -105,14 +111,12 @@ async def test_frozen_or_unfrozen_while_it_joins(frozen: bool, autojump_clock: M
 
 
 async def test_frozen_node_is_no_heir(autojump_clock: MockClock) -> None:
-    """A node that leaves does not wait for frozen ones to take its tasks."""
+    """A draining node does not wait for frozen nodes to take its tasks."""
     async with open_cluster() as cluster:
         a = await cluster.start("a")
-        await cluster.submit("t")
-        await cluster.wait_running("t")
+        await cluster.submit_until_running("t")
         b = await cluster.start("b")
-        await cluster.client.freeze("b")
-        await cluster.wait_until(lambda: b.consumer.frozen)
+        await freeze(cluster, b)
         began = trio.current_time()
         await a.consumer.drain()
         assert trio.current_time() - began < 1
@@ -120,11 +124,10 @@ async def test_frozen_node_is_no_heir(autojump_clock: MockClock) -> None:
 
 
 async def test_frozen_node_drains_to_others(autojump_clock: MockClock) -> None:
-    """Freezing does not keep a node from leaving politely."""
+    """A frozen node that drains still hands its tasks over."""
     async with open_cluster() as cluster:
         a = await cluster.start("a")
-        await cluster.submit("t")
-        await cluster.wait_running("t")
+        await cluster.submit_until_running("t")
         await cluster.client.freeze("a")
         b = await cluster.start("b")
         await trio.sleep(5)
@@ -133,7 +136,7 @@ async def test_frozen_node_drains_to_others(autojump_clock: MockClock) -> None:
 
 
 async def test_balance(autojump_clock: MockClock) -> None:
-    """A node told to balance does not wait for the cluster to settle."""
+    """On `balance`, a node plans at once, even while joins settle."""
     async with open_cluster() as cluster:
         await cluster.submit("t")
         a = await cluster.start("a", settle=100.0)
@@ -145,11 +148,10 @@ async def test_balance(autojump_clock: MockClock) -> None:
 
 
 async def test_stop_task(autojump_clock: MockClock) -> None:
-    """A task that is to be stopped is given back, and goes on elsewhere or here after a while."""
+    """On `stop_task`, a node gives the task back. Another node, or the same one after a while, runs it again."""
     async with open_cluster() as cluster:
         a = await cluster.start("a")
-        await cluster.submit("t")
-        await cluster.wait_running("t")
+        await cluster.submit_until_running("t")
         a.take_events()
         await cluster.client.stop_task("t")
         await cluster.wait_until(lambda: cluster.starts["t"] == 2)
@@ -164,7 +166,7 @@ async def test_stop_task(autojump_clock: MockClock) -> None:
 
 
 async def test_stop_task_that_is_not_here(autojump_clock: MockClock) -> None:
-    """Who does not run the task says so."""
+    """A node that does not run the task rejects the command."""
     async with open_cluster() as cluster:
         a = await cluster.start("a")
         await cluster.client.send("a", Command(CommandName.STOP_TASK, "t"))
@@ -179,11 +181,10 @@ async def test_stop_task_that_is_not_here(autojump_clock: MockClock) -> None:
 
 
 async def test_drain(autojump_clock: MockClock) -> None:
-    """A node told to drain hands over and ends."""
+    """On `drain`, a node hands its tasks over and ends."""
     async with open_cluster() as cluster:
         a, b = await cluster.start("a"), await cluster.start("b")
-        await cluster.submit("t0", "t1")
-        await cluster.wait_until(lambda: len(cluster.running) == 2)
+        await cluster.submit_until_running("t0", "t1")
         await cluster.client.drain("a")
         await cluster.wait_until(a.ended.is_set, within=5)
         await cluster.wait_until(lambda: b.tasks == {"t0", "t1"}, within=0.1)
@@ -191,8 +192,8 @@ async def test_drain(autojump_clock: MockClock) -> None:
             await cluster.client.drain("a")
 
 
-async def test_unknown_and_unreadable(autojump_clock: MockClock) -> None:
-    """What a node does not know, or cannot read, is reported once and discarded."""
+async def test_unknown_and_unreadable_commands(autojump_clock: MockClock) -> None:
+    """A command that is unknown or unreadable is reported once and discarded."""
     async with open_cluster() as cluster:
         a = await cluster.start("a")
         await cluster.client.send("a", Command("dance"))
@@ -205,21 +206,20 @@ async def test_unknown_and_unreadable(autojump_clock: MockClock) -> None:
         assert store._queued_commands == {}
 
 
-async def test_carried_out_once(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A command that the broker takes its time to discard is not carried out again."""
+async def test_command_is_carried_out_once(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that the broker is slow to discard is not carried out again."""
     monkeypatch.setattr(MemorySession, "discard", lambda self, queued: None)
     async with open_cluster() as cluster:
         a = await cluster.start("a")
         await cluster.client.freeze("a")
         await cluster.client.unfreeze("a")
-        await cluster.submit("t")
-        await cluster.wait_running("t")
+        await cluster.submit_until_running("t")
         assert a.told()[1:3] == ["CommandDone freeze", "CommandDone unfreeze"]
         assert "CommandDone" not in " ".join(a.told())
 
 
-async def test_commands_go_with_their_node(autojump_clock: MockClock) -> None:
-    """A command that a node has not seen when its session ends is not left behind for anybody."""
+async def test_unseen_command_ends_with_the_session(autojump_clock: MockClock) -> None:
+    """A command that a node has not seen when its session ends is discarded, and its next session does not see it."""
     async with open_cluster() as cluster:
         a = await cluster.start("a")
         cluster.coordinator.partition(a.identity)
@@ -231,7 +231,7 @@ async def test_commands_go_with_their_node(autojump_clock: MockClock) -> None:
 
 
 async def test_a_name_means_every_node_of_that_name(autojump_clock: MockClock) -> None:
-    """Two nodes may share a name; an identity means one of them."""
+    """Two nodes may share a name. A command to the name goes to both, a command to an identity to one."""
     async with open_cluster() as cluster:
         nodes = [await cluster.start("a"), await cluster.start("a")]
         await cluster.client.freeze(nodes[1].identity)
@@ -242,24 +242,23 @@ async def test_a_name_means_every_node_of_that_name(autojump_clock: MockClock) -
         assert [node.consumer.frozen for node in nodes] == [True, True]
 
 
-async def test_removal_swallowed_by_a_disconnection_is_asked_for_again(
+async def test_discard_lost_in_a_disconnection_is_retried(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The order is carried out once, and is gone in the end."""
+    """The command is carried out once, and removed in the end."""
     async with open_cluster() as cluster:
         node = await cluster.start("a")
-        asked: list[QueuedCommand] = []
+        requests: list[QueuedCommand] = []
         discard = MemorySession.discard
 
-        def swallow_the_first(session: MemorySession, queued: QueuedCommand) -> None:
-            asked.append(queued)
-            if len(asked) > 1:
+        def lose_the_first(session: MemorySession, queued: QueuedCommand) -> None:
+            requests.append(queued)
+            if len(requests) > 1:
                 discard(session, queued)
 
-        monkeypatch.setattr(MemorySession, "discard", swallow_the_first)
+        monkeypatch.setattr(MemorySession, "discard", lose_the_first)
         await cluster.client.send("a", Command("dance"))
         await trio.sleep(1)
-        await cluster.submit("t")
-        await cluster.wait_running("t")
+        await cluster.submit_until_running("t")
         assert cluster.coordinator._store._queued_commands == {}
         assert node.told().count("CommandRejected dance it is unknown") == 1

@@ -1,4 +1,4 @@
-"""Consumer: joins, takes its share, runs each task once, survives crashes and lost sessions, and leaves politely."""
+"""Consumer: joins, takes its share of the tasks, and survives crashes, outages and lost sessions."""
 
 from __future__ import annotations
 
@@ -25,23 +25,21 @@ LATENCIES = pytest.mark.parametrize("latency", [0.0, 0.05])
 
 @LATENCIES
 async def test_tasks_are_spread_evenly(latency: float, autojump_clock: MockClock) -> None:
-    """Three nodes share ten tasks within one of even, each started once."""
+    """Three nodes share ten tasks. Their loads differ by at most one, and each task starts once."""
     async with open_cluster(latency=latency) as cluster:
         nodes = [await cluster.start(name) for name in "abc"]
-        await cluster.submit(*(f"t{i}" for i in range(10)))
-        await cluster.wait_until(lambda: len(cluster.running) == 10)
+        await cluster.submit_until_running(*(f"t{i}" for i in range(10)))
         await trio.sleep(20)
         assert sorted(len(node.tasks) for node in nodes) == [3, 3, 4]
         assert set(cluster.starts.values()) == {1}
 
 
 @LATENCIES
-async def test_a_newcomer_gets_its_share_by_the_fewest_moves(latency: float, autojump_clock: MockClock) -> None:
-    """A node that joins three with 12 tasks gets three, and no task moves but those."""
+async def test_new_node_gets_its_share_by_the_fewest_moves(latency: float, autojump_clock: MockClock) -> None:
+    """A node that joins three nodes with 12 tasks gets three of them, and no other task moves."""
     async with open_cluster(latency=latency) as cluster:
         nodes = [await cluster.start(name) for name in "abc"]
-        await cluster.submit(*(f"t{i}" for i in range(12)))
-        await cluster.wait_until(lambda: len(cluster.running) == 12)
+        await cluster.submit_until_running(*(f"t{i}" for i in range(12)))
         nodes.append(await cluster.start("d"))
         await cluster.wait_until(lambda: len(nodes[3].tasks) == 3 and len(cluster.running) == 12)
         await trio.sleep(20)
@@ -52,7 +50,7 @@ async def test_a_newcomer_gets_its_share_by_the_fewest_moves(latency: float, aut
 
 @LATENCIES
 async def test_more_bids_than_handovers_at_once(latency: float, autojump_clock: MockClock) -> None:
-    """Bids that had to wait since enough tasks were being handed over already are answered in their turn."""
+    """Bids that must wait because `max_handovers` tasks are being handed over are answered later."""
     async with open_cluster(latency=latency) as cluster:
 
         async def slow_to_stop(task: RunningTask) -> None:
@@ -63,19 +61,17 @@ async def test_more_bids_than_handovers_at_once(latency: float, autojump_clock: 
                     await trio.sleep(0.5)
 
         old = await cluster.start("old", slow_to_stop, max_handovers=2)
-        await cluster.submit(*(f"t{i:02}" for i in range(30)))
-        await cluster.wait_until(lambda: len(cluster.running) == 30)
+        await cluster.submit_until_running(*(f"t{i:02}" for i in range(30)))
         new = [await cluster.start(name) for name in ("new1", "new2")]
         await cluster.wait_until(lambda: {len(node.tasks) for node in (old, *new)} == {10}, within=20)
         assert sum(cluster.starts.values()) == 30 + 20
 
 
 async def test_handovers_one_after_another(autojump_clock: MockClock) -> None:
-    """Where few tasks may be handed over at once, the next one goes as soon as one has gone."""
+    """If only one task may be handed over at a time, the next handover begins as soon as one has ended."""
     async with open_cluster(latency=0.01) as cluster:
-        a = await cluster.start("a", max_handovers=1)
-        await cluster.submit(*(f"t{i:02}" for i in range(30)))
-        await cluster.wait_until(lambda: len(a.tasks) == 30)
+        await cluster.start("a", max_handovers=1)
+        await cluster.submit_until_running(*(f"t{i:02}" for i in range(30)))
         b = await cluster.start("b")
         await cluster.wait_until(lambda: b.tasks)
         began = trio.current_time()
@@ -85,11 +81,10 @@ async def test_handovers_one_after_another(autojump_clock: MockClock) -> None:
 
 @LATENCIES
 async def test_crash(latency: float, autojump_clock: MockClock) -> None:
-    """The tasks of a node that dies run again on the others, soon and evenly; the others' go on untouched."""
+    """The tasks of a node that crashes soon run again, spread evenly over the others, whose own tasks keep running."""
     async with open_cluster(latency=latency) as cluster:
         nodes = [await cluster.start(name) for name in "abc"]
-        await cluster.submit(*(f"t{i}" for i in range(9)))
-        await cluster.wait_until(lambda: len(cluster.running) == 9)
+        await cluster.submit_until_running(*(f"t{i}" for i in range(9)))
         died, *others = nodes
         lost = died.tasks
         cluster.crash(died)
@@ -101,11 +96,10 @@ async def test_crash(latency: float, autojump_clock: MockClock) -> None:
 
 
 async def test_lost_session(autojump_clock: MockClock) -> None:
-    """A node whose session is lost stops its tasks, and then joins again by itself with an empty hand."""
+    """A node that loses its session stops its tasks, and then joins again without any claim."""
     async with open_cluster() as cluster:
         node = await cluster.start("a")
-        await cluster.submit("t")
-        await cluster.wait_running("t")
+        await cluster.submit_until_running("t")
         first = node.identity
         cluster.coordinator.expire(first)
         await cluster.wait_until(lambda: not cluster.running)
@@ -124,36 +118,35 @@ async def test_lost_session(autojump_clock: MockClock) -> None:
         ]
 
 
-def later_session(node: Node, before: int) -> bool:
-    return node.consumer.statistics().sessions > before
+def has_joined_again(node: Node, sessions: int) -> bool:
+    return node.consumer.statistics().sessions > sessions
 
 
-async def test_sessions_that_do_not_last_are_not_joined_in_a_hurry(autojump_clock: MockClock) -> None:
-    """Whatever ends each session at once may go on; the pauses grow until a session has lasted."""
+async def test_delays_grow_while_sessions_do_not_last(autojump_clock: MockClock) -> None:
+    """While every session ends at once, the delay before each join grows. A session that lasts resets it."""
     async with open_cluster() as cluster:
         node = await cluster.start("a")
-        pauses = []
+        delays = []
         for lasts in [*[0.0] * 6, 60.0]:
             await trio.sleep(lasts)
             cluster.coordinator.expire(node.identity)
             lost = trio.current_time()
             sessions = node.consumer.statistics().sessions
-            await cluster.wait_until(partial(later_session, node, sessions))
-            pauses.append(trio.current_time() - lost)
-        assert all(1.5 <= pause <= 3.1 for pause in pauses[4:6])
-        assert pauses[0] < 0.3
-        assert pauses[6] < 0.3
+            await cluster.wait_until(partial(has_joined_again, node, sessions))
+            delays.append(trio.current_time() - lost)
+        assert all(1.5 <= delay <= 3.1 for delay in delays[4:6])
+        assert delays[0] < 0.3
+        assert delays[6] < 0.3
 
 
-async def test_joining_again_is_tried_for_ever(autojump_clock: MockClock, caplog: pytest.LogCaptureFixture) -> None:
-    """During an outage a node that has lost its session tries again, more and more slowly."""
+async def test_joining_again_is_retried_forever(autojump_clock: MockClock, caplog: pytest.LogCaptureFixture) -> None:
+    """During an outage, a node that has lost its session keeps trying to join, after delays of up to a few seconds."""
     async with open_cluster(connect_timeout=1.0) as cluster:
         node = await cluster.start("a")
-        await cluster.submit("t")
-        await cluster.wait_running("t")
+        await cluster.submit_until_running("t")
         cluster.coordinator.outage = True
         cluster.coordinator.expire(node.identity)
-        await trio.sleep(5000)  # more attempts than a float has doublings
+        await trio.sleep(5000)  # so many attempts that a delay doubled each time would overflow
         assert 5000 / 4.1 < caplog.text.count("JoinFailed") < 5000 / 2.4
         assert node.consumer.statistics().node is None
         cluster.coordinator.outage = False
@@ -161,7 +154,7 @@ async def test_joining_again_is_tried_for_ever(autojump_clock: MockClock, caplog
 
 
 async def test_first_join_fails(autojump_clock: MockClock) -> None:
-    """Who cannot join the first time is told; another try may succeed."""
+    """If the first join fails, `run` raises. A later `run` may succeed."""
     coordinator = MemoryCoordinator(connect_timeout=3.0)
     coordinator.outage = True
     consumer = Consumer(coordinator, run_for_ever, name="a")
@@ -176,7 +169,7 @@ async def test_first_join_fails(autojump_clock: MockClock) -> None:
 
 
 async def test_runs_once_at_a_time(autojump_clock: MockClock) -> None:
-    """A second `run` is refused; after the first has ended, it may be run anew."""
+    """A second `run` is refused while the first is running. After that, the consumer may run again."""
     async with open_cluster() as cluster:
         node = await cluster.start("a")
         with pytest.raises(trio.BusyResourceError, match="is already running"):
@@ -184,16 +177,15 @@ async def test_runs_once_at_a_time(autojump_clock: MockClock) -> None:
         await node.consumer.drain()
         assert node.ended.is_set()
         again = await cluster.start_consumer(node.consumer)
-        await cluster.submit("t")
-        await cluster.wait_running("t")
+        await cluster.submit_until_running("t")
         assert again.consumer.statistics().sessions == 1
 
 
-# ---- what one can see and set
+# ---- attributes and arguments
 
 
 async def test_statistics_and_repr(autojump_clock: MockClock) -> None:
-    """Numbers and state of a consumer, from idle to gone."""
+    """`statistics()` and `repr` show the state of a consumer: idle, running and frozen."""
     async with open_cluster() as cluster:
         consumer = Consumer(cluster.coordinator, run_for_ever, name="a", rng=random.Random(0))
         assert repr(consumer) == "<Consumer 'a' idle, 0 tasks>"
@@ -215,18 +207,17 @@ async def test_statistics_and_repr(autojump_clock: MockClock) -> None:
 
 
 async def test_tasks_is_a_copy(autojump_clock: MockClock) -> None:
-    """`tasks` may be kept and changed by who asked."""
+    """A caller may keep and change the mapping that `tasks` returns."""
     async with open_cluster() as cluster:
         node = await cluster.start("a")
-        await cluster.submit("t")
-        await cluster.wait_running("t")
+        await cluster.submit_until_running("t")
         tasks = dict(node.consumer.tasks)
         assert tasks["t"].node == node.identity
         assert node.consumer.tasks is not node.consumer.tasks
 
 
 def test_default_name() -> None:
-    """Host and process name a node for people, in the characters that names may have."""
+    """A node's default name ends with the process id, and is a valid name whatever the host is called."""
     name = Consumer(MemoryCoordinator(), run_for_ever).name
     assert name.rpartition("-")[2].isdigit()
 
@@ -245,8 +236,8 @@ def test_default_name() -> None:
         {"capacity": -1},
     ],
 )
-def test_senseless_arguments(options: dict[str, object]) -> None:
-    """What makes no sense is refused before anything runs, by name."""
+def test_arguments_out_of_range(options: dict[str, object]) -> None:
+    """An argument out of range is refused before anything runs. The message names it."""
     with pytest.raises(ValueError, match=next(iter(options))):
         Consumer(MemoryCoordinator(), run_for_ever, **options)  # type: ignore[arg-type]
 
@@ -261,13 +252,13 @@ def test_arguments_of_a_wrong_type(options: dict[str, object], message: str) -> 
 
 
 def test_bad_name() -> None:
-    """A node's name obeys the rule of ids."""
+    """A node's name follows the same rule as a task id."""
     with pytest.raises(InvalidName, match="'~'"):
         Consumer(MemoryCoordinator(), run_for_ever, name="a~b")
 
 
 async def test_capacity(autojump_clock: MockClock) -> None:
-    """Nobody holds more than its capacity; what is too much for all waits for who comes."""
+    """No node claims more tasks than its capacity. The rest wait until another node joins."""
     async with open_cluster() as cluster:
         a: Node = await cluster.start("a", capacity=2)
         b: Node = await cluster.start("b", capacity=3)

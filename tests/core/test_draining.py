@@ -1,4 +1,4 @@
-"""Leaving: by a drain, which hands everything over, or by a cancellation, which stops everything at once."""
+"""Leaving: a drain hands every task over; a cancellation stops every task at once."""
 
 from __future__ import annotations
 
@@ -6,20 +6,22 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from metafora_trio import (
-    Consumer,
-    RunningTask,
-    StopReason,
-)
-from tests.support.nodes import open_cluster, run_for_ever, spread
+from metafora_trio import Consumer, RunningTask, StopReason
+from tests.support.nodes import Node, open_cluster, run_for_ever, spread
+
+
+async def drain(node: Node) -> float:
+    """Drain a node, and return the seconds that it takes."""
+    began = trio.current_time()
+    await node.consumer.drain()
+    return trio.current_time() - began
 
 
 async def test_drain_with_heirs(autojump_clock: MockClock) -> None:
-    """A node that leaves runs each task until another is there for it: no gap, and it ends when all are gone."""
+    """A draining node runs each task until its heir is ready, so there is no gap. It ends after the last handover."""
     async with open_cluster(latency=0.01) as cluster:
         a, b, c = [await cluster.start(name) for name in "abc"]
-        await cluster.submit(*(f"t{i}" for i in range(9)))
-        await cluster.wait_until(lambda: len(cluster.running) == 9)
+        await cluster.submit_until_running(*(f"t{i}" for i in range(9)))
         moving = a.tasks
         gaps: dict[str, float] = dict.fromkeys(moving, 0.0)
 
@@ -31,27 +33,23 @@ async def test_drain_with_heirs(autojump_clock: MockClock) -> None:
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(watch)
-            began = trio.current_time()
-            await a.consumer.drain()
-            assert trio.current_time() - began < 3.0
+            assert await drain(a) < 3.0
             await cluster.wait_until(lambda: len(cluster.running) == 9)
             nursery.cancel_scope.cancel()
         assert a.ended.is_set()
         assert spread([b, c]) <= 1
-        assert max(gaps.values()) <= 0.05  # the way of one event and of one read
+        assert max(gaps.values()) <= 0.05  # the latency of one event and of one read
         told = a.told()
         assert told[-1] == "SessionEnded"
         assert {line for line in told if line.startswith("TaskStopped")} == {f"TaskStopped {t} drained" for t in moving}
 
 
 async def test_drain_alone(autojump_clock: MockClock) -> None:
-    """With nobody left to take over, a node stops what it has and leaves at once."""
+    """If no other node can take its tasks, a draining node stops them and leaves at once."""
     async with open_cluster() as cluster:
         node = await cluster.start("a")
         await cluster.submit_until_running("t")
-        began = trio.current_time()
-        await node.consumer.drain()
-        assert trio.current_time() - began < 0.1
+        assert await drain(node) < 0.1
         assert node.told()[-4:] == [
             "TaskStopping t drained",
             "TaskStopped t drained",
@@ -60,12 +58,11 @@ async def test_drain_alone(autojump_clock: MockClock) -> None:
         ]
 
 
-async def test_two_drain_at_once(autojump_clock: MockClock) -> None:
-    """Nodes that leave together do not wait for each other."""
+async def test_two_nodes_drain_at_once(autojump_clock: MockClock) -> None:
+    """Nodes that drain at the same time do not wait for each other."""
     async with open_cluster(latency=0.01) as cluster:
         a, b = await cluster.start("a"), await cluster.start("b")
-        await cluster.submit(*(f"t{i}" for i in range(6)))
-        await cluster.wait_until(lambda: len(cluster.running) == 6)
+        await cluster.submit_until_running(*(f"t{i}" for i in range(6)))
         began = trio.current_time()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(a.consumer.drain)
@@ -74,19 +71,17 @@ async def test_two_drain_at_once(autojump_clock: MockClock) -> None:
 
 
 async def test_drain_deadline(autojump_clock: MockClock) -> None:
-    """Tasks that nobody takes are stopped after `drain_timeout`."""
+    """Tasks that no other node takes are stopped after `drain_timeout`."""
     async with open_cluster() as cluster:
         a = await cluster.start("a", drain_timeout=7.0)
         await cluster.submit_until_running("t")
         await cluster.start("b", capacity=0)
         await trio.sleep(1)
-        began = trio.current_time()
-        await a.consumer.drain()
-        assert trio.current_time() - began == pytest.approx(7.0, abs=0.1)
+        assert await drain(a) == pytest.approx(7.0, abs=0.1)
 
 
 async def test_drain_of_an_idle_node_and_twice(autojump_clock: MockClock) -> None:
-    """A node without tasks leaves at once; a drain of who is not there only yields."""
+    """A node without tasks leaves at once. Draining a consumer that does not run is only a checkpoint."""
     async with open_cluster(latency=0.1) as cluster:
         node = await cluster.start("a")
         began = trio.current_time()
@@ -98,7 +93,7 @@ async def test_drain_of_an_idle_node_and_twice(autojump_clock: MockClock) -> Non
             await node.consumer.drain()
 
 
-async def test_drain_outlasts_who_asked_for_it(autojump_clock: MockClock) -> None:
+async def test_drain_outlasts_its_caller(autojump_clock: MockClock) -> None:
     """Cancelling `drain` does not end the drain."""
     async with open_cluster() as cluster:
         node = await cluster.start("a", drain_timeout=5.0)
@@ -112,7 +107,7 @@ async def test_drain_outlasts_who_asked_for_it(autojump_clock: MockClock) -> Non
 
 
 async def test_draining_node_claims_nothing(autojump_clock: MockClock) -> None:
-    """While it leaves, it neither claims nor starts anything, whatever is submitted."""
+    """A draining node neither claims nor starts a newly submitted task."""
     async with open_cluster(latency=0.05) as cluster:
         a = await cluster.start("a", drain_timeout=20.0)
         await cluster.submit_until_running("t")
@@ -125,20 +120,18 @@ async def test_draining_node_claims_nothing(autojump_clock: MockClock) -> None:
         assert cluster.starts["u"] == 0
 
 
-async def test_drain_while_a_claim_is_under_way(autojump_clock: MockClock) -> None:
-    """A claim that comes in while the node leaves is given up, not started, and the node still ends."""
+async def test_drain_while_a_claim_is_in_flight(autojump_clock: MockClock) -> None:
+    """A claim that is confirmed while the node drains is given up without starting the task, and the node ends."""
     async with open_cluster(latency=0.5) as cluster:
         a = await cluster.start("a", settle=0.0)
         await cluster.submit("t")
         await cluster.wait_until(lambda: a.consumer.statistics().requests_outstanding)
-        began = trio.current_time()
-        await a.consumer.drain()
-        assert trio.current_time() - began >= 1.0  # it has heard of everything that it asked for
+        assert await drain(a) >= 1.0  # it waits for the replies to its requests
         assert cluster.starts["t"] == 0
 
 
 async def test_drain_while_a_task_is_opened(autojump_clock: MockClock) -> None:
-    """A task whose properties are being read when the node begins to leave is not started any more."""
+    """If a node begins to drain while it reads a task, it gives the task up without starting it."""
     async with open_cluster(latency=0.5) as cluster:
         a = await cluster.start("a", settle=0.0)
         await cluster.submit("t")
@@ -149,19 +142,17 @@ async def test_drain_while_a_task_is_opened(autojump_clock: MockClock) -> None:
 
 
 async def test_drain_between_two_sessions(autojump_clock: MockClock) -> None:
-    """A node that drains while it waits to join again just ends."""
+    """If a node is drained while it waits to join again, it ends at once."""
     async with open_cluster(connect_timeout=0.0) as cluster:
         node = await cluster.start("a")
         cluster.coordinator.outage = True
         cluster.coordinator.expire(node.identity)
         await trio.sleep(60)
-        began = trio.current_time()
-        await node.consumer.drain()
-        assert trio.current_time() == began
+        assert await drain(node) == 0
 
 
 async def test_drain_while_joining(autojump_clock: MockClock) -> None:
-    """A node that is told to leave before it has joined leaves when it has."""
+    """A node that begins to drain while it joins leaves once it has joined, without starting a task."""
     async with open_cluster(latency=1.0) as cluster:
         await cluster.submit("t")
         consumer = Consumer(cluster.coordinator, cluster.watched(run_for_ever), name="a", settle=0.0)
@@ -174,7 +165,7 @@ async def test_drain_while_joining(autojump_clock: MockClock) -> None:
 
 
 async def test_session_lost_while_draining(autojump_clock: MockClock) -> None:
-    """A node that loses its session while it leaves does not come back."""
+    """A node that loses its session while it drains does not join again."""
     async with open_cluster() as cluster:
         node = await cluster.start("a")
         await cluster.start("b", capacity=0)
@@ -186,7 +177,7 @@ async def test_session_lost_while_draining(autojump_clock: MockClock) -> None:
 
 
 async def test_cancelling_stops_at_once(autojump_clock: MockClock) -> None:
-    """A cancelled node stops its tasks, whatever their grace, and closes its session; handlers see why."""
+    """A cancelled node stops its tasks without grace and closes its session. Handlers see the stop reason."""
     async with open_cluster() as cluster:
         reasons: list[StopReason | None] = []
 
@@ -207,8 +198,8 @@ async def test_cancelling_stops_at_once(autojump_clock: MockClock) -> None:
         assert cluster.owners() == {}
 
 
-async def test_told_to_leave_before_it_began(autojump_clock: MockClock) -> None:
-    """A signal may come before `run`: it does not join then, and `nursery.start` returns. The next `run` joins."""
+async def test_drain_before_run(autojump_clock: MockClock) -> None:
+    """After `start_draining`, the next `run` does not join, and `nursery.start` returns. The `run` after that joins."""
     async with open_cluster() as cluster:
         consumer = Consumer(cluster.coordinator, run_for_ever, name="a")
         consumer.start_draining()

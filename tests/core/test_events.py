@@ -1,4 +1,4 @@
-"""Events: everything a consumer does, for observers, for subscribers and for the log."""
+"""Events: a consumer reports everything that it does to observers, subscribers and the log."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from metafora_trio.events import Event
 from tests.support.nodes import open_cluster, run_for_ever
 
 
-def stream() -> EventStream:
+def logged_stream() -> EventStream:
     return EventStream([LogObserver(logging.getLogger("metafora_trio.test"))])
 
 
@@ -44,7 +44,7 @@ LEVELS: list[tuple[Event, int]] = [
 
 
 def test_every_event_is_listed() -> None:
-    """The module of the public names has every event there is, and this test knows its level."""
+    """Every event is public in `metafora_trio.events` and has a log level in this test."""
     public = {name for name, value in vars(events).items() if isinstance(value, type) and issubclass(value, Event)}
     assert {type(event).__name__ for event, _ in LEVELS} == public - {"Event"}
     assert public - {"Event"} == {event.__name__ for event in Event.__subclasses__()}
@@ -52,9 +52,9 @@ def test_every_event_is_listed() -> None:
 
 @pytest.mark.parametrize("event, level", LEVELS, ids=lambda value: type(value).__name__)
 def test_log(event: Event, level: int, caplog: pytest.LogCaptureFixture) -> None:
-    """Each event is one record, with the event attached, and a traceback where there is an error."""
+    """Each event is logged as one record, with the event attached, and with a traceback if it is logged as an error."""
     with caplog.at_level(logging.DEBUG):
-        stream().emit(event)
+        logged_stream().emit(event)
     (record,) = caplog.records
     assert (record.levelno, record.getMessage()) == (level, str(event))
     assert getattr(record, "event", None) is event
@@ -62,68 +62,68 @@ def test_log(event: Event, level: int, caplog: pytest.LogCaptureFixture) -> None
     assert (record.exc_info is not None) == (has_error and level == logging.ERROR)
 
 
-def test_what_is_not_logged_is_not_formatted(caplog: pytest.LogCaptureFixture) -> None:
-    """Ordinary events cost nothing where nobody wants to know."""
+def test_log_respects_the_level(caplog: pytest.LogCaptureFixture) -> None:
+    """An event below the level of the logger makes no record."""
     with caplog.at_level(logging.INFO):
-        stream().emit(STARTED)
+        logged_stream().emit(STARTED)
     assert caplog.records == []
 
 
 def test_subscribers() -> None:
-    """Every subscriber gets each event in order, from when it subscribed until it stops."""
-    told = stream()
-    with told.subscribe(10) as first:
-        told.emit(LEVELS[0][0])
-        with told.subscribe(10) as second:
-            told.emit(STARTED)
-        told.emit(LEVELS[1][0])
+    """Every subscriber receives the events in order, from the time it subscribes until it leaves the context."""
+    stream = logged_stream()
+    with stream.subscribe(10) as first:
+        stream.emit(LEVELS[0][0])
+        with stream.subscribe(10) as second:
+            stream.emit(STARTED)
+        stream.emit(LEVELS[1][0])
         assert [first.receive_nowait() for _ in range(3)] == [LEVELS[0][0], STARTED, LEVELS[1][0]]
         with pytest.raises(trio.ClosedResourceError):
             second.receive_nowait()
-    told.emit(STARTED)
-    assert told.dropped == 0
+    stream.emit(STARTED)
+    assert stream.dropped == 0
 
 
 def test_slow_subscriber() -> None:
-    """Who lags more than its buffer loses events, which are counted; the others do not."""
-    told = stream()
-    with told.subscribe(2) as slow, told.subscribe(10) as quick:
+    """A subscriber that lags by more than its buffer loses events, which are counted. Other subscribers lose none."""
+    stream = logged_stream()
+    with stream.subscribe(2) as slow, stream.subscribe(10) as quick:
         for event, _ in LEVELS[:5]:
-            told.emit(event)
+            stream.emit(event)
         assert [slow.receive_nowait(), slow.receive_nowait()] == [event for event, _ in LEVELS[:2]]
         assert [quick.receive_nowait() for _ in range(5)] == [event for event, _ in LEVELS[:5]]
-    assert told.dropped == 3
+    assert stream.dropped == 3
 
 
 def test_subscriber_that_closes_its_end() -> None:
-    """A reader may close its channel before it leaves the context."""
-    told = stream()
-    with told.subscribe(2) as events_:
+    """A subscriber may close its channel before it leaves the context. No event is counted as dropped."""
+    stream = logged_stream()
+    with stream.subscribe(2) as events_:
         events_.close()
-        told.emit(STARTED)
-    assert told.dropped == 0
+        stream.emit(STARTED)
+    assert stream.dropped == 0
 
 
 def test_events_are_values() -> None:
-    """Events are compared by what they say, and nobody can change one."""
+    """Events compare by value and are frozen."""
     assert events.TaskStarted("a.1", "t", 7) == STARTED
     with pytest.raises(dataclasses.FrozenInstanceError):
         STARTED.token = 8  # type: ignore[misc]
 
 
 def test_observers_miss_nothing() -> None:
-    """Every observer has every event when `emit` returns, however many there are."""
+    """When `emit` returns, every observer has received the event. An observer has no buffer that could overflow."""
     first: list[Event] = []
     second: list[Event] = []
-    told = EventStream([first.append, second.append])
+    stream = EventStream([first.append, second.append])
     for event, _ in LEVELS:
-        told.emit(event)
+        stream.emit(event)
         assert first[-1] is event
     assert first == second == [event for event, _ in LEVELS]
 
 
 def test_observer_that_raises_is_removed_and_reported() -> None:
-    """Its error costs nobody else an event, and it is not called again."""
+    """An observer that raises is not called again, and the other observers still receive every event."""
     calls: list[Event] = []
     seen: list[Event] = []
     error = ValueError("no")
@@ -132,10 +132,10 @@ def test_observer_that_raises_is_removed_and_reported() -> None:
         calls.append(event)
         raise error
 
-    told = EventStream([faulty, seen.append])
-    with told.subscribe(10) as reader:
-        told.emit(STARTED)
-        told.emit(STARTED)
+    stream = EventStream([faulty, seen.append])
+    with stream.subscribe(10) as reader:
+        stream.emit(STARTED)
+        stream.emit(STARTED)
         failed = events.ObserverFailed("a.1", repr(faulty), error)
         assert [reader.receive_nowait() for _ in range(3)] == [STARTED, failed, STARTED]
     assert calls == [STARTED]
@@ -143,31 +143,31 @@ def test_observer_that_raises_is_removed_and_reported() -> None:
 
 
 def test_last_observer_that_raises_is_reported_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
-    """Where no observer is left to be told, the traceback is not lost."""
+    """If no observer is left to report to, the traceback is printed instead."""
 
     def faulty(event: Event) -> None:
-        raise ValueError("nobody is left to hear this")
+        raise ValueError("no observer is left")
 
     EventStream([faulty]).emit(STARTED)
-    assert "nobody is left to hear this" in capsys.readouterr().err
+    assert "no observer is left" in capsys.readouterr().err
 
 
-def test_what_an_observer_causes_comes_after() -> None:
-    """An observer may make the consumer do something: everyone sees the effect after the cause."""
+def test_event_caused_by_an_observer_comes_after_its_cause() -> None:
+    """If an observer causes another event, all observers receive the cause first."""
     first: list[Event] = []
     last: list[Event] = []
 
     def freezes(event: Event) -> None:
         if event is STARTED:
-            told.emit(LEVELS[0][0])
+            stream.emit(LEVELS[0][0])
 
-    told = EventStream([first.append, freezes, last.append])
-    told.emit(STARTED)
+    stream = EventStream([first.append, freezes, last.append])
+    stream.emit(STARTED)
     assert first == last == [STARTED, LEVELS[0][0]]
 
 
-async def test_faulty_observer_costs_the_node_nothing(autojump_clock: MockClock) -> None:
-    """Neither a task nor the session, even if it is a handler of the log: the observers that are left are told."""
+async def test_faulty_observer_does_not_harm_the_node(autojump_clock: MockClock) -> None:
+    """An observer that raises, even because a log handler does, ends no task and no session, and is reported."""
 
     class Faulty(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -183,23 +183,22 @@ async def test_faulty_observer_costs_the_node_nothing(autojump_clock: MockClock)
         async with open_cluster() as cluster:
             seen: list[Event] = []
             a = await cluster.start("a", observers=[faulty, seen.append])
-            await cluster.submit("t")
-            await cluster.wait_running("t")
+            await cluster.submit_until_running("t")
             assert a.consumer.statistics().sessions == 1
     finally:
         logger.removeHandler(handler)
     failed = [event for event in seen if isinstance(event, events.ObserverFailed)]
-    assert [type(event.error) for event in failed] == [LookupError, RuntimeError]  # the log failed at the report
+    assert [type(event.error) for event in failed] == [LookupError, RuntimeError]  # logging the first one failed
 
 
-def test_an_observer_is_a_function() -> None:
-    """Anything else is refused at once, and named."""
+def test_observer_must_be_callable() -> None:
+    """An observer that cannot be called is refused at once, and the message names it."""
     with pytest.raises(TypeError, match="an observer must be a plain function of one event, not 7"):
         Consumer(MemoryCoordinator(), run_for_ever, observers=[7])  # type: ignore[list-item]
 
 
 async def test_subscriber_of_a_consumer(autojump_clock: MockClock) -> None:
-    """The stream can be iterated as the consumer works; who subscribes late gets what comes later."""
+    """A subscriber may iterate over the events while the consumer runs. It receives those after its subscription."""
     async with open_cluster() as cluster:
         a = await cluster.start("a")
         await cluster.submit("t")
@@ -213,10 +212,9 @@ async def test_subscriber_of_a_consumer(autojump_clock: MockClock) -> None:
 
 
 async def test_dropped_events_are_counted(autojump_clock: MockClock) -> None:
-    """`statistics()` tells how many events slow subscribers have lost."""
+    """`statistics()` counts the events that slow subscribers have lost."""
     async with open_cluster() as cluster:
         a = await cluster.start("a")
         with a.consumer.subscribe(buffer=1):
-            await cluster.submit("t")
-            await cluster.wait_running("t")
+            await cluster.submit_until_running("t")
         assert a.consumer.statistics().events_dropped == 1

@@ -1,4 +1,4 @@
-"""One membership: what it does when the view is cut off, made anew, or when its lease runs out; what it tells."""
+"""Membership: one session, through partitions, resyncs, the end of its lease, and its own end."""
 
 from __future__ import annotations
 
@@ -11,18 +11,25 @@ from metafora_trio._memory.session import MemorySession
 from metafora_trio._model.view import TaskRemoved
 from metafora_trio.contract import StoredTask
 from metafora_trio.events import LeaseAtRisk, SessionEnded, SessionOpened, TaskOverran, TaskStarted, TaskStopped
-from tests.support.nodes import open_cluster
+from tests.support.nodes import Node, open_cluster
 
 T = 12.0
-"""A session timeout: tasks are cancelled 6 s after the last proof of life, and must have closed 7.64 s after it."""
+"""A session timeout in seconds. The lease cancels tasks 6 s after the last proof of life, and ends 7.64 s after it."""
+
+
+async def cancel(node: Node) -> float:
+    """Cancel a node, and return the seconds until it has ended."""
+    began = trio.current_time()
+    node.scope.cancel()
+    await node.ended.wait()
+    return trio.current_time() - began
 
 
 async def test_events_of_a_handover(autojump_clock: MockClock) -> None:
-    """What both nodes tell, whole and in order, while a task moves."""
+    """The two nodes of a handover report these events, in this order, and no others."""
     async with open_cluster() as cluster:
         a = await cluster.start("a")
-        await cluster.submit("t0", "t1")
-        await cluster.wait_until(lambda: len(a.tasks) == 2)
+        await cluster.submit_until_running("t0", "t1")
         a.take_events()
         b = await cluster.start("b")
         await cluster.wait_until(lambda: len(b.tasks) == 1)
@@ -39,12 +46,11 @@ async def test_events_of_a_handover(autojump_clock: MockClock) -> None:
 
 
 async def test_partition_that_heals(autojump_clock: MockClock) -> None:
-    """While a node is cut off its tasks run on, and nothing is decided; then all is looked at anew."""
+    """While a node is cut off, its tasks keep running and it decides nothing. When the partition heals, it resyncs."""
     async with open_cluster(session_timeout=T) as cluster:
         a = await cluster.start("a")
         b = await cluster.start("b", capacity=1)
-        await cluster.submit("t0", "t1", "t2")
-        await cluster.wait_until(lambda: len(cluster.running) == 3)
+        await cluster.submit_until_running("t0", "t1", "t2")
         moving, staying = sorted(a.tasks)
         cluster.coordinator.partition(a.identity)
         await trio.sleep(1)
@@ -66,15 +72,14 @@ async def test_partition_that_heals(autojump_clock: MockClock) -> None:
 
 
 async def test_task_that_ends_while_cut_off(autojump_clock: MockClock) -> None:
-    """An end reached during a partition is reported when it has healed."""
+    """If a task ends during a partition, its end is reported when the partition heals."""
     async with open_cluster(session_timeout=T) as cluster:
 
         async def handler(task: RunningTask) -> None:
             await trio.sleep(2)
 
         a = await cluster.start("a", handler)
-        await cluster.submit("t")
-        await cluster.wait_running("t")
+        await cluster.submit_until_running("t")
         cluster.coordinator.partition(a.identity)
         await trio.sleep(4)
         assert cluster.running == {}
@@ -85,7 +90,7 @@ async def test_task_that_ends_while_cut_off(autojump_clock: MockClock) -> None:
 
 
 async def test_cut_off_while_a_task_is_opened(autojump_clock: MockClock) -> None:
-    """A task whose properties are being read when the node is cut off is started after all is looked at anew."""
+    """A task that a node is reading when it is cut off does not start before the partition heals."""
     async with open_cluster(latency=1.0) as cluster:
         a = await cluster.start("a", settle=0.0)
         await cluster.submit("t")
@@ -98,7 +103,7 @@ async def test_cut_off_while_a_task_is_opened(autojump_clock: MockClock) -> None
 
 
 async def test_lease_runs_out(autojump_clock: MockClock) -> None:
-    """A node that cannot be sure of its session any more stops its tasks before anybody else may start them."""
+    """A node that can no longer be sure of its session closes its tasks before another node may start them."""
     async with open_cluster(session_timeout=T) as cluster:
         seen: list[tuple[StopReason | None, float]] = []
         stops: list[float] = []
@@ -114,8 +119,7 @@ async def test_lease_runs_out(autojump_clock: MockClock) -> None:
                 stops.append(trio.current_time())
 
         a = await cluster.start("a", handler, grace=30.0, cleanup_timeout=30.0)
-        await cluster.submit("t")
-        await cluster.wait_running("t")
+        await cluster.submit_until_running("t")
         task = a.consumer.tasks["t"]
         b = await cluster.start("b")
         await trio.sleep(5)
@@ -136,7 +140,7 @@ async def test_lease_runs_out(autojump_clock: MockClock) -> None:
 
 
 async def test_lease_ends_while_a_task_is_opened(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The clock is looked at in the very step that would open the scope: a process may have been frozen before it."""
+    """The lease is checked in the step that opens the scope, because the process may have been frozen before it."""
     original = MemorySession.read
     frozen = [T]
 
@@ -150,15 +154,14 @@ async def test_lease_ends_while_a_task_is_opened(autojump_clock: MockClock, monk
         monkeypatch.setattr(MemorySession, "read", read)
         a = await cluster.start("a")
         first = a.identity
-        await cluster.submit("t")
-        await cluster.wait_running("t")
+        await cluster.submit_until_running("t")
         assert frozen == []
         told = a.told()
         assert told.index("TaskStarted t") > told.index(f"SessionEnded the session of node {first} has ended")
 
 
-async def test_lease_at_risk_is_told_once_each_time(autojump_clock: MockClock) -> None:
-    """A partition that heals in time costs nothing but a warning; also the first lease is watched."""
+async def test_lease_at_risk_is_reported_once_each_time(autojump_clock: MockClock) -> None:
+    """A partition that heals in time causes one warning and nothing else, even before the lease is first renewed."""
     async with open_cluster(session_timeout=T) as cluster:
         a = await cluster.start("a")
         cluster.coordinator.partition(a.identity)
@@ -175,7 +178,7 @@ async def test_lease_at_risk_is_told_once_each_time(autojump_clock: MockClock) -
 
 
 async def test_scope_that_closes_late(autojump_clock: MockClock) -> None:
-    """A handler that shields itself past the end of the lease is reported; the node joins again only after it."""
+    """A handler shielded past the end of the lease is reported. The node joins again once that scope has closed."""
     async with open_cluster(session_timeout=T) as cluster:
 
         async def stubborn(task: RunningTask) -> None:
@@ -183,8 +186,7 @@ async def test_scope_that_closes_late(autojump_clock: MockClock) -> None:
                 await trio.sleep(30)
 
         a = await cluster.start("a", stubborn)
-        await cluster.submit("t")
-        await cluster.wait_running("t")
+        await cluster.submit_until_running("t")
         first = a.identity
         await trio.sleep(5)
         cluster.coordinator.partition(first)
@@ -204,7 +206,7 @@ async def test_scope_that_closes_late(autojump_clock: MockClock) -> None:
 
 
 async def test_ends_are_reported_by_a_node_that_stops(autojump_clock: MockClock) -> None:
-    """A task that has ended just before its node is cancelled does not run again."""
+    """If a task ends just before its node is cancelled, the node still reports the end: the task does not run again."""
     async with open_cluster(latency=0.5) as cluster:
         ends = trio.Event()
 
@@ -212,20 +214,16 @@ async def test_ends_are_reported_by_a_node_that_stops(autojump_clock: MockClock)
             await ends.wait()
 
         a = await cluster.start("a", handler)
-        await cluster.submit("t0", "t1")
-        await cluster.wait_until(lambda: len(cluster.running) == 2)
+        await cluster.submit_until_running("t0", "t1")
         ends.set()
         await cluster.wait_until(lambda: not cluster.running)
-        began = trio.current_time()
-        a.scope.cancel()
-        await a.ended.wait()
-        assert trio.current_time() - began == pytest.approx(1.0, abs=0.1)  # there and back
+        assert await cancel(a) == pytest.approx(1.0, abs=0.1)  # one round trip
         states = await cluster.client.wait(["t0", "t1"], timeout=1)
         assert {status.state for status in states.values()} == {StatusName.COMPLETED}
 
 
 async def test_flush_is_bounded(autojump_clock: MockClock) -> None:
-    """A broker that does not answer holds up a node that stops by two seconds at most; cut off, not at all."""
+    """A cancelled node waits at most two seconds for a slow broker, and not at all if it is cut off."""
     async with open_cluster(latency=30.0) as cluster:
 
         async def handler(task: RunningTask) -> None:
@@ -235,54 +233,44 @@ async def test_flush_is_bounded(autojump_clock: MockClock) -> None:
         await cluster.submit("t")
         await cluster.wait_until(lambda: cluster.starts["t"], within=300)
         await cluster.wait_until(lambda: not cluster.running)
-        began = trio.current_time()
-        a.scope.cancel()
-        await a.ended.wait()
-        assert trio.current_time() - began == pytest.approx(2.0)
+        assert await cancel(a) == pytest.approx(2.0)
     async with open_cluster() as cluster:
         b = await cluster.start("b", handler)
-        await cluster.submit("t")
-        await cluster.wait_running("t")
+        await cluster.submit_until_running("t")
         cluster.coordinator.partition(b.identity)
         await cluster.wait_until(lambda: not cluster.running)
-        began = trio.current_time()
-        b.scope.cancel()
-        await b.ended.wait()
-        assert trio.current_time() == began
+        assert await cancel(b) == 0
 
 
 async def test_end_that_races_with_the_end_of_the_node(autojump_clock: MockClock) -> None:
-    """A handler that catches its cancellation and returns has completed its task, even as the node stops."""
+    """A handler that catches its cancellation and returns has completed its task, even if the node was cancelled."""
     async with open_cluster() as cluster:
 
         async def handler(task: RunningTask) -> None:
             try:
                 await trio.sleep_forever()
-            except trio.Cancelled:  # noqa: ASYNC103 - against all advice
+            except trio.Cancelled:  # noqa: ASYNC103 - the point of this test
                 pass
 
         a = await cluster.start("a", handler)
-        await cluster.submit("t")
-        await cluster.wait_running("t")
-        a.scope.cancel()
-        await a.ended.wait()
+        await cluster.submit_until_running("t")
+        await cancel(a)
         assert (await cluster.client.get("t")).state == StatusName.COMPLETED
         assert cluster.starts["t"] == 1
 
 
 async def test_many_changes_at_once(autojump_clock: MockClock) -> None:
-    """A thousand tasks that come and go at once are looked at in pieces, and none is forgotten."""
+    """A node handles a thousand tasks that are added at once, and 600 that are deleted at once, and misses none."""
     async with open_cluster() as cluster:
         ids = [f"t{i:04}" for i in range(1000)]
         a = await cluster.start("a")
-        await cluster.submit(*ids)
-        await cluster.wait_until(lambda: len(a.tasks) == 1000)
+        await cluster.submit_until_running(*ids)
         await cluster.client.delete(*ids[:600])
         await cluster.wait_until(lambda: len(a.tasks) == 400 and len(cluster.owners()) == 400)
 
 
 async def test_task_removed_by_hand(autojump_clock: MockClock) -> None:
-    """A task that somebody removes at the broker is stopped, and the end of what ran is not reported as another's."""
+    """A task that is removed from the broker by hand stops. Its end is not reported for a new task with the same id."""
     async with open_cluster() as cluster:
         ends = trio.Event()
 
@@ -291,8 +279,7 @@ async def test_task_removed_by_hand(autojump_clock: MockClock) -> None:
             await ends.wait()
 
         a = await cluster.start("a", handler, grace=100.0)
-        await cluster.submit("t")
-        await cluster.wait_running("t")
+        await cluster.submit_until_running("t")
         store = cluster.coordinator._store
         a.take_events()
         del store.tasks["t"]

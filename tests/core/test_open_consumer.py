@@ -1,4 +1,4 @@
-"""open_consumer: a node beside a body; how the body ends decides how the node does."""
+"""open_consumer: runs a node beside a body. The end of the body decides how the node ends."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.nodes import open_cluster, run_for_ever
 
 
 async def test_body_begins_when_joined(autojump_clock: MockClock) -> None:
-    """In the body the node is a member of the cluster."""
+    """While the body runs, the node is a member of the cluster."""
     async with open_cluster(latency=0.5) as cluster:
         async with open_consumer(cluster.coordinator, run_for_ever, name="a", tags=["x"], capacity=3) as consumer:
             await trio.sleep(1)
@@ -36,7 +36,7 @@ async def test_body_begins_when_joined(autojump_clock: MockClock) -> None:
 
 
 async def test_normal_exit_drains(autojump_clock: MockClock) -> None:
-    """When the body ends normally the node hands over all it has, and only then does the context end."""
+    """If the body ends normally, the node hands all its tasks over before the context exits."""
     async with open_cluster() as cluster:
         async with open_consumer(cluster.coordinator, cluster.watched(run_for_ever), name="a"):
             await cluster.submit_until_running("t")
@@ -47,7 +47,7 @@ async def test_normal_exit_drains(autojump_clock: MockClock) -> None:
 
 
 async def test_normal_exit_waits_no_longer_than_drain_timeout(autojump_clock: MockClock) -> None:
-    """Where nobody takes the tasks, the exit takes `drain_timeout`."""
+    """If no other node takes the tasks, the context exits after `drain_timeout`."""
     async with open_cluster() as cluster:
         async with open_consumer(cluster.coordinator, cluster.watched(run_for_ever), drain_timeout=4.0):
             await cluster.submit_until_running("t")
@@ -58,11 +58,11 @@ async def test_normal_exit_waits_no_longer_than_drain_timeout(autojump_clock: Mo
 
 
 async def test_exception_stops_at_once(autojump_clock: MockClock) -> None:
-    """An exception of the body leaves it as it is, and the node stops at once, whatever the grace."""
+    """If the body raises, the node stops at once, without grace, and the same exception leaves the context."""
     async with open_cluster() as cluster:
         error = KeyError("mine")
         began = 0.0
-        with pytest.raises(KeyError) as caught:  # noqa: PT012 - the body is what is tested
+        with pytest.raises(KeyError) as caught:  # noqa: PT012 - the test is about the body
             async with open_consumer(cluster.coordinator, cluster.watched(run_for_ever), name="a", grace=9):
                 await cluster.submit_until_running("t")
                 await cluster.start("b")
@@ -75,7 +75,7 @@ async def test_exception_stops_at_once(autojump_clock: MockClock) -> None:
 
 
 async def test_group_of_the_body_is_left_alone(autojump_clock: MockClock) -> None:
-    """Also a group of one that the body itself raises."""
+    """An exception group that the body raises leaves the context unchanged, even if it holds one exception."""
     error = KeyError("inner")
     with pytest.raises(ExceptionGroup) as caught:
         async with open_consumer(MemoryCoordinator(), run_for_ever):
@@ -84,7 +84,7 @@ async def test_group_of_the_body_is_left_alone(autojump_clock: MockClock) -> Non
 
 
 async def test_cancellation_stops_at_once(autojump_clock: MockClock) -> None:
-    """A cancelled body takes the node with it; tasks may clean up, and nothing is left."""
+    """If the body is cancelled, the node stops at once. Tasks may clean up, and no claim is left."""
     async with open_cluster() as cluster:
         reasons: list[StopReason | None] = []
 
@@ -110,7 +110,7 @@ async def test_cancellation_stops_at_once(autojump_clock: MockClock) -> None:
 
 
 async def test_cancelled_while_it_drains(autojump_clock: MockClock) -> None:
-    """A drain on exit can be cut short."""
+    """Cancelling the drain on exit stops the tasks at once."""
     async with open_cluster() as cluster:
         with trio.move_on_after(20) as scope:
             async with open_consumer(cluster.coordinator, cluster.watched(run_for_ever), name="a"):
@@ -122,7 +122,7 @@ async def test_cancelled_while_it_drains(autojump_clock: MockClock) -> None:
 
 
 async def test_node_that_leaves_by_command(autojump_clock: MockClock) -> None:
-    """A node that an operator drains ends; the body goes on, and leaving it is no error."""
+    """If an operator drains the node, the body continues and later ends without an error."""
     async with open_cluster() as cluster:
         async with open_consumer(cluster.coordinator, run_for_ever, name="a") as consumer:
             await cluster.client.send("a", Command(CommandName.DRAIN))
@@ -132,17 +132,17 @@ async def test_node_that_leaves_by_command(autojump_clock: MockClock) -> None:
 
 
 async def test_unreachable_broker(autojump_clock: MockClock) -> None:
-    """When the first join fails the body does not begin."""
+    """If the first join fails, the body does not begin."""
     coordinator = MemoryCoordinator(connect_timeout=2)
     coordinator.outage = True
     with pytest.raises(CoordinatorUnavailable, match="2 s"):
         async with open_consumer(coordinator, run_for_ever):
-            raise AssertionError("never here")  # pragma: no cover - that is the promise
+            raise AssertionError("the body began")  # pragma: no cover - must not run
     assert trio.current_time() == 2
 
 
-async def test_node_that_fails_takes_the_body_with_it(autojump_clock: MockClock) -> None:
-    """What ends the node otherwise, such as SystemExit in a handler, cancels the body and is raised."""
+async def test_node_that_fails_cancels_the_body(autojump_clock: MockClock) -> None:
+    """Any other exception that ends the node, such as SystemExit from a handler, cancels the body and propagates."""
 
     async def handler(task: RunningTask) -> None:
         raise SystemExit(3)
@@ -154,8 +154,8 @@ async def test_node_that_fails_takes_the_body_with_it(autojump_clock: MockClock)
                 await trio.sleep_forever()
 
 
-def test_it_takes_what_a_consumer_takes() -> None:
-    """`ConsumerOptions` has each keyword argument of `Consumer`, with the same type."""
+def test_options_match_the_arguments_of_consumer() -> None:
+    """`ConsumerOptions` has the keyword arguments of `Consumer`, with the same types."""
     parameters = inspect.signature(Consumer).parameters.values()
     keywords = {it.name: it.annotation for it in parameters if it.kind is inspect.Parameter.KEYWORD_ONLY}
     assert ConsumerOptions.__annotations__.keys() == keywords.keys()
@@ -163,8 +163,8 @@ def test_it_takes_what_a_consumer_takes() -> None:
     assert {name: hints[name] for name in keywords} == options
 
 
-async def test_every_option_reaches_the_node(autojump_clock: MockClock) -> None:
-    """Also those that are seldom used: a node that need not settle takes its first task at once."""
+async def test_options_reach_the_node(autojump_clock: MockClock) -> None:
+    """A node opened with `settle=0` claims its first task at once. An unknown option is refused."""
     async with open_cluster() as cluster:
         await cluster.submit("t")
         async with open_consumer(cluster.coordinator, run_for_ever, settle=0.0):

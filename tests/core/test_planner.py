@@ -1,4 +1,4 @@
-"""The planner: when a node claims, bids and gives up, and what it does when others do not do their part."""
+"""Planner: decides when a node claims, bids and withdraws, also when other nodes do not do their part."""
 
 from __future__ import annotations
 
@@ -6,17 +6,26 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from metafora_trio import RunningTask
+from metafora_trio import Handler, RunningTask
 from metafora_trio._memory.session import MemorySession
 from metafora_trio._model.plan import affinity_order
 from metafora_trio._model.view import NodeRemoved
 from metafora_trio.balancers import GreedyBalancer
 from metafora_trio.contract import ClaimKind
-from tests.support.nodes import open_cluster
+from tests.support.nodes import Cluster, Node, open_cluster, run_for_ever
+
+
+async def start_with_unanswered_bids(cluster: Cluster, handler: Handler = run_for_ever) -> tuple[Node, Node]:
+    """Start node a, which owns t0 to t3 and hands nothing over, and node b, which bids for two of them."""
+    a = await cluster.start("a", handler, balancer=GreedyBalancer())
+    await cluster.submit_until_running("t0", "t1", "t2", "t3")
+    b = await cluster.start("b")
+    await cluster.wait_until(lambda: cluster.coordinator._store.view.load(b.identity) == 2)
+    return a, b
 
 
 async def test_settles_before_it_claims(autojump_clock: MockClock) -> None:
-    """After a join nothing is claimed for `settle` seconds: more nodes may be about to come."""
+    """After a join, no node claims a task for `settle` seconds, because more nodes may be joining."""
     async with open_cluster() as cluster:
         await cluster.submit("t")
         await cluster.start("a", settle=5.0)
@@ -26,7 +35,7 @@ async def test_settles_before_it_claims(autojump_clock: MockClock) -> None:
 
 
 async def test_a_series_of_joins_delays_only_so_far(autojump_clock: MockClock) -> None:
-    """Each join begins the settling anew, up to four times its length in all."""
+    """Each join restarts the settle time, but a series of joins delays claims by at most four times `settle`."""
     async with open_cluster() as cluster:
         await cluster.submit("t")
         for i in range(8):
@@ -36,7 +45,7 @@ async def test_a_series_of_joins_delays_only_so_far(autojump_clock: MockClock) -
 
 
 async def test_nodes_that_start_together_share_without_moves(autojump_clock: MockClock) -> None:
-    """On a cold start each task is attempted once, by the node whose it is."""
+    """On a cold start, almost every task is claimed only once, by the node that the plan gives it to."""
     async with open_cluster(latency=0.02) as cluster:
         await cluster.submit(*(f"t{i:03}" for i in range(200)))
         nodes = []
@@ -52,7 +61,7 @@ async def test_nodes_that_start_together_share_without_moves(autojump_clock: Moc
 
 
 async def test_a_join_ends_the_old_plan(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a node had yet to claim when another joined is planned anew, with the newcomer's part in it."""
+    """When a node joins, the others drop the rest of their plans. The next plan includes the new node."""
     monkeypatch.setattr("metafora_trio._node.planner._CLAIM_WINDOW", 1)
     async with open_cluster(latency=0.5) as cluster:
         await cluster.submit(*(f"t{i}" for i in range(20)))
@@ -60,17 +69,17 @@ async def test_a_join_ends_the_old_plan(autojump_clock: MockClock, monkeypatch: 
         await cluster.wait_until(lambda: len(a.tasks) == 3)
         b = await cluster.start("b", settle=10.0, backup_delay=100.0)
         await trio.sleep(9)
-        assert len(a.tasks) <= 6  # what was under way when it heard of the other
+        assert len(a.tasks) <= 6  # the claims in flight when a learned that b had joined
         await cluster.wait_until(lambda: len(cluster.running) == 20)
         assert abs(len(a.tasks) - len(b.tasks)) <= 1
         assert sum(cluster.starts.values()) == 20
 
 
 async def test_next_node_steps_in(autojump_clock: MockClock) -> None:
-    """A task whose first choice does not come is claimed by the next, and so on, after `backup_delay` each."""
+    """If the first choice does not claim a task, the next node in order steps in after each `backup_delay`."""
     async with open_cluster() as cluster:
         silent = [await cluster.start(name) for name in "abc"]
-        for node in silent:  # alive as far as anybody knows, but does nothing more
+        for node in silent:  # other nodes still see it, but it claims nothing more
             cluster.coordinator.partition(node.identity)
         d = await cluster.start("d", backup_delay=4.0)
         await trio.sleep(5)
@@ -78,20 +87,20 @@ async def test_next_node_steps_in(autojump_clock: MockClock) -> None:
         tasks = [f"t{i}" for i in range(12)]
         await cluster.submit(*tasks)
         submitted = trio.current_time()
-        came: dict[str, float] = {}
+        delays: dict[str, float] = {}
         while trio.current_time() < submitted + 30:
-            for task in d.tasks - came.keys():
-                came[task] = trio.current_time() - submitted
+            for task in d.tasks - delays.keys():
+                delays[task] = trio.current_time() - submitted
             await trio.sleep(0.1)
-        assert sorted(came) == sorted(tasks)
+        assert sorted(delays) == sorted(tasks)
         for task in tasks:
             turn = affinity_order(task, identities).index(d.identity)
-            planned = came[task] < 1
-            assert planned or came[task] == pytest.approx(4 * (turn or 4), abs=3.5)
+            planned = delays[task] < 1
+            assert planned or delays[task] == pytest.approx(4 * (turn or 4), abs=3.5)
 
 
 async def test_first_choice_that_declines(autojump_clock: MockClock) -> None:
-    """A node whose balancer will not have a task leaves it to the next."""
+    """If the balancer of the first choice refuses a task, the next node claims it."""
 
     class Never(GreedyBalancer):
         def can_claim(self, task: str) -> bool:
@@ -100,17 +109,15 @@ async def test_first_choice_that_declines(autojump_clock: MockClock) -> None:
     async with open_cluster() as cluster:
         a = await cluster.start("a", balancer=Never())
         b = await cluster.start("b")
-        await cluster.submit(*(f"t{i}" for i in range(6)))
-        await cluster.wait_until(lambda: len(b.tasks) == 6)
-        assert a.tasks == set()
+        await cluster.submit_until_running(*(f"t{i}" for i in range(6)))
+        assert (len(a.tasks), len(b.tasks)) == (0, 6)
 
 
 async def test_lost_race(autojump_clock: MockClock) -> None:
-    """An attempt that came second is taken back at once, and means nothing to who came first."""
+    """A claim that comes second is removed at once, and the owner is not disturbed."""
     async with open_cluster() as cluster:
         a, b = await cluster.start("a"), await cluster.start("b", capacity=0)
-        await cluster.submit("t0", "t1", "t2")
-        await cluster.wait_until(lambda: len(a.tasks) == 3)
+        await cluster.submit_until_running("t0", "t1", "t2")
         a.take_events()
         cluster.coordinator._store.add_claim("t0", b.identity, ClaimKind.CLAIM)
         await cluster.wait_until(lambda: cluster.owners()["t0"] == ["a"], within=0.02)
@@ -118,80 +125,64 @@ async def test_lost_race(autojump_clock: MockClock) -> None:
 
 
 async def test_unanswered_bid_is_withdrawn(autojump_clock: MockClock) -> None:
-    """A bid that the owner never answers is withdrawn after 30 s (and 5 for the cleanup), and tried again later."""
+    """A bid that the owner never answers is withdrawn after 30 s, plus 5 s for the cleanup, and repeated later."""
     async with open_cluster() as cluster:
         a = await cluster.start("a", balancer=GreedyBalancer())
-        await cluster.submit("t0", "t1", "t2", "t3")
-        await cluster.wait_until(lambda: len(a.tasks) == 4)
+        await cluster.submit_until_running("t0", "t1", "t2", "t3")
         began = trio.current_time()
         b = await cluster.start("b")
-        spans: list[tuple[str, float]] = []
-        had = False
+        changes: list[tuple[str, float]] = []
+        had_bids = False
         while trio.current_time() < began + 100:
-            has = bool(cluster.coordinator._store.view.load(b.identity))
-            if has != had:
-                spans.append(("bids" if has else "withdraws", trio.current_time() - began))
-            had = has
+            has_bids = bool(cluster.coordinator._store.view.load(b.identity))
+            if has_bids != had_bids:
+                changes.append(("bids" if has_bids else "withdraws", trio.current_time() - began))
+            had_bids = has_bids
             await trio.sleep(0.1)
-        assert [what for what, _ in spans[:4]] == ["bids", "withdraws"] * 2
-        assert spans[1][1] - spans[0][1] == pytest.approx(35, abs=4)
+        assert [change for change, _ in changes[:4]] == ["bids", "withdraws"] * 2
+        assert changes[1][1] - changes[0][1] == pytest.approx(35, abs=4)
         assert a.tasks == {"t0", "t1", "t2", "t3"}
 
 
 async def test_bid_outlasts_a_long_grace(autojump_clock: MockClock) -> None:
-    """A task that takes its time to stop for another node goes there all the same, and is stopped only once."""
+    """A task with a long grace is still handed over, and stops only once."""
     async with open_cluster() as cluster:
-        a = await cluster.start("a", grace=50.0)
-        await cluster.submit("t0", "t1")
-        await cluster.wait_until(lambda: len(a.tasks) == 2)
+        await cluster.start("a", grace=50.0)
+        await cluster.submit_until_running("t0", "t1")
         b = await cluster.start("b", grace=50.0)
         await cluster.wait_until(lambda: len(b.tasks) == 1, within=70)
         assert sum(cluster.starts.values()) == 3
 
 
 async def test_bid_is_withdrawn_once_it_is_unjustified(autojump_clock: MockClock) -> None:
-    """When loads change so that a bid would not even them out any more, it goes, and the owner runs on."""
+    """A bid that would no longer even out the loads is withdrawn, and the owner keeps running the task."""
     async with open_cluster() as cluster:
-        ends = trio.Event()
+        most_tasks_end = trio.Event()
 
-        async def until_told(task: RunningTask) -> None:
-            await ends.wait() if task.id != "t0" else await trio.sleep_forever()
+        async def handler(task: RunningTask) -> None:
+            await most_tasks_end.wait() if task.id != "t0" else await trio.sleep_forever()
 
-        a = await cluster.start("a", until_told, balancer=GreedyBalancer())
-        await cluster.submit("t0", "t1", "t2", "t3")
-        await cluster.wait_until(lambda: len(a.tasks) == 4)
-        b = await cluster.start("b")
-        truth = cluster.coordinator._store.view
-        await cluster.wait_until(lambda: truth.load(b.identity) == 2)
-        ends.set()
-        await cluster.wait_until(lambda: truth.load(b.identity) == 0, within=4)
+        a, b = await start_with_unanswered_bids(cluster, handler)
+        most_tasks_end.set()
+        await cluster.wait_until(lambda: cluster.coordinator._store.view.load(b.identity) == 0, within=4)
         assert a.tasks == {"t0"}
 
 
-async def test_gone_owner_s_bids_come_true(autojump_clock: MockClock) -> None:
-    """When an owner dies while others have bid, the first bid owns the task: it starts without another claim."""
+async def test_bid_owns_the_task_after_the_owner_crashes(autojump_clock: MockClock) -> None:
+    """If an owner crashes, the first bid owns the task, which starts without another claim."""
     async with open_cluster() as cluster:
-        a = await cluster.start("a", balancer=GreedyBalancer())
-        await cluster.submit("t0", "t1", "t2", "t3")
-        await cluster.wait_until(lambda: len(a.tasks) == 4)
-        b = await cluster.start("b")
-        truth = cluster.coordinator._store.view
-        await cluster.wait_until(lambda: truth.load(b.identity) == 2)
-        bids = {task: claims[0].seq for task, claims in truth.claims_of(b.identity).items()}
+        a, b = await start_with_unanswered_bids(cluster)
+        bids = {task: queue[0].seq for task, queue in cluster.coordinator._store.view.claims_of(b.identity).items()}
         cluster.crash(a)
         await cluster.wait_until(lambda: len(b.tasks) == 4, within=0.1)
         assert {task: b.consumer.tasks[task].token for task in bids} == bids
 
 
-async def test_bid_behind_a_node_that_is_going(autojump_clock: MockClock) -> None:
-    """While the owner's node is gone already, and its claim not yet, a bid waits: it is about to own the task."""
+async def test_bid_behind_a_claim_of_a_node_that_has_left(autojump_clock: MockClock) -> None:
+    """If an owner's node has left but its claim still exists, a bid is kept, because it will soon own the task."""
     async with open_cluster() as cluster:
-        a = await cluster.start("a", balancer=GreedyBalancer())
-        await cluster.submit("t0", "t1", "t2", "t3")
-        await cluster.wait_until(lambda: len(a.tasks) == 4)
-        b = await cluster.start("b")
+        a, b = await start_with_unanswered_bids(cluster)
         store = cluster.coordinator._store
-        await cluster.wait_until(lambda: store.view.load(b.identity) == 2)
         store._commit(NodeRemoved(a.identity))
         await trio.sleep(5)
         assert store.view.load(b.identity) == 2
@@ -200,8 +191,8 @@ async def test_bid_behind_a_node_that_is_going(autojump_clock: MockClock) -> Non
         assert set(cluster.starts.values()) == {2}
 
 
-async def test_session_without_room(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A session that can hold no more claims says so, takes nothing more, and is given nothing."""
+async def test_full_session(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A session that can hold no more claims announces that, claims nothing more, and no plan gives it a task."""
     monkeypatch.setattr(MemorySession, "free_claims", property(lambda self: 3 - self.view.load(self.node.identity)))
     async with open_cluster() as cluster:
         a = await cluster.start("a")
@@ -219,8 +210,8 @@ async def test_session_without_room(autojump_clock: MockClock, monkeypatch: pyte
         assert len(a.tasks) + len(b.tasks) == 3
 
 
-async def test_nothing_is_planned_out_of_date(autojump_clock: MockClock) -> None:
-    """A node that is cut off claims nothing, however long; once it is back it takes its part."""
+async def test_no_plan_from_an_outdated_view(autojump_clock: MockClock) -> None:
+    """A node that is cut off claims nothing. It claims its share after the partition has healed."""
     async with open_cluster() as cluster:
         a = await cluster.start("a")
         await trio.sleep(5)
@@ -233,7 +224,7 @@ async def test_nothing_is_planned_out_of_date(autojump_clock: MockClock) -> None
 
 
 async def test_waits_for_a_quiet_view(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While events wait to be applied nothing is planned, but not for ever."""
+    """A node does not plan while events wait to be applied, but after three seconds it plans anyway."""
     monkeypatch.setattr(MemorySession, "quiet", False)
     async with open_cluster() as cluster:
         await cluster.submit("t")

@@ -1,4 +1,4 @@
-"""open_service_nursery: body first, helpers after; a single exception leaves it unwrapped."""
+"""open_service_nursery: the body ends first, then the helpers; a single exception propagates unwrapped."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ async def record_end(record: list[str]) -> None:
 
 
 async def fail(after: float = 0.0) -> None:
-    """A helper that fails after some seconds, by default in its first step: then its cancellation does not reach it."""
+    """A helper that fails after some seconds, by default in its first step, before a cancellation can reach it."""
     if after:
         await trio.sleep(after)
     raise ValueError("helper")
@@ -52,7 +52,7 @@ async def test_helpers_serve_until_the_body_has_ended(autojump_clock: trio.testi
 
 
 async def test_helpers_serve_while_a_cancelled_body_cleans_up(autojump_clock: trio.testing.MockClock) -> None:
-    """A scope inside the nursery cancels the body alone."""
+    """A cancel scope inside the nursery cancels only the body."""
     record: list[str] = []
     async with open_service_nursery() as nursery:
         nursery.start_soon(record_end, record)
@@ -71,7 +71,7 @@ async def test_cancellation_from_outside_reaches_the_body_first(autojump_clock: 
     assert scope.cancelled_caught
 
 
-async def test_an_exception_of_the_body_leaves_unwrapped(autojump_clock: trio.testing.MockClock) -> None:
+async def test_exception_of_the_body_propagates_unwrapped(autojump_clock: trio.testing.MockClock) -> None:
     async def body() -> None:
         async with open_service_nursery() as nursery:
             nursery.start_soon(trio.sleep_forever)
@@ -81,7 +81,7 @@ async def test_an_exception_of_the_body_leaves_unwrapped(autojump_clock: trio.te
         await body()
 
 
-async def test_an_exception_of_a_helper_cancels_the_body(autojump_clock: trio.testing.MockClock) -> None:
+async def test_exception_of_a_helper_cancels_the_body(autojump_clock: trio.testing.MockClock) -> None:
     async def body() -> None:
         async with open_service_nursery() as nursery:
             nursery.start_soon(fail, 3)
@@ -93,7 +93,7 @@ async def test_an_exception_of_a_helper_cancels_the_body(autojump_clock: trio.te
     assert trio.current_time() == 3
 
 
-async def test_exceptions_of_several_helpers_leave_as_a_group(autojump_clock: trio.testing.MockClock) -> None:
+async def test_exceptions_of_several_helpers_propagate_as_a_group(autojump_clock: trio.testing.MockClock) -> None:
     with pytest.RaisesGroup(ValueError, ValueError, flatten_subgroups=True):
         async with open_service_nursery() as nursery:
             nursery.start_soon(fail)
@@ -101,7 +101,7 @@ async def test_exceptions_of_several_helpers_leave_as_a_group(autojump_clock: tr
             await trio.sleep_forever()
 
 
-async def test_exceptions_of_both_leave_as_a_group(autojump_clock: trio.testing.MockClock) -> None:
+async def test_exceptions_of_body_and_helper_propagate_as_a_group(autojump_clock: trio.testing.MockClock) -> None:
     with pytest.RaisesGroup(ValueError, KeyError, flatten_subgroups=True):
         async with open_service_nursery() as nursery:
             nursery.start_soon(fail_when_cancelled)
@@ -109,14 +109,14 @@ async def test_exceptions_of_both_leave_as_a_group(autojump_clock: trio.testing.
             raise KeyError("mine")
 
 
-async def test_a_group_of_the_body_stays_as_it_is(autojump_clock: trio.testing.MockClock) -> None:
-    """Only the nursery's own wrapping is taken off."""
+async def test_group_of_the_body_is_unchanged(autojump_clock: trio.testing.MockClock) -> None:
+    """Only the group that the nursery itself adds is unwrapped."""
     with pytest.RaisesGroup(ValueError, KeyError):
         async with open_service_nursery():
             raise ExceptionGroup("mine", [ValueError(), KeyError()])
 
 
-async def test_helpers_that_are_cancelled_leave_the_body_alone(autojump_clock: trio.testing.MockClock) -> None:
+async def test_cancelling_the_helpers_does_not_cancel_the_body(autojump_clock: trio.testing.MockClock) -> None:
     record: list[str] = []
     async with open_service_nursery() as nursery:
         nursery.start_soon(record_end, record)

@@ -1,4 +1,4 @@
-"""Stopping a task: deletes, its grace and its cleanup, and what may go wrong meanwhile."""
+"""Stopping a task: a delete, its grace, its cleanup, a lost claim, and errors while it stops."""
 
 from __future__ import annotations
 
@@ -9,19 +9,12 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from metafora_trio import (
-    Outcome,
-    RunningTask,
-    StatusName,
-    StopReason,
-    TaskExists,
-    TaskNotFound,
-)
+from metafora_trio import Outcome, RunningTask, StatusName, StopReason, TaskExists, TaskNotFound
 from tests.support.nodes import Cluster, open_cluster, run_for_ever
 
 
 async def test_delete_of_a_running_task(autojump_clock: MockClock) -> None:
-    """It is stopped, and then it is gone: no state is left."""
+    """A deleted task stops, and then it is removed together with its state."""
     async with open_cluster() as cluster:
         node = await cluster.start("a")
         await cluster.submit_until_running("t")
@@ -33,7 +26,7 @@ async def test_delete_of_a_running_task(autojump_clock: MockClock) -> None:
 
 
 async def test_delete_of_an_unclaimed_task(autojump_clock: MockClock) -> None:
-    """A node claims it only to remove it."""
+    """A node claims a deleted task only to remove it."""
     async with open_cluster() as cluster:
         await cluster.submit("t")
         await cluster.client.delete("t")
@@ -47,7 +40,7 @@ async def test_delete_of_an_unclaimed_task(autojump_clock: MockClock) -> None:
 
 @pytest.mark.parametrize("latency", [0.0, 0.05])
 async def test_delete_and_submit_again_while_finishing(latency: float, autojump_clock: MockClock) -> None:
-    """A delete that crosses the end is obeyed, and the same id can be submitted anew: it runs once more."""
+    """A delete may race with the end of the task. Afterwards the same id can be submitted again, and runs once."""
     async with open_cluster(latency=latency) as cluster:
 
         async def completes(task: RunningTask) -> None:
@@ -59,7 +52,7 @@ async def test_delete_and_submit_again_while_finishing(latency: float, autojump_
             await cluster.wait_until(lambda: not cluster.running)
             try:
                 await cluster.client.delete("t")
-            except TaskNotFound:  # pragma: no cover - by the schedule
+            except TaskNotFound:  # pragma: no cover - depends on the schedule
                 pass
             await cluster.client.wait()
             with pytest.raises(TaskNotFound):
@@ -68,7 +61,7 @@ async def test_delete_and_submit_again_while_finishing(latency: float, autojump_
 
 
 async def test_delete_during_the_grace(autojump_clock: MockClock) -> None:
-    """A task that is deleted while it winds down for another node is removed once its scope has closed."""
+    """A task that is deleted during its grace is removed once its scope has closed."""
     async with open_cluster() as cluster:
         node = await cluster.start("a", grace=5.0)
         await cluster.submit_until_running("t")
@@ -84,7 +77,7 @@ async def test_delete_during_the_grace(autojump_clock: MockClock) -> None:
 
 
 async def stop_after(cluster: Cluster, handler: Callable[[RunningTask], Awaitable[Any]], **options: Any) -> float:
-    """Run a task, give it back by a command, and say how long its scope stayed open after that."""
+    """Run a task, stop it by the command stop_task, and return how many seconds later its scope has closed."""
     node = await cluster.start("a", handler, **options)
     await cluster.submit_until_running("t")
     await cluster.client.stop_task("t")
@@ -94,19 +87,19 @@ async def stop_after(cluster: Cluster, handler: Callable[[RunningTask], Awaitabl
 
 
 async def test_no_grace(autojump_clock: MockClock) -> None:
-    """Without grace the scope is cancelled in the same step: who waits for `stopping` is cancelled too."""
+    """Without grace, the scope is cancelled before `stopping` is set: a handler that waits for it does not wake up."""
     async with open_cluster() as cluster:
 
         async def handler(task: RunningTask) -> None:
             await task.stopping.wait()
-            cluster.log.append("too kind")
+            cluster.log.append("a woke up")
 
         assert await stop_after(cluster, handler) < 0.1
         assert cluster.log == ["a starts t", "a stops t"]
 
 
 async def test_grace(autojump_clock: MockClock) -> None:
-    """With grace a task winds down by itself; what it returns counts."""
+    """During its grace, a handler may stop by itself, and its return value counts."""
     async with open_cluster() as cluster:
 
         async def handler(task: RunningTask) -> Outcome | None:
@@ -120,14 +113,14 @@ async def test_grace(autojump_clock: MockClock) -> None:
         assert (await cluster.client.wait(["t"]))["t"].state == StatusName.COMPLETED
 
 
-async def test_grace_runs_out(autojump_clock: MockClock) -> None:
-    """After its grace the task is cancelled."""
+async def test_grace_ends(autojump_clock: MockClock) -> None:
+    """At the end of its grace, the task is cancelled."""
     async with open_cluster() as cluster:
         assert await stop_after(cluster, run_for_ever, grace=5.0) == pytest.approx(5, abs=0.1)
 
 
 async def test_released_during_the_grace(autojump_clock: MockClock) -> None:
-    """A handler that winds down in its grace and returns RELEASE gives the task back, heir or not."""
+    """A handler that returns RELEASE during its grace gives the task to any node, even if there is an heir."""
     async with open_cluster() as cluster:
 
         async def handler(task: RunningTask) -> Outcome:
@@ -144,7 +137,7 @@ async def test_released_during_the_grace(autojump_clock: MockClock) -> None:
 
 
 async def test_no_grace_once_the_claim_is_lost(autojump_clock: MockClock) -> None:
-    """Whatever grace a task is in, it ends when its claim is gone: another may run it already."""
+    """If its claim is lost, a task is cancelled at once even during its grace: another node may run it already."""
     async with open_cluster() as cluster:
         node = await cluster.start("a", grace=50.0)
         await cluster.submit_until_running("t")
@@ -156,8 +149,8 @@ async def test_no_grace_once_the_claim_is_lost(autojump_clock: MockClock) -> Non
         assert node.told()[:2] == ["TaskStopping t claim_lost", "TaskStopped t claim_lost"]
 
 
-async def test_lost_claim_is_told_once(autojump_clock: MockClock) -> None:
-    """Whatever else happens to a task while it closes after its claim was lost, it is told to stop only once."""
+async def test_lost_claim_is_reported_once(autojump_clock: MockClock) -> None:
+    """A task that closes because its claim was lost is not told to stop again, even if it is deleted."""
     async with open_cluster() as cluster:
 
         async def handler(task: RunningTask) -> None:
@@ -178,7 +171,7 @@ async def test_lost_claim_is_told_once(autojump_clock: MockClock) -> None:
 
 
 async def test_claim_removed_by_hand(autojump_clock: MockClock) -> None:
-    """A task whose claim an operator has removed is stopped, and then claimed anew."""
+    """If an operator removes the claim of a running task, the task stops and is then claimed again."""
     async with open_cluster() as cluster:
         node = await cluster.start("a", grace=50.0)
         await cluster.submit_until_running("t")
@@ -194,7 +187,7 @@ async def test_claim_removed_by_hand(autojump_clock: MockClock) -> None:
 
 
 async def test_stop_that_fails(autojump_clock: MockClock) -> None:
-    """What a handler raises while it is being cancelled is reported; the task does not fail, it goes on elsewhere."""
+    """An exception raised while a task is cancelled is reported. The task does not fail; the heir runs it."""
     async with open_cluster() as cluster:
 
         async def handler(task: RunningTask) -> None:
@@ -213,7 +206,7 @@ async def test_stop_that_fails(autojump_clock: MockClock) -> None:
 
 
 async def test_stop_that_fails_in_a_child(autojump_clock: MockClock) -> None:
-    """Also where only a part of the task raises, and the rest is cancelled as it should be, when the node stops."""
+    """An exception that only a child raises, while the node is cancelled, is reported too."""
     async with open_cluster() as cluster:
 
         async def child(task: RunningTask) -> None:
@@ -236,7 +229,7 @@ async def test_stop_that_fails_in_a_child(autojump_clock: MockClock) -> None:
 
 @pytest.mark.parametrize("needs, timeout, gets", [(2, 5, 2), (20, 5, 5), (20, 0, 0)])
 async def test_cleanup(needs: float, timeout: float, gets: float, autojump_clock: MockClock) -> None:
-    """`cleanup()` shields a handler that must await to clean up, for `cleanup_timeout` seconds."""
+    """`cleanup()` shields a handler that awaits while it cleans up, for at most `cleanup_timeout` seconds."""
     async with open_cluster() as cluster:
 
         async def handler(task: RunningTask) -> None:
@@ -252,7 +245,7 @@ async def test_cleanup(needs: float, timeout: float, gets: float, autojump_clock
 
 
 async def test_handler_that_exits_ends_the_node(autojump_clock: MockClock) -> None:
-    """What is no `Exception`, such as SystemExit, is no end of a task: it ends the node."""
+    """An exception that is not an `Exception`, such as SystemExit, does not fail the task: it ends the node."""
 
     async def handler(task: RunningTask) -> None:
         raise SystemExit(3)

@@ -1,4 +1,4 @@
-"""A task's room: how a run ends, and what a handler is given."""
+"""TaskRun and TaskRunner: the ends of a run, the check before a scope opens, and the handler's `RunningTask`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from metafora_trio import (
 from metafora_trio._memory.session import MemorySession
 from metafora_trio._node.task_run import failure
 from metafora_trio.contract import StoredTask
-from tests.support.nodes import open_cluster
+from tests.support.nodes import Cluster, Node, open_cluster
 
 # ---- outcomes
 
@@ -41,7 +41,7 @@ async def done(task: RunningTask) -> Outcome:
 
 @pytest.mark.parametrize("handler", [completes, done])
 async def test_completed(handler: Callable[[RunningTask], Awaitable[Any]], autojump_clock: MockClock) -> None:
-    """A handler that returns None or DONE has completed its task."""
+    """A handler that returns None or DONE completes its task."""
     async with open_cluster() as cluster:
         node = await cluster.start("a", handler)
         await cluster.submit("t")
@@ -58,8 +58,8 @@ async def test_completed(handler: Callable[[RunningTask], Awaitable[Any]], autoj
         assert cluster.starts["t"] == 1
 
 
-async def test_a_handler_that_is_not_async(autojump_clock: MockClock) -> None:
-    """It ends the node, not the tasks, one after the other."""
+async def test_handler_that_is_not_async(autojump_clock: MockClock) -> None:
+    """A handler that is not async ends the node. Otherwise it would fail every task, one after the other."""
     coordinator = MemoryCoordinator()
     async with open_client(coordinator) as client:
         await client.submit(Task("t"))
@@ -70,7 +70,7 @@ async def test_a_handler_that_is_not_async(autojump_clock: MockClock) -> None:
 
 
 async def test_released(autojump_clock: MockClock) -> None:
-    """A task that a handler gives back is left alone for 1, 2, 4 seconds and so on, up to 60, and then taken again."""
+    """After a node has given a task back, it does not take it again for 1, 2, 4 seconds and so on, up to 60."""
     async with open_cluster() as cluster:
         times: list[float] = []
 
@@ -93,7 +93,7 @@ async def test_released(autojump_clock: MockClock) -> None:
 
 
 async def test_released_task_goes_elsewhere(autojump_clock: MockClock) -> None:
-    """What one node gives back, another may take at once."""
+    """Another node may take a released task at once."""
     async with open_cluster() as cluster:
 
         async def handler(task: RunningTask) -> Outcome:
@@ -150,7 +150,7 @@ FAILURES: dict[Callable[[RunningTask], Awaitable[Any]], tuple[str, str]] = {
 
 @pytest.mark.parametrize("handler", FAILURES, ids=lambda handler: handler.__name__)
 async def test_failed(handler: Callable[[RunningTask], Awaitable[Any]], autojump_clock: MockClock) -> None:
-    """Whatever a handler or its children raise, or return in vain, fails the task alone; clients read the traceback."""
+    """An exception or an invalid return value fails only its task. Clients can read the error and the traceback."""
     kind, line = FAILURES[handler]
     async with open_cluster() as cluster:
 
@@ -175,14 +175,14 @@ async def test_failed(handler: Callable[[RunningTask], Awaitable[Any]], autojump
 
 
 def test_long_tracebacks_are_cut() -> None:
-    """Of a huge error the end is kept, of its line the beginning: a state must stay small."""
+    """A long traceback keeps its end, and a long message its beginning, because a state must stay small."""
     state = failure(ValueError("x" * 100_000), datetime.datetime.now(datetime.UTC))
     assert len(state.errors[0].traceback) == 16 * 1024
     assert len(state.errors[0].error) == 1000
 
 
 async def test_task_that_cannot_be_read(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stored task that is none fails, without a run, and is not tried for ever."""
+    """A stored task that is invalid fails without a run, and is not retried."""
     original = MemorySession.read
 
     async def read(self: MemorySession, task: str) -> StoredTask | None:
@@ -200,11 +200,41 @@ async def test_task_that_cannot_be_read(autojump_clock: MockClock, monkeypatch: 
         assert node.told()[1:] == ["TaskClaimed broken", "TaskEnded broken failed"]
 
 
-# ---- what a handler is given
+# ---- the check before a scope opens
 
 
-async def test_what_a_handler_is_given(autojump_clock: MockClock) -> None:
-    """The task's id and properties, its owner, a token that grows with each owner, and a nursery while it runs."""
+def lose_the_claim(cluster: Cluster, node: Node) -> None:
+    cluster.remove_claim("t")
+
+
+def begin_to_drain(cluster: Cluster, node: Node) -> None:
+    node.consumer.start_draining()
+
+
+def delete_the_task(cluster: Cluster, node: Node) -> None:
+    cluster.coordinator._store.delete("t")
+
+
+@pytest.mark.parametrize("change", [lose_the_claim, begin_to_drain, delete_the_task])
+async def test_scope_does_not_open_after_a_change_during_the_read(
+    change: Callable[[Cluster, Node], None], autojump_clock: MockClock
+) -> None:
+    """If the claim is lost, the task deleted or the node drained while the task is read, the scope does not open."""
+    async with open_cluster(latency=0.5) as cluster:
+        await cluster.start("b", capacity=0)  # a possible heir: node a does not leave before its read is answered
+        a = await cluster.start("a", settle=0.0)
+        await cluster.submit("t")
+        await cluster.wait_until(lambda: a.consumer.statistics().tasks_open)
+        change(cluster, a)
+        await cluster.wait_until(lambda: not a.consumer.statistics().tasks_open)
+        assert cluster.starts["t"] == 0
+
+
+# ---- the handler's argument
+
+
+async def test_running_task(autojump_clock: MockClock) -> None:
+    """A handler gets the id, the properties, the owner, a token that grows with each owner, and an open nursery."""
     async with open_cluster() as cluster:
         seen: list[RunningTask] = []
 
@@ -214,8 +244,7 @@ async def test_what_a_handler_is_given(autojump_clock: MockClock) -> None:
             await trio.sleep_forever()
 
         first = await cluster.start("a", handler)
-        await cluster.submit("t", url="x", sizes=[1, 2])
-        await cluster.wait_running("t")
+        await cluster.submit_until_running("t", url="x", sizes=[1, 2])
         (task,) = seen
         assert (task.id, task.props, task.node) == ("t", {"url": "x", "sizes": [1, 2]}, first.identity)
         assert task.started == trio.current_time() or task.started > 0
@@ -234,7 +263,7 @@ async def test_what_a_handler_is_given(autojump_clock: MockClock) -> None:
 
 
 async def test_task_runs_until_its_children_have_ended(autojump_clock: MockClock) -> None:
-    """A handler may return and leave its work to children; the task ends with the last of them."""
+    """A handler may return while its children work. The task ends when the last child has ended."""
     async with open_cluster() as cluster:
 
         async def handler(task: RunningTask) -> None:
@@ -246,8 +275,8 @@ async def test_task_runs_until_its_children_have_ended(autojump_clock: MockClock
         assert trio.current_time() == pytest.approx(1.5 + 5, abs=0.1)
 
 
-async def test_children_are_stopped_with_the_task(autojump_clock: MockClock) -> None:
-    """A stop reaches everything in the task's nursery; the claim outlives all of it."""
+async def test_children_stop_with_the_task(autojump_clock: MockClock) -> None:
+    """Stopping a task stops every child in its nursery, and the claim is held until the last one has ended."""
     async with open_cluster() as cluster:
 
         async def child(task: RunningTask) -> None:

@@ -1,7 +1,7 @@
-"""The watchdog: what a thread outside the event loop sees of a lease that ends while tasks are still open.
+"""Watchdog: a thread outside the event loop that reports tasks still open after the end of the lease.
 
-Time is real in here, as threads do not know any other; everything is short, and the program that ends itself runs in a
-process of its own.
+Time is real in these tests, because threads do not follow Trio's virtual clock. The program that the watchdog ends runs
+in a process of its own.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ async def wait_for(records: list[logging.LogRecord], count: int) -> None:
 
 
 async def test_thread_lives_as_long_as_the_body() -> None:
-    """The thread is there while the body runs, and gone right after it, whatever the lease."""
+    """The thread runs while the body runs and ends with it, even before the end of the lease."""
     before = threads()
     lease = Lease(cancel_at=trio.current_time() + 99, end=trio.current_time() + 100)
     with watch_lease(lease, lambda: ["t"], "log", LOGGER):
@@ -41,15 +41,15 @@ async def test_thread_lives_as_long_as_the_body() -> None:
     assert threads() == before
 
 
-async def test_reports_once_what_is_open(caplog: pytest.LogCaptureFixture) -> None:
-    """Tasks that are open after the end of the lease are named, once for each lease."""
+async def test_reports_open_tasks_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Tasks that are open after the end of the lease are reported by name, once for each lease."""
     now = trio.current_time()
     lease = Lease(cancel_at=now, end=now + 0.02)
     with watch_lease(lease, lambda: [f"t{i}" for i in range(12)], "log", LOGGER):
         await wait_for(caplog.records, 1)
         await trio.sleep(0.15)
         assert len(caplog.records) == 1
-        lease.end = trio.current_time()  # another one, over already
+        lease.end = trio.current_time()  # another end, already past
         await wait_for(caplog.records, 2)
     first, second = caplog.records
     assert (first.levelno, second.levelno) == (logging.CRITICAL, logging.CRITICAL)
@@ -57,8 +57,8 @@ async def test_reports_once_what_is_open(caplog: pytest.LogCaptureFixture) -> No
     assert "another node may be running them" in first.getMessage()
 
 
-async def test_nothing_open_nothing_said(caplog: pytest.LogCaptureFixture) -> None:
-    """A lease that ends while nothing runs is no matter; a renewed one is waited for again."""
+async def test_no_open_task_no_report(caplog: pytest.LogCaptureFixture) -> None:
+    """The end of a lease is not reported if no task is open. After a renewal, the watchdog waits for the new end."""
     now = trio.current_time()
     lease = Lease(cancel_at=now, end=now)
     open_tasks: list[str] = []
@@ -70,16 +70,16 @@ async def test_nothing_open_nothing_said(caplog: pytest.LogCaptureFixture) -> No
     assert caplog.records == []
 
 
-async def test_sees_a_blocked_event_loop(caplog: pytest.LogCaptureFixture) -> None:
-    """Code that does not let Trio run is seen all the same."""
+async def test_reports_while_the_event_loop_is_blocked(caplog: pytest.LogCaptureFixture) -> None:
+    """The watchdog reports open tasks even while a handler blocks the event loop."""
     now = trio.current_time()
     with watch_lease(Lease(cancel_at=now, end=now + 0.02), lambda: ["t"], "log", LOGGER):
         wait_until(lambda: caplog.records)  # blocks, as a handler should not
     assert "t" in caplog.records[0].getMessage()
 
 
-class Thawed(threading.Event):
-    """A frozen process that goes on 100 s later, with waits that take as long as was asked for."""
+class ThawedAfterFirstWait(threading.Event):
+    """Simulates a process that is frozen for 100 s in its first wait. Later waits take exactly their timeout."""
 
     def __init__(self, looks: int) -> None:
         super().__init__()
@@ -94,35 +94,35 @@ class Thawed(threading.Event):
 
 
 @pytest.mark.parametrize("closed_after, reports", [(0.04, 0), (0.2, 1)])
-def test_thaw_is_given_time(monkeypatch: pytest.MonkeyPatch, closed_after: float, reports: int) -> None:
-    """What a thawed process closes within 50 ms is no overrun; what stays open longer is."""
-    thawed = Thawed(looks=50)
+def test_thawed_process_has_time_to_close(monkeypatch: pytest.MonkeyPatch, closed_after: float, reports: int) -> None:
+    """A task that a thawed process closes within 50 ms is not reported; one that stays open longer is."""
+    thawed = ThawedAfterFirstWait(looks=50)
     watchdog = _Watchdog(
         Lease(end=1.0), lambda: ["t"] if thawed.now < 100.0 + closed_after else [], "log", LOGGER, lambda: thawed.now
     )
     watchdog.stopped = thawed
-    told: list[float] = []
-    monkeypatch.setattr(watchdog, "report", lambda tasks, late: told.append(late))
+    reported: list[float] = []
+    monkeypatch.setattr(watchdog, "report", lambda tasks, late: reported.append(late))
     watchdog.run()
-    assert len(told) == reports
+    assert len(reported) == reports
 
 
 def test_exit(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    """What it does before it ends the process, seen from within: the reason and all tracebacks on stderr."""
+    """Before it ends the process, the watchdog writes the reason and the tracebacks of all threads to stderr."""
     codes: list[int] = []
     monkeypatch.setattr("os._exit", codes.append)
     lease = Lease(end=1.0)
     watchdog = _Watchdog(lease, lambda: ["t"], "exit", LOGGER, lambda: 1.25)
     watchdog.report(["t"], 0.25)
     assert codes == [EXIT_CODE] == [70]
-    said = capfd.readouterr().err
-    assert "the lease ended 0.250 s ago and these tasks have not closed their scopes: t;" in said
-    assert "ending this process" in said
-    assert "test_exit" in said
+    stderr = capfd.readouterr().err
+    assert "the lease ended 0.250 s ago and these tasks have not closed their scopes: t;" in stderr
+    assert "ending this process" in stderr
+    assert "test_exit" in stderr
 
 
 def test_exit_without_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that cannot say why is ended all the same."""
+    """The process ends even if it has no stderr to write to."""
 
     class Gone(Exception):
         pass
@@ -143,7 +143,7 @@ import trio
 from metafora_trio import Consumer, MemoryCoordinator, Task, open_client
 from metafora_trio._memory.session import MemorySession
 
-MemorySession.watched = True  # as where the lease is one of real time
+MemorySession.watched = True  # as for a coordinator with a lease in real time
 
 async def blocks(task):
     print("runs", flush=True)
@@ -182,7 +182,7 @@ def run_program(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("handler", ["blocks", "shields"])
 def test_process_is_ended(handler: str) -> None:
-    """With `on_overrun="exit"` a handler that outlives the lease takes its process with it: status 70, and where."""
+    """With `on_overrun="exit"`, a handler that outlives the lease ends its process, with status 70 and tracebacks."""
     run = run_program(handler, "exit")
     assert run.returncode == 70
     assert run.stdout == "runs\n"
@@ -193,7 +193,7 @@ def test_process_is_ended(handler: str) -> None:
 
 
 def test_process_survives_with_log() -> None:
-    """With `on_overrun="log"` it is reported, and the process goes on."""
+    """With `on_overrun="log"`, the overrun is reported and the process keeps running."""
     run = run_program("shields", "log")
     assert (run.returncode, run.stdout) == (0, "runs\nsurvives\n")
     assert "these tasks have not closed their scopes: stubborn" in run.stderr

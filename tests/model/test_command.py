@@ -1,4 +1,4 @@
-"""Command: what is written can be read, with Go Metafora's field names."""
+"""Command: a round trip keeps it, and the field names are those of Go Metafora."""
 
 from __future__ import annotations
 
@@ -32,6 +32,6 @@ def test_not_a_command(stored: bytes) -> None:
 
 @pytest.mark.parametrize("parameters", ["null", "[]", "{}", '{"task": 7}', '"t"'])
 def test_unknown_parameters_are_left_to_the_node(parameters: str) -> None:
-    """It is still a command; the node reports that it cannot carry it out."""
+    """A command with unknown parameters can be decoded. The node reports that it cannot carry it out."""
     stored = f'{{"command": "stop_task", "parameters": {parameters}}}'.encode()
     assert mt.Command.decode(stored) == mt.Command("stop_task")

@@ -1,4 +1,4 @@
-"""Lease: how long a node may believe in its session follows from when a heartbeat was sent."""
+"""Lease: the time for which a node may believe in its session, counted from the sending of a heartbeat."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ def test_terms(session_timeout: float, period: float, until_cancel: float, margi
 
 @given(timeouts)
 def test_the_lease_ends_before_the_session(session_timeout: float) -> None:
-    """There is time for cleanup, and the broker, which may be a tick (half a timeout) and a heartbeat off, is later.
+    """The lease leaves time for cleanup, and ends before the earliest time at which the broker may expire the session.
 
-    The tick: the server's last touch may be tick/2 and a heartbeat period old; T >= 2 ticks.
+    The session's last touch at the server may be half a tick and a heartbeat period old. A tick is at most half of the
+    session timeout.
     """
     terms = LeaseTerms(session_timeout)
     earliest_expiry = session_timeout - session_timeout / 4 - terms.heartbeat_period
@@ -38,13 +39,13 @@ def test_the_lease_ends_before_the_session(session_timeout: float) -> None:
     assert terms.until_end - terms.until_cancel >= 0.1 * session_timeout
 
 
-def test_a_heartbeat_in_time_counts_from_its_sending() -> None:
+def test_heartbeat_in_time_counts_from_its_sending() -> None:
     terms = LeaseTerms(12)
     assert terms.stamp(now=100.9, previous=100.0) == 100.9
 
 
-def test_a_late_heartbeat_counts_from_when_it_was_due() -> None:
-    """A stalled loop must not stretch the lease: the server's last touch may be that much older."""
+def test_late_heartbeat_counts_from_the_time_it_was_due() -> None:
+    """A stalled event loop must not extend the lease, because the server's last touch may be older by the stall."""
     terms = LeaseTerms(12)
     assert terms.stamp(now=107.0, previous=100.0) == 101.0
 
@@ -58,7 +59,7 @@ def test_renew() -> None:
 
 
 @given(st.lists(st.floats(0, 1000), min_size=1))
-def test_replies_in_any_order_never_shorten_it(proofs: list[float]) -> None:
+def test_replies_in_any_order_never_shorten_the_lease(proofs: list[float]) -> None:
     lease, terms = contract.Lease(), LeaseTerms(12)
     longest = -math.inf
     for proof in proofs:
@@ -67,10 +68,10 @@ def test_replies_in_any_order_never_shorten_it(proofs: list[float]) -> None:
         assert (lease.cancel_at, lease.end) == (longest + terms.until_cancel, longest + terms.until_end)
 
 
-def test_revoked_there_is_no_time_left() -> None:
+def test_revoked_lease_has_no_time_left() -> None:
     lease = contract.Lease()
     lease.renew(LeaseTerms(12), 100.0)
     lease.revoke(103.0)
     assert (lease.cancel_at, lease.end) == (103.0, 103.0)
-    lease.revoke(105.0)  # what has ended does not come back
+    lease.revoke(105.0)  # a later revocation does not extend an ended lease
     assert (lease.cancel_at, lease.end) == (103.0, 103.0)

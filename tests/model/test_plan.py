@@ -1,4 +1,4 @@
-"""The plan: within one task of even, by the fewest moves possible, the same on every node."""
+"""Plan: loads that differ by at most one, by the fewest moves possible, the same on every node."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ GONE = "gone.9"  # has claims, but its node has left
 
 @dataclass(frozen=True)
 class Layout:
-    """A cluster as it is drawn: who is there, and who owns each task (None: nobody)."""
+    """A cluster drawn by Hypothesis: its nodes, and the owner of each task (None: unclaimed)."""
 
     nodes: tuple[NodeInfo, ...]
     owners: Mapping[str, str | None]
@@ -53,8 +53,8 @@ class Layout:
         return [node for node in self.nodes if may_receive(node)]
 
     @property
-    def orphans(self) -> set[str]:
-        """The tasks whose owner, if any, will not keep them."""
+    def unowned(self) -> set[str]:
+        """The tasks without a lasting owner: unclaimed, or owned by a node that drains or has left."""
         keepers = {node.identity for node in self.nodes if not node.draining}
         return {task for task, owner in self.owners.items() if owner not in keepers}
 
@@ -72,14 +72,14 @@ limited = st.builds(
 
 @st.composite
 def layouts(draw: st.DrawFn, *, nodes: st.SearchStrategy[NodeInfo] = limited) -> Layout:
-    there = draw(st.lists(nodes, min_size=1, max_size=6, unique_by=lambda node: node.identity))
-    owner = st.sampled_from([None, GONE, *(node.identity for node in there)])
+    live = draw(st.lists(nodes, min_size=1, max_size=6, unique_by=lambda node: node.identity))
+    owner = st.sampled_from([None, GONE, *(node.identity for node in live)])
     owners = draw(st.lists(owner, max_size=30))
-    return Layout(tuple(there), {f"t{i}": owner for i, owner in enumerate(owners)})
+    return Layout(tuple(live), {f"t{i}": owner for i, owner in enumerate(owners)})
 
 
 def targets(layout: Layout) -> dict[str, int]:
-    """The fairest loads that keep every limit, found by dealing out tasks one by one; the fullest come first."""
+    """Return the most even loads within all limits. Deals tasks out one by one; among equals, the most loaded first."""
     loads = {node.identity: layout.load(node.identity) for node in layout.receivers}
     caps = {
         node.identity: min(
@@ -88,7 +88,7 @@ def targets(layout: Layout) -> dict[str, int]:
         for node in layout.receivers
     }
     fair = dict.fromkeys(loads, 0)
-    for _ in range(sum(loads.values()) + len(layout.orphans)):
+    for _ in range(sum(loads.values()) + len(layout.unowned)):
         open_nodes = [node for node in fair if fair[node] < caps[node]]
         if not open_nodes:
             break
@@ -98,14 +98,14 @@ def targets(layout: Layout) -> dict[str, int]:
 
 @given(layouts())
 def test_as_even_as_limits_allow(layout: Layout) -> None:
-    """Nodes end with the fairest loads there are; nobody gets more than its capacity, the full get nothing.
+    """The plan makes loads as even as the limits allow: no node gets more than its capacity, a full node gets nothing.
 
-    Only what is too much for one node and finds no room anywhere stays where it is.
+    A node keeps more than its share only if no other node can take the surplus.
     """
     after = layout.after(plan(layout.view(), "x.0"))
     for node, share in targets(layout).items():
         assert share <= after.load(node) <= max(share, layout.load(node))
-    if sum(targets(layout).values()) == sum(layout.load(n.identity) for n in layout.receivers) + len(layout.orphans):
+    if sum(targets(layout).values()) == sum(layout.load(n.identity) for n in layout.receivers) + len(layout.unowned):
         assert {node.identity: after.load(node.identity) for node in layout.receivers} == targets(layout)
 
 
@@ -120,18 +120,18 @@ def test_spread_of_one(layout: Layout) -> None:
 
 @given(layouts())
 def test_fewest_moves(layout: Layout) -> None:
-    """What moves is what has no lasting owner, and of each node what is more than its share; nothing else."""
+    """The plan moves the tasks without a lasting owner and the surplus of each node, and no other task."""
     heirs = plan(layout.view(), "x.0")
     fair = targets(layout)
     surplus = sum(max(0, layout.load(node) - share) for node, share in fair.items())
     wanting = sum(max(0, share - layout.load(node)) for node, share in fair.items())
-    assert len(heirs) == min(len(layout.orphans) + surplus, wanting)
+    assert len(heirs) == min(len(layout.unowned) + surplus, wanting)
     assert all(heir != layout.owners[task] for task, heir in heirs.items())
 
 
 @given(layouts())
 def test_draining_and_frozen_get_nothing(layout: Layout) -> None:
-    """Heirs are nodes that take part; of a frozen node nothing is taken either."""
+    """No heir is draining or frozen, and no task of a frozen node moves."""
     heirs = plan(layout.view(), "x.0")
     assert set(heirs.values()) <= {node.identity for node in layout.receivers}
     frozen = {node.identity for node in layout.nodes if node.frozen and not node.draining}
@@ -140,22 +140,22 @@ def test_draining_and_frozen_get_nothing(layout: Layout) -> None:
 
 @given(layouts(), st.randoms(use_true_random=False))
 def test_same_on_every_node(layout: Layout, rng: random.Random) -> None:
-    """The plan depends neither on who makes it nor on the order in which the view came to be."""
+    """The plan depends neither on the node that makes it nor on the order of the events in its view."""
     heirs = plan(layout.view(), NODES[0])
     assert heirs == plan(layout.view(rng), NODES[1])
 
 
 @given(layouts())
 def test_fixpoint(layout: Layout) -> None:
-    """Once carried out, the plan has nothing more to say but of tasks that nobody has room for."""
+    """Once the plan is carried out, the next plan is empty."""
     assert plan(layout.after(plan(layout.view(), "x.0")).view(), "x.0") == {}
 
 
 @given(layouts())
-def test_uneven_only_without_lasting_owner(layout: Layout) -> None:
-    """Without `even` only tasks without a lasting owner are given out, as far as there is room."""
+def test_without_even_only_unowned_tasks_move(layout: Layout) -> None:
+    """With `even=False`, the plan moves only tasks without a lasting owner, within capacities."""
     heirs = plan(layout.view(), "x.0", even=False)
-    assert set(heirs) <= layout.orphans
+    assert set(heirs) <= layout.unowned
     after = layout.after(heirs)
     for node in layout.receivers:
         if after.load(node.identity) > layout.load(node.identity):
@@ -164,15 +164,15 @@ def test_uneven_only_without_lasting_owner(layout: Layout) -> None:
 
 
 @given(layouts(nodes=plain), st.data())
-def test_what_is_asked_for_counts_as_there(layout: Layout, data: st.DataObject) -> None:
-    """Claims and bids on their way count exactly as they will when they are in the view (up to a fair share)."""
+def test_pending_requests_count_like_claims(layout: Layout, data: st.DataObject) -> None:
+    """Pending claims and bids, up to a fair share, count exactly as they do once they are in the view."""
     me = layout.nodes[0].identity
     unclaimed = sorted(task for task, owner in layout.owners.items() if owner is None)
     others = sorted(task for task, owner in layout.owners.items() if owner not in (None, me))
     share = max(0, len(layout.owners) // len(layout.nodes) - layout.load(me))
-    asked = data.draw(st.permutations([*unclaimed, *others]))[: data.draw(st.integers(0, share))]
-    claims = [task for task in asked if task in unclaimed]
-    bids = [task for task in asked if task in others]
+    requests = data.draw(st.permutations([*unclaimed, *others]))[: data.draw(st.integers(0, share))]
+    claims = [task for task in requests if task in unclaimed]
+    bids = [task for task in requests if task in others]
     later = layout.view()
     for seq, (task, kind) in enumerate(
         [*((t, ClaimKind.CLAIM) for t in claims), *((t, ClaimKind.BID) for t in bids)], 100
@@ -183,7 +183,7 @@ def test_what_is_asked_for_counts_as_there(layout: Layout, data: st.DataObject) 
 
 @given(layouts(), st.data())
 def test_task_with_heir_is_left_alone(layout: Layout, data: st.DataObject) -> None:
-    """A task that a node able to take it has bid for counts for that node, and is not planned once more."""
+    """If a node that can take a task has bid for it, the task counts for that node and gets no other heir."""
     claimed = sorted(task for task, owner in layout.owners.items() if owner is not None)
     able = [node.identity for node in layout.receivers]
     view = layout.view()
@@ -197,16 +197,16 @@ def test_task_with_heir_is_left_alone(layout: Layout, data: st.DataObject) -> No
     assert not set(plan(view, "x.0")) & set(bids)
 
 
-def test_losing_claim_is_no_bid() -> None:
-    """A claim that lost the race is about to go: it counts for nobody."""
+def test_losing_claim_is_not_a_bid() -> None:
+    """A claim that lost a race counts for no node, because it will soon be removed."""
     layout = Layout((NodeInfo("a.0"), NodeInfo("b.1")), {"t0": "a.0", "t1": "a.0"})
     view = layout.view()
     view.apply(ClaimAdded(Claim(9, "t0", "b.1", ClaimKind.CLAIM)))
-    assert plan(view, "a.0") == {"t1": "b.1"}  # t0 is contested, and so not moved at present
+    assert plan(view, "a.0") == {"t1": "b.1"}  # t0 is contested, so it does not move now
 
 
 def test_bid_for_task_without_lasting_owner() -> None:
-    """A draining node's task is planned, unless a node that can take it has bid; a bid of a leaver is none."""
+    """A draining node's task gets an heir, unless a node that can take it has bid; a draining node's bid is ignored."""
     nodes = (NodeInfo("a.0", draining=True), NodeInfo("b.1"), NodeInfo("c.2", draining=True))
     view = Layout(nodes, {"t0": "a.0", "t1": "a.0"}).view()
     view.apply(ClaimAdded(Claim(8, "t0", "b.1", ClaimKind.BID)))
@@ -216,14 +216,14 @@ def test_bid_for_task_without_lasting_owner() -> None:
 
 
 def test_limited_nodes_leave_their_share_to_others() -> None:
-    """Nodes that are limited to just their share of a round do not swallow the rest of the round."""
+    """A node whose capacity is exactly the even share takes none of the remainder, which goes to other nodes."""
     nodes = (NodeInfo("a.0", capacity=2), NodeInfo("b.1", capacity=2), NodeInfo("c.2"))
     heirs = plan(Layout(nodes, {f"t{i}": None for i in range(8)}).view(), "a.0")
     assert Counter(heirs.values()) == {"a.0": 2, "b.1": 2, "c.2": 4}
 
 
 def test_removed_task_and_tombstone() -> None:
-    """A claim on a task that is gone needs no heir; a deleted one without an owner does: someone removes it."""
+    """A claim on a removed task needs no heir. A deleted task without an owner needs one, which then removes it."""
     view = ClusterView()
     view.apply(NodeAdded(NodeInfo("a.0")))
     view.apply(ClaimAdded(Claim(1, "ghost", GONE, ClaimKind.CLAIM)))
@@ -232,22 +232,22 @@ def test_removed_task_and_tombstone() -> None:
     assert plan(view, "a.0") == {"t": "a.0"}
 
 
-def test_refused_task_is_not_the_one_to_move() -> None:
-    """A node that was refused a task tries for another one."""
+def test_refused_task_does_not_move() -> None:
+    """A task in `refused` stays with its owner, and another task of that owner moves instead."""
     view = Layout((NodeInfo("a.0"), NodeInfo("b.1")), {"t0": "a.0", "t1": "a.0"}).view()
     (first,) = plan(view, "b.1")
     (second,) = plan(view, "b.1", refused={first})
     assert {first, second} == {"t0", "t1"}
 
 
-def test_nobody_can_receive() -> None:
-    """Without a node that takes part there is no plan."""
+def test_no_node_can_receive() -> None:
+    """If no node can receive tasks, the plan is empty."""
     assert plan(Layout((NodeInfo("a.0", frozen=True),), {"t": None}).view(), "a.0") == {}
 
 
 @given(st.sets(st.sampled_from(NODES), min_size=2), st.text("abc0123456789", min_size=1))
-def test_order_of_stepping_in_outlasts_a_leave(nodes: set[str], task: str) -> None:
-    """Every node is in the order, and who leaves changes the order of nobody else."""
+def test_affinity_order_without_a_node(nodes: set[str], task: str) -> None:
+    """The order includes every node. If a node leaves, the order of the others stays the same."""
     order = affinity_order(task, nodes)
     assert sorted(order) == sorted(nodes)
     assert affinity_order(task, nodes - {order[0]}) == order[1:]
@@ -255,6 +255,6 @@ def test_order_of_stepping_in_outlasts_a_leave(nodes: set[str], task: str) -> No
 
 @pytest.mark.parametrize("count", [2, 5])
 def test_affinity_spreads(count: int) -> None:
-    """Each of several nodes is the first choice of its fair part of many tasks, within a fifth."""
+    """Each node is the first choice of an equal part of many tasks, within 20 %."""
     firsts = Counter(affinity_order(f"task-{i}", NODES[:count])[0] for i in range(2000))
     assert all(abs(firsts[node] - 2000 / count) < 2000 / count / 5 for node in NODES[:count])

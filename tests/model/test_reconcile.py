@@ -1,4 +1,4 @@
-"""What to do about one task: each rule by itself, and all of them together in explored schedules."""
+"""Reconcile: the rules for one task, each by itself, and all together in searched schedules."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class Run:
 
 
 @dataclass
-class At:
-    """The situation, as a test sets them."""
+class Situation:
+    """A situation with two nodes, `me.1` and `other.2`, in the state that a test sets."""
 
     events: list[ViewEvent]
     draining: bool = False
@@ -69,35 +69,36 @@ class At:
         return self.wanted
 
 
-def at(*events: ViewEvent | Claim, **situation: object) -> At:
-    return At([ClaimAdded(e) if isinstance(e, Claim) else e for e in events], **situation)  # type: ignore[arg-type]
+def at(*events: ViewEvent | Claim, **situation: object) -> Situation:
+    applied = [ClaimAdded(event) if isinstance(event, Claim) else event for event in events]
+    return Situation(applied, **situation)  # type: ignore[arg-type]
 
 
 RUNNING, CLOSING, CLOSED, FINISHED, OPENING = (
     Run(state) for state in (RunState.RUNNING, RunState.CLOSING, RunState.CLOSED, RunState.FINISHED, RunState.OPENING)
 )
 GIVEN_BACK = Run(RunState.CLOSED, give_back=True)
-RESUBMITTED = (TASK, MINE, GONE, TASK)  # deleted by hand and submitted again, under what runs
+RESUBMITTED = (TASK, MINE, GONE, TASK)  # removed by hand and submitted again while it runs here
 OTHER_LEAVES = NodeAdded(NodeInfo("other.2", draining=True))
 
 WITHOUT_RUN = {
-    "nothing here": (at(TASK), []),
+    "no claim here": (at(TASK), []),
     "not ours": (at(TASK, OTHER), []),
     "ours": (at(TASK, MINE), [do.Start(MINE)]),
-    "won before a bid": (at(TASK, MINE, BID), [do.Start(MINE)]),
+    "ours, with a bid behind": (at(TASK, MINE, BID), [do.Start(MINE)]),
     "a bid that has become the head": (at(TASK, MY_BID), [do.Start(MY_BID)]),
-    "on its way out": (at(TASK, MINE, leaving=(MINE,)), []),
+    "being given up": (at(TASK, MINE, leaving=(MINE,)), []),
     "task gone": (at(MINE), [do.Release(MINE)]),
     "deleted": (at(TASK, TOMBSTONE, MINE), [do.Finish(MINE, deleted=True)]),
     "draining": (at(TASK, MINE, draining=True), [do.Release(MINE)]),
     "deleted while draining": (at(TASK, TOMBSTONE, MINE, draining=True), [do.Finish(MINE, deleted=True)]),
     "a lost attempt": (at(TASK, Claim(0, "t", "other.2", C), MINE), [do.Release(MINE)]),
-    "a lost attempt on its way out": (at(TASK, Claim(0, "t", "other.2", C), MINE, leaving=(MINE,)), []),
+    "a lost attempt, being given up": (at(TASK, Claim(0, "t", "other.2", C), MINE, leaving=(MINE,)), []),
     "two attempts, both lost": (
         at(TASK, Claim(0, "t", "other.2", C), MINE, Claim(4, "t", "me.1", C)),
         [do.Release(MINE), do.Release(Claim(4, "t", "me.1", C))],
     ),
-    "two, the first won": (at(TASK, MINE, MY_BID), [do.Start(MINE), do.Release(MY_BID)]),
+    "a claim and a bid, the claim won": (at(TASK, MINE, MY_BID), [do.Start(MINE), do.Release(MY_BID)]),
     "a bid, wanted": (at(TASK, OTHER, MY_BID), []),
     "a bid, not wanted": (at(TASK, OTHER, MY_BID, wanted=False), [do.Withdraw(MY_BID, OTHER)]),
     "a bid while draining": (at(TASK, OTHER, MY_BID, draining=True), [do.Release(MY_BID)]),
@@ -113,7 +114,7 @@ WITH_RUN = {
     "running": (RUNNING, at(TASK, MINE), []),
     "running, claim gone": (RUNNING, at(TASK), [do.Stop(StopReason.CLAIM_LOST)]),
     "running, another owns": (RUNNING, at(TASK, OTHER), [do.Stop(StopReason.CLAIM_LOST)]),
-    "running, on its way out": (RUNNING, at(TASK, MINE, leaving=(MINE,)), [do.Stop(StopReason.CLAIM_LOST)]),
+    "running, being given up": (RUNNING, at(TASK, MINE, leaving=(MINE,)), [do.Stop(StopReason.CLAIM_LOST)]),
     "running, deleted": (RUNNING, at(TASK, TOMBSTONE, MINE), [do.Stop(StopReason.DELETED)]),
     "running, task gone": (RUNNING, at(MINE), [do.Stop(StopReason.DELETED)]),
     "running, another task of this id": (RUNNING, at(*RESUBMITTED), [do.Stop(StopReason.DELETED)]),
@@ -121,8 +122,8 @@ WITH_RUN = {
     "running, a bid": (RUNNING, at(TASK, MINE, BID, consent=True), [do.Stop(StopReason.HANDED_OVER, "other.2")]),
     "running, a lost attempt is no bid": (RUNNING, at(TASK, MINE, OTHER, consent=True), []),
     "running, a bid behind a lost attempt": (RUNNING, at(TASK, MINE, OTHER, THIRD_BID, consent=True), []),
-    "running, a bid of who leaves": (RUNNING, at(TASK, MINE, BID, OTHER_LEAVES, consent=True), []),
-    "running, a bid of who has gone": (RUNNING, at(TASK, MINE, THIRD_BID, consent=True), []),
+    "running, a bid of a draining node": (RUNNING, at(TASK, MINE, BID, OTHER_LEAVES, consent=True), []),
+    "running, a bid of a node that has left": (RUNNING, at(TASK, MINE, THIRD_BID, consent=True), []),
     "running, a bid of our own too": (
         RUNNING,
         at(TASK, MINE, MY_BID, BID, consent=True),
@@ -130,25 +131,25 @@ WITH_RUN = {
     ),
     "draining, no bid yet": (RUNNING, at(TASK, MINE, draining=True), []),
     "draining, a bid": (RUNNING, at(TASK, MINE, BID, draining=True), [do.Stop(StopReason.DRAINED, "other.2")]),
-    "draining, nobody left": (RUNNING, at(TASK, MINE, draining=True, alone=True), [do.Stop(StopReason.DRAINED)]),
+    "draining, no other node": (RUNNING, at(TASK, MINE, draining=True, alone=True), [do.Stop(StopReason.DRAINED)]),
     "closing": (CLOSING, at(TASK, MINE, BID), []),
     "closing, claim gone": (CLOSING, at(TASK, OTHER), [do.Stop(StopReason.CLAIM_LOST)]),
     "closed, the heir waits": (CLOSED, at(TASK, MINE, BID), [do.HandOver(MINE, BID)]),
     "closed, any claim may inherit": (CLOSED, at(TASK, MINE, OTHER), [do.HandOver(MINE, OTHER)]),
-    "closed, the heir has gone": (CLOSED, at(TASK, MINE), [do.Forget()]),
+    "closed, the heir has left": (CLOSED, at(TASK, MINE), [do.Forget()]),
     "closed, being given up": (CLOSED, at(TASK, MINE, BID, leaving=(MINE,)), []),
     "closed, claim gone": (CLOSED, at(TASK, OTHER), [do.Forget()]),
     "closed, task gone": (CLOSED, at(MINE, BID), [do.Release(MINE)]),
     "closed, another task of this id": (CLOSED, at(*RESUBMITTED), [do.Release(MINE)]),
-    "closed, task gone, the bid on its way out": (CLOSED, at(MINE, MY_BID, leaving=(MY_BID,)), [do.Release(MINE)]),
+    "closed, task gone, the bid being given up": (CLOSED, at(MINE, MY_BID, leaving=(MY_BID,)), [do.Release(MINE)]),
     "closed, deleted": (CLOSED, at(TASK, TOMBSTONE, MINE, BID), [do.Finish(MINE, deleted=True)]),
     "closed, given back": (GIVEN_BACK, at(TASK, MINE, BID), [do.Release(MINE)]),
     "closed, draining, the heir waits": (CLOSED, at(TASK, MINE, BID, draining=True), [do.HandOver(MINE, BID)]),
-    "closed, draining, nobody left": (CLOSED, at(TASK, MINE, draining=True, alone=True), [do.Release(MINE)]),
-    "closed, draining, the heir has gone": (CLOSED, at(TASK, MINE, draining=True), [do.Forget()]),
+    "closed, draining, no other node": (CLOSED, at(TASK, MINE, draining=True, alone=True), [do.Release(MINE)]),
+    "closed, draining, the heir has left": (CLOSED, at(TASK, MINE, draining=True), [do.Forget()]),
     "finished": (FINISHED, at(TASK, MINE, BID), [do.Finish(MINE, deleted=False)]),
     "finished, reported": (FINISHED, at(TASK, MINE, leaving=(MINE,)), []),
-    "finished, deleted meanwhile": (FINISHED, at(TASK, TOMBSTONE, MINE), [do.Finish(MINE, deleted=True)]),
+    "finished, then deleted": (FINISHED, at(TASK, TOMBSTONE, MINE), [do.Finish(MINE, deleted=True)]),
     "finished, accepted": (FINISHED, at(), [do.Forget()]),
     "finished, another owns": (FINISHED, at(TASK, OTHER), [do.Forget()]),
     "finished, another task of this id": (FINISHED, at(*RESUBMITTED), [do.Discard()]),
@@ -158,14 +159,14 @@ WITH_RUN = {
 
 @pytest.mark.parametrize("case", WITHOUT_RUN)
 def test_without_a_run(case: str) -> None:
-    """Nothing runs here: start what is ours, and give up what cannot become so."""
+    """If the task does not run here, start it if this node owns it, and give up claims that cannot own it."""
     situation, expected = WITHOUT_RUN[case]
     assert list(reconcile("t", situation, None)) == expected
 
 
 @pytest.mark.parametrize("case", WITH_RUN)
 def test_with_a_run(case: str) -> None:
-    """Something runs here: stop it, report its end, or give it up, in this order."""
+    """If the task runs here, stop it if necessary; once its scope has closed, report its end or give it up."""
     run, situation, expected = WITH_RUN[case]
     assert list(reconcile("t", situation, run)) == expected
 
@@ -182,13 +183,13 @@ def test_with_a_run(case: str) -> None:
         (at(TASK, MINE, draining=True), False),
     ],
 )
-def test_may_open(situation: At, expected: bool) -> None:
-    """A scope opens only for the owner of a task that is there, on a node that stays."""
+def test_may_open(situation: Situation, expected: bool) -> None:
+    """A scope opens only for the owner of a task that exists and has no tombstone, on a node that does not drain."""
     assert may_open("t", MINE, situation) is expected
 
 
-def test_claims_of_old_are_not_the_room_s() -> None:
-    """Once the claim that outlived its task has gone, a new claim of ours is the new task's."""
+def test_new_claim_after_one_that_outlived_its_task() -> None:
+    """Once the claim that outlived its task is gone, a new claim of this node starts the new task."""
     new = Claim(9, "t", "me.1", C)
     situation = at(*RESUBMITTED, ClaimRemoved(MINE), new)
     assert list(reconcile("t", situation, None)) == [do.Start(new)]
@@ -217,15 +218,15 @@ SIZES = [(1, 1), (2, 1), (2, 2), (3, 2), (3, 4)]
 def test_any_schedule(
     size: tuple[int, int], faults: dict[str, int], endings: int, choices: list[int], seed: int
 ) -> None:
-    """Whatever the order of things, no invariant breaks, and all comes to rest with every task running once."""
+    """No schedule breaks an invariant, and the cluster comes to rest with every task running once."""
     remaining = iter(choices)
-    then = random.Random(seed)  # how it settles
+    then = random.Random(seed)  # makes the choices after the drawn ones, while the cluster settles
     world = World(nodes=size[0], tasks=size[1], faults=faults, endings=endings)
     world.run(lambda count: next(remaining, then.randrange(256)) % count, steps=len(choices))
 
 
 def explore(seeds: int) -> str | None:
-    """Explore at random; the first violation found."""
+    """Search random schedules. Returns the message of the first violation, or None."""
     for seed in range(seeds):
         choose = random.Random(seed)
         (nodes, tasks), faults = choose.choice(SIZES), choose.choice(FAULTS)
@@ -238,7 +239,7 @@ def explore(seeds: int) -> str | None:
 
 
 def test_many_schedules() -> None:
-    """Fixed random schedules, more of them than the search for the smallest failure can afford."""
+    """Fixed random schedules break no invariant. There are more of them than Hypothesis can try in the same time."""
     assert explore(700) is None
 
 
@@ -246,7 +247,7 @@ Rule = Callable[..., Iterator[do.Action]]
 
 
 def without(rule: str, change: Callable[[do.Action, do.Run], do.Action | None]) -> Callable[[pytest.MonkeyPatch], None]:
-    """Break one rule of `_reconcile`: `change` makes another action of those it yields."""
+    """Return a patch that breaks one rule of `reconcile`: `change` replaces or drops each action that it yields."""
 
     def patch(monkeypatch: pytest.MonkeyPatch) -> None:
         original: Rule = getattr(do, rule)
@@ -295,7 +296,7 @@ MUTANTS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
         "S4",
         lambda patch: patch.setattr(ModelNode, "is_leaving", lambda node, claim: False),
     ),
-    "not looked at again after the reading": ("leaves", lambda patch: patch.setattr(claims_model, "may_open", always)),
+    "not checked again after the read": ("leaves", lambda patch: patch.setattr(claims_model, "may_open", always)),
     "tombstone ignored at the end": (
         "nothing settles",
         without("_finished", lambda action, run: do.Finish(run.claim, deleted=False)),
@@ -308,7 +309,7 @@ MUTANTS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
         "nothing settles",
         without("_without_run", lambda a, first: do.Start(a.claim) if isinstance(a, do.Finish) else a),
     ),
-    "no leaving with nobody left": (
+    "not stopped when no other node is left": (
         "only leave",
         without("_running", lambda action, run: None if action == do.Stop(StopReason.DRAINED) else action),
     ),
@@ -317,8 +318,8 @@ MUTANTS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
 
 
 @pytest.mark.parametrize("mutant", MUTANTS)
-def test_exploration_has_teeth(mutant: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a rule off, the same exploration finds a violation: each rule closes a hole."""
+def test_search_finds_each_mutant(mutant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If any one rule is broken, the same search finds a violation, so each rule is needed."""
     sign, break_it = MUTANTS[mutant]
     break_it(monkeypatch)
     found = explore(2000)
@@ -326,8 +327,8 @@ def test_exploration_has_teeth(mutant: str, monkeypatch: pytest.MonkeyPatch) -> 
     assert sign in found
 
 
-def test_rules_are_asked_for_one_action_at_a_time() -> None:
-    """What an action changes counts for the next: a claim just given up is not given up twice."""
+def test_actions_are_decided_one_at_a_time() -> None:
+    """Each action is carried out before the next is decided, so a claim is not given up twice."""
     situation = at(MINE, MY_BID)
     given_up = []
     for action in itertools.islice(reconcile("t", situation, CLOSED), 5):

@@ -1,4 +1,4 @@
-"""TaskState: what is written can be read, with Go Metafora's field names."""
+"""TaskState: a round trip keeps it, and the field names are those of Go Metafora."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def test_fields() -> None:
     }
 
 
-def test_the_shortest() -> None:
+def test_shortest_record() -> None:
     assert mt.TaskState().encode() == b'{"state":"runnable"}'
     assert mt.TaskState.decode(b"{}") == mt.TaskState()
 
 
 @pytest.mark.parametrize(
-    "stored", [b"", b"[]", b'"runnable"', b'{"state": "unheard of"}', b'{"errors": [{"timestamp": "noon"}]}']
+    "stored", [b"", b"[]", b'"runnable"', b'{"state": "unknown"}', b'{"errors": [{"timestamp": "noon"}]}']
 )
 def test_not_a_state(stored: bytes) -> None:
     with pytest.raises(ValueError, match=r".+"):

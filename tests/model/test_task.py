@@ -1,4 +1,4 @@
-"""Task: its id and properties keep the rules, or the message says which rule and where."""
+"""Task: an id or properties that break a rule are refused. The message names the rule and the place."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_bad_ids(name: Any, problem: str) -> None:
         check_task_id(name)
 
 
-def test_node_names_obey_the_same_rule() -> None:
+def test_node_names_follow_the_same_rule() -> None:
     with pytest.raises(mt.InvalidName, match="node name 'a~b': character '~' at position 1 is not allowed"):
         check_node_name("a~b")
 
@@ -84,9 +84,9 @@ def test_props_are_copied_and_frozen() -> None:
     inner.append(3)
     assert task.props == {"list": [1, 2]}
     with pytest.raises(TypeError):
-        task.props["new"] = 1  # type: ignore[index] # what is tested
+        task.props["new"] = 1  # type: ignore[index] # read-only, as the test shows
     with pytest.raises(AttributeError):
-        task.id = "u"  # type: ignore[misc] # what is tested
+        task.id = "u"  # type: ignore[misc] # read-only, as the test shows
 
 
 def test_tasks_compare_by_value() -> None:
@@ -99,8 +99,8 @@ def test_nested_mappings_and_tuples_become_json() -> None:
     assert mt.Task("t", {"a": mt.Task("u", {"b": (1, 2)}).props}).props == {"a": {"b": [1, 2]}}
 
 
-ITSELF: dict[str, Any] = {}
-ITSELF["me"] = ITSELF
+CONTAINS_ITSELF: dict[str, Any] = {}
+CONTAINS_ITSELF["me"] = CONTAINS_ITSELF
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ ITSELF["me"] = ITSELF
         ({"a": float("nan")}, "props.a: nan is not JSON"),
         ({"a": [float("-inf")]}, "props.a[0]: -inf is not JSON"),
         ({"a": {1: 2}}, "props.a: key 1 is int, not a string"),
-        (ITSELF, "props is nested too deeply, or contains itself"),
+        (CONTAINS_ITSELF, "props is nested too deeply, or contains itself"),
         ({"a": "x" * MAX_PROPS_BYTES}, "props is 524,296 bytes of JSON, more than 524,288 (512 KiB)"),
         ({"a": "ü" * (MAX_PROPS_BYTES // 2)}, "props is 524,296 bytes of JSON, more than 524,288 (512 KiB)"),
     ],
@@ -125,12 +125,12 @@ def test_bad_props(props: Any, problem: str) -> None:
     assert str(raised.value) == f"task 't': {problem}"
 
 
-def test_a_lone_surrogate_is_refused() -> None:
+def test_lone_surrogate_is_refused() -> None:
     with pytest.raises(mt.InvalidTask, match="task 't': props has a lone surrogate"):
         mt.Task("t", {"a": "\ud800"})
 
 
-def test_the_largest_props() -> None:
+def test_largest_props() -> None:
     assert len(mt.Task("t", {"a": "x" * (MAX_PROPS_BYTES - 8)}).encoded) == MAX_PROPS_BYTES
 
 
@@ -142,10 +142,10 @@ def test_the_largest_props() -> None:
         (b"[1]", "task 't': stored properties are list, not a JSON object"),
     ],
 )
-def test_what_is_stored_may_be_anything(stored: bytes, problem: str) -> None:
+def test_invalid_stored_props_are_refused(stored: bytes, problem: str) -> None:
     with pytest.raises(mt.InvalidTask, match=problem):
         decode_props("t", stored)
 
 
-def test_nothing_stored_is_no_properties() -> None:
+def test_empty_record_means_no_props() -> None:
     assert decode_props("t", b"") == {}

@@ -1,4 +1,4 @@
-"""ClusterView: whatever happens, in whatever order, its indices say what its claims and tasks say."""
+"""ClusterView: its indices agree with its claims and tasks after any events in any order."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ NODES = ("a.1", "a.2", "b.3")
 
 
 class ViewMachine(RuleBasedStateMachine):
-    """A view beside a model that keeps plain sets, and computes everything from scratch.
+    """Compares a view with a model that keeps plain sets and computes everything from scratch.
 
-    Events come in any order, also repeated, and claims also out of sequence, as after a resync.
+    Events come in any order and may repeat. Claims may come out of sequence, as they do after a resync.
     """
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class ViewMachine(RuleBasedStateMachine):
     )
     def add_claim(self, task: str, node: str, kind: ClaimKind, seq: int) -> None:
         taken = {claim.seq: claim for claim in self.claims | self.gone if claim.task == task}
-        claim = taken.get(seq, Claim(seq, task, node, kind))  # a number is given once
+        claim = taken.get(seq, Claim(seq, task, node, kind))  # the broker never gives a number twice
         self.claims.add(claim)
         self.gone.discard(claim)
         self.apply(ClaimAdded(claim))
@@ -115,7 +115,7 @@ class ViewMachine(RuleBasedStateMachine):
         assert set(self.view.claimed_tasks()) == {claim.task for claim in self.claims}
 
     @invariant()
-    def of_each_node(self) -> None:
+    def claims_of_each_node(self) -> None:
         for node in NODES:
             own = {task: [claim for claim in self.queue(task) if claim.node == node] for task in TASKS}
             assert {task: list(claims) for task, claims in self.view.claims_of(node).items()} == {
@@ -141,8 +141,8 @@ class ViewMachine(RuleBasedStateMachine):
         assert set(self.view.contested) == {task for task in TASKS if len(self.queue(task)) > 1}
 
     @invariant()
-    def nothing_is_left_behind(self) -> None:
-        """An index keeps no empty entry: a view that follows a cluster for months must not grow."""
+    def no_empty_entries(self) -> None:
+        """No index keeps an empty entry. Otherwise a view that follows a cluster for months would grow."""
         for index in (self.view._queues, self.view._claims, self.view._owned):
             assert all(index.values())
         assert all(all(claims) for of_node in self.view._claims.values() for claims in of_node.values())
@@ -151,7 +151,7 @@ class ViewMachine(RuleBasedStateMachine):
 TestView = ViewMachine.TestCase
 
 
-def test_unclaimed_tasks_stand_in_the_order_of_becoming_so() -> None:
+def test_unclaimed_tasks_longest_unclaimed_first() -> None:
     view = ClusterView()
     claim = Claim(1, "t1", "a.1", ClaimKind.CLAIM)
     for event in (TaskAdded("t1"), TaskAdded("t2"), ClaimAdded(claim), ClaimRemoved(claim)):
@@ -179,7 +179,7 @@ def test_node_round_trip(node: NodeInfo) -> None:
     assert NodeInfo.decode("a.1", node.encode()) == node
 
 
-@pytest.mark.parametrize("stored", [b"", b"{}", b'{"unheard_of": 1}'])
+@pytest.mark.parametrize("stored", [b"", b"{}", b'{"unknown": 1}'])
 def test_node_defaults(stored: bytes) -> None:
     assert NodeInfo.decode("a.1", stored) == NodeInfo("a.1")
 
@@ -188,7 +188,7 @@ def test_node_defaults(stored: bytes) -> None:
     "stored", [b"[]", b"{", b'"x"', b'{"capacity": "many"}', b'{"capacity": [1]}', b'{"capacity": NaN}', b'{"tags": 1}']
 )
 def test_not_a_node(stored: bytes) -> None:
-    """What a node tells of itself is planned with by all: one that tells nonsense must not end the others."""
+    """An invalid record is refused when it is decoded. Otherwise it could end every node that plans with it."""
     with pytest.raises((ValueError, TypeError), match=r".+"):
         NodeInfo.decode("a.1", stored)
 
@@ -206,5 +206,5 @@ def test_node_fields() -> None:
     }
 
 
-def test_the_mark_is_split_from_the_right() -> None:
+def test_name_is_the_identity_without_its_last_part() -> None:
     assert (node_name("web.eu.x1"), NodeInfo("web.eu.x1").name) == ("web.eu", "web.eu")

@@ -63,12 +63,6 @@ class BrokerContents:
     commanded: Sequence[str]
     leftovers: Sequence[str] = field(default=())
 
-    def owner(self, task: str) -> tuple[str, int] | None:
-        """Return the owner of a task as the identity of its session and its fencing token, or None if no node owns the
-        task or it has ended."""
-        head = self.view.head(task)
-        return None if head is None or task not in self.view.tasks else (head.node, head.seq)
-
 
 class SimulatedBroker(Protocol):
     """A broker on virtual time, with all its possible faults. Made by a `BrokerFactory`.
@@ -118,6 +112,14 @@ class SimulatedBroker(Protocol):
 
         Raises:
             ValueError: its clock cannot run at this rate.
+        """
+        ...
+
+    def owner(self, task: str) -> tuple[str, int] | None:
+        """Return the identity of the session that owns a task, and its fencing token.
+
+        None if no session owns the task or the task has ended. It is called for every run that starts, so it must not
+        cost more the more tasks there are.
         """
         ...
 

@@ -76,7 +76,7 @@ class SimulatedCluster:
         self.nodes: dict[str, SimulatedNode] = {}
         self.faults: Counter[str] = Counter()
         self.expectations: Expectations = Expectations()
-        self.monitor: Monitor = Monitor(self.world, self._find_owner)
+        self.monitor: Monitor = Monitor(self.world, lambda task: self.broker.owner(task))
         self._handler = handler
         self._lingering: dict[str, tuple[float, bool]] = {}
         self._options = options
@@ -163,7 +163,7 @@ class SimulatedCluster:
 
     def owner(self, task: str) -> str | None:
         """Return the name of the node that owns a task, according to the broker, or None if no node does."""
-        owner = self._find_owner(task)
+        owner = self.broker.owner(task)
         return None if owner is None else node_name(owner[0])
 
     def runs(self, node: str) -> bool:
@@ -376,9 +376,6 @@ class SimulatedCluster:
 
     def _fork(self) -> random.Random:
         return random.Random(self._rng.random())
-
-    def _find_owner(self, task: str) -> tuple[str, int] | None:
-        return self.broker.contents().owner(task)
 
     def _check_processes(self) -> None:
         for process in self.world.processes:

@@ -51,6 +51,11 @@ class MemoryBroker:
     def spawn(self, name: str, async_function: Callable[[], Awaitable[object]], *, rate: float = 1.0) -> SharedPlace:
         return self._process.spawn(name, async_function, rate=rate)
 
+    def owner(self, task: str) -> tuple[str, int] | None:
+        view = self._store.view
+        head = view.head(task)
+        return None if head is None or task not in view.tasks else (head.node, head.seq)
+
     def contents(self) -> BrokerContents:
         store = self._store
         states = {task: state.state for task, state in store.states.items()}
@@ -113,6 +118,10 @@ class _ReportingStore(Store):
     def queue_command(self, identity: str, command: Command) -> None:
         super().queue_command(identity, command)
         self.changes += 1
+
+    def delete(self, task: str) -> None:
+        super().delete(task)
+        self.changes += 1  # also where only the state of an ended task goes, which no event shows
 
     def remove_command(self, queued: QueuedCommand) -> None:
         super().remove_command(queued)

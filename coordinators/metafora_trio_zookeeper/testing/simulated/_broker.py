@@ -93,6 +93,9 @@ class ZooKeeperBroker:
     def spawn(self, name: str, async_function: Callable[[], Awaitable[object]], *, rate: float = 1.0) -> Process:
         return self._processes.spawn(name, async_function, rate=rate)
 
+    def owner(self, task: str) -> tuple[str, int] | None:
+        return self._reader.owner(task)
+
     def contents(self) -> BrokerContents:
         return self._reader.contents()
 

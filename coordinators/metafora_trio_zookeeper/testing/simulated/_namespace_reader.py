@@ -35,6 +35,13 @@ class NamespaceReader:
         names = (name for name in self._children(f"{self._layout.claims}/{bucket}") if name.startswith(f"{task}~"))
         return [(claim.seq, claim.node) for name in names if (claim := self._layout.parse_claim(bucket, name))]
 
+    def owner(self, task: str) -> tuple[str, int] | None:
+        """Return the identity and the token of a task's owner; None if it has none or does not exist."""
+        if self._layout.task_path(task) not in self._zookeeper.tree or not (claims := self.claims(task)):
+            return None
+        token, identity = min(claims)
+        return identity, token
+
     def is_live(self, task: str) -> bool:
         """Return whether a task is there and nobody has deleted it."""
         znode = self._zookeeper.tree.get(self._layout.task_path(task))
