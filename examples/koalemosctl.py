@@ -25,11 +25,11 @@ import trio
 from metafora_trio import (
     Coordinator,
     CoordinatorUnavailable,
-    StatusName,
     Task,
     TaskExists,
     TaskFinished,
     TaskStatus,
+    TaskStatusName,
     open_client,
 )
 
@@ -50,7 +50,7 @@ async def submit(coordinator: Coordinator, task: Task, *, wait: bool) -> int:
 
 def report(status: TaskStatus) -> int:
     """Print to stderr how a task failed, and return the exit code of its program, or 1 if it has none."""
-    if status.state == StatusName.COMPLETED:
+    if status.state == TaskStatusName.COMPLETED:
         return 0
     if not status.errors:
         print(f"error: task {status.id} was {status.state}", file=sys.stderr)

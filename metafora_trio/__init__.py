@@ -20,9 +20,9 @@ from ._client.client import Client as Client
 from ._client.client import open_client as open_client
 from ._client.status import NodesChanged as NodesChanged
 from ._client.status import NodeStatus as NodeStatus
-from ._client.status import StatusName as StatusName
 from ._client.status import TaskChanged as TaskChanged
 from ._client.status import TaskStatus as TaskStatus
+from ._client.status import TaskStatusName as TaskStatusName
 from ._client.watch import Watch as Watch
 from ._clock import Clock as Clock
 from ._errors import BrokerTooOld as BrokerTooOld

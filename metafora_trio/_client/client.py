@@ -19,7 +19,7 @@ from metafora_trio._model.task import Task, check_task_id
 from metafora_trio._service_nursery import open_service_nursery
 from metafora_trio.contract import BrokerClient, Coordinator
 
-from .status import NodeStatus, StatusName, TaskStatus, found_status, listed_status, node_statuses
+from .status import NodeStatus, TaskStatus, TaskStatusName, found_status, listed_status, node_statuses
 from .watch import Listener, Watch
 
 __all__ = ["Client", "open_client"]
@@ -77,7 +77,7 @@ class Client:
             TaskNotFound: there is no such task.
         """
         status = found_status(id, await self._broker.look_up(check_task_id(id)))
-        if status.state is StatusName.DELETED:
+        if status.state is TaskStatusName.DELETED:
             raise TaskNotFound(f"no task {id!r}")
         return status
 

@@ -16,16 +16,16 @@ from metafora_trio._model.view import ClusterView
 __all__ = [
     "NodeStatus",
     "NodesChanged",
-    "StatusName",
     "TaskChanged",
     "TaskStatus",
+    "TaskStatusName",
     "found_status",
     "listed_status",
     "node_statuses",
 ]
 
 
-class StatusName(enum.StrEnum):
+class TaskStatusName(enum.StrEnum):
     """The state of a task as a client sees it."""
 
     UNCLAIMED = "unclaimed"
@@ -38,11 +38,14 @@ class StatusName(enum.StrEnum):
     KILLED = "killed"
     DELETED = "deleted"
     """It is gone, with its state record."""
+    STRAY = "stray"
+    """Its state record is left without a task, because the task was removed by hand. This is no end: submit or delete
+    it."""
 
     @property
     def ended(self) -> bool:
         """True if the task will not run unless it is submitted again."""
-        return self in (StatusName.COMPLETED, StatusName.FAILED, StatusName.KILLED, StatusName.DELETED)
+        return self in (TaskStatusName.COMPLETED, TaskStatusName.FAILED, TaskStatusName.KILLED, TaskStatusName.DELETED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,7 @@ class TaskStatus:
     """
 
     id: str
-    state: StatusName
+    state: TaskStatusName
     queue: Sequence[Claim] = ()
     props: Mapping[str, Any] | None = None
     stored_state: TaskState | None = None
@@ -134,15 +137,22 @@ def found_status(task: str, snapshot: TaskSnapshot) -> TaskStatus:
     """Return a task's status from a fresh read."""
     found, stored, queue = snapshot.task, snapshot.state, tuple(snapshot.queue)
     if found is None:
-        return TaskStatus(task, StatusName(stored.state) if stored else StatusName.DELETED, stored_state=stored)
+        return TaskStatus(task, _past(stored), stored_state=stored)
     return TaskStatus(task, _present(queue, deleted=found.deleted), queue, found.props, stored)
 
 
-def _present(queue: Sequence[Claim], *, deleted: bool) -> StatusName:
+def _past(stored: TaskState | None) -> TaskStatusName:
+    """Return the state of a task that is not in the cluster."""
+    if stored is None:
+        return TaskStatusName.DELETED
+    return TaskStatusName(stored.state) if stored.state.terminal else TaskStatusName.STRAY
+
+
+def _present(queue: Sequence[Claim], *, deleted: bool) -> TaskStatusName:
     """Return the state of a task that is in the cluster."""
     if deleted:
-        return StatusName.DELETING
-    return StatusName.RUNNING if queue else StatusName.UNCLAIMED
+        return TaskStatusName.DELETING
+    return TaskStatusName.RUNNING if queue else TaskStatusName.UNCLAIMED
 
 
 def node_statuses(view: ClusterView) -> list[NodeStatus]:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 import click
 import trio
 
-from metafora_trio import Client, NodeStatus, StatusName, TaskStatus, open_client
+from metafora_trio import Client, NodeStatus, TaskStatus, TaskStatusName, open_client
 from metafora_trio.contract import Diagnosable, Finding, Level
 
 from ._app import App
@@ -102,12 +102,12 @@ async def examine(client: Client, patience: float) -> list[Finding]:
 
 
 def _is_well(task: TaskStatus, nodes: Sequence[NodeStatus]) -> bool:
-    return task.state is not StatusName.DELETING and task.owner in {status.node.identity for status in nodes}
+    return task.state is not TaskStatusName.DELETING and task.owner in {status.node.identity for status in nodes}
 
 
 def _counts(nodes: Sequence[NodeStatus], tasks: Sequence[TaskStatus], took: float) -> Iterator[Finding]:
-    unclaimed = sum(task.state is StatusName.UNCLAIMED for task in tasks)
-    deleting = sum(task.state is StatusName.DELETING for task in tasks)
+    unclaimed = sum(task.state is TaskStatusName.UNCLAIMED for task in tasks)
+    deleting = sum(task.state is TaskStatusName.DELETING for task in tasks)
     text = f"{count(len(nodes), 'node')}, {count(len(tasks), 'task')}: {len(tasks) - unclaimed - deleting:,} running"
     text += "".join(
         f", {number:,} {what}" for number, what in ((unclaimed, "unclaimed"), (deleting, "deleting")) if number
@@ -124,7 +124,7 @@ def _on_nodes(nodes: Sequence[NodeStatus], tasks: Sequence[TaskStatus]) -> Itera
         yield Finding(Level.PROBLEM, "no node is alive: nothing runs", "start one: metafora run MODULE:HANDLER")
     elif nodes and not takers:
         yield Finding(
-            Level.PROBLEM if any(task.state is StatusName.UNCLAIMED for task in tasks) else Level.WARNING,
+            Level.PROBLEM if any(task.state is TaskStatusName.UNCLAIMED for task in tasks) else Level.WARNING,
             "no node takes tasks: all are draining, frozen or full",
             "`metafora unfreeze --all`, or start another",
         )
@@ -142,9 +142,9 @@ def _on_nodes(nodes: Sequence[NodeStatus], tasks: Sequence[TaskStatus]) -> Itera
 
 def _on_tasks(suspects: Iterable[TaskStatus], nodes: Sequence[NodeStatus], patience: float) -> Iterator[Finding]:
     alive = {status.node.identity for status in nodes}
-    unclaimed = [task.id for task in suspects if task.state is StatusName.UNCLAIMED]
-    tombs = [task.id for task in suspects if task.state is StatusName.DELETING and task.owner is None]
-    stopping = [task for task in suspects if task.state is StatusName.DELETING and task.owner in alive]
+    unclaimed = [task.id for task in suspects if task.state is TaskStatusName.UNCLAIMED]
+    tombs = [task.id for task in suspects if task.state is TaskStatusName.DELETING and task.owner is None]
+    stopping = [task for task in suspects if task.state is TaskStatusName.DELETING and task.owner in alive]
     orphans = [task for task in suspects if task.owner is not None and task.owner not in alive]
     for_long = f"for more than {patience:g} s"
     if unclaimed and nodes:

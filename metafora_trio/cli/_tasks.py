@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from metafora_trio import Client, CoordinatorUnavailable, StatusName, Task, TaskStatus
+from metafora_trio import Client, CoordinatorUnavailable, Task, TaskStatus, TaskStatusName
 from metafora_trio.contract import node_name
 
 from ._app import App
@@ -19,7 +19,7 @@ from ._output import Progress, count, print_json, print_table, say, some, task_r
 
 _BATCH, _BATCH_BYTES = 64, 500_000
 """Tasks to submit at once, and bytes of properties: one transaction of ZooKeeper, so that all have arrived or none."""
-_LISTED = [name for name in StatusName if name is not StatusName.DELETED]
+_LISTED = [name for name in TaskStatusName if name is not TaskStatusName.DELETED]
 
 
 # ---- submit
@@ -144,7 +144,7 @@ def ls(app: App, finished: bool, state: str | None, node: str | None) -> int:
       metafora ls --finished -o json
     """
 
-    finished = finished or (state is not None and StatusName(state).ended)
+    finished = finished or (state is not None and TaskStatusName(state).ended)
 
     async def main(client: Client) -> list[TaskStatus]:
         return await client.tasks(finished=finished)
@@ -254,7 +254,7 @@ def wait(app: App, ids: Sequence[str], timeout: float | None) -> int:
     app.with_client(main)
     return (
         ExitCode.FAILED
-        if any(it.state in (StatusName.FAILED, StatusName.KILLED) for it in ended.values())
+        if any(it.state in (TaskStatusName.FAILED, TaskStatusName.KILLED) for it in ended.values())
         else ExitCode.DONE
     )
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import trio
 
-from metafora_trio import Client, CoordinatorUnavailable, MetaforaError, StatusName, Task, TaskChanged, TaskNotFound
+from metafora_trio import Client, CoordinatorUnavailable, MetaforaError, Task, TaskChanged, TaskNotFound, TaskStatusName
 from metafora_trio.testing.history import EventName, History
 
 __all__ = ["Traffic"]
@@ -164,7 +164,7 @@ class Traffic:
         if status.ended and task in self._short:
             self._history.record(EventName.DONE, task=task)
             del self._short[task]
-            if status.state is not StatusName.COMPLETED:
+            if status.state is not TaskStatusName.COMPLETED:
                 self._surprises.append(f"{task} has ended as {status.state}")
 
     def _some(self, amount: float) -> Sequence[str]:

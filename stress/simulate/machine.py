@@ -205,12 +205,12 @@ class Machine(RuleBasedStateMachine):
 
     # ---- links
 
-    @precondition(lambda self: self.live(frozen=None) and self.cluster.faults.keys() & {"partition", "delay"})
+    @precondition(lambda self: self.live(frozen=None) and self.cluster.fault_counts.keys() & {"partition", "delay"})
     @rule(choice=CHOICE)
     def heal_node(self, choice: int) -> None:
         self.do("heal", node=self.pick(choice, frozen=None))
 
-    @precondition(lambda self: self.cluster.faults.keys() - _NOT_HEALED)
+    @precondition(lambda self: self.cluster.fault_counts.keys() - _NOT_HEALED)
     @rule()
     def heal(self) -> None:
         self.do("heal")

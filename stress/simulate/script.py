@@ -122,7 +122,7 @@ def play(script: Script) -> Played:
         cluster.settle()
         return Played(
             cluster.world.now,
-            dict(cluster.faults),
+            dict(cluster.fault_counts),
             sum(event.ev == "start" for event in cluster.monitor.events),
             tuple(cluster.monitor.events),
         )

@@ -51,7 +51,7 @@ class Tally:
         self.histories += 1
         self.steps += steps
         self.seconds += cluster.world.now
-        self.faults.update(cluster.faults)
+        self.faults.update(cluster.fault_counts)
         self.assumptions.update(cluster.assumptions)
         self.overruns += len(cluster.monitor.overruns)
 

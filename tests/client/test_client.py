@@ -41,10 +41,10 @@ async def test_submit_twice(autojump_clock: trio.testing.MockClock) -> None:
 async def test_get_through_the_life_of_a_task(autojump_clock: trio.testing.MockClock) -> None:
     async with cluster() as (client, a):
         await client.submit(mt.Task("t", {"n": 1}))
-        assert await client.get("t") == mt.TaskStatus("t", mt.StatusName.UNCLAIMED, (), {"n": 1}, mt.TaskState())
+        assert await client.get("t") == mt.TaskStatus("t", mt.TaskStatusName.UNCLAIMED, (), {"n": 1}, mt.TaskState())
         head = await get_claim(a, "t")
         status = await client.get("t")
-        assert status == mt.TaskStatus("t", mt.StatusName.RUNNING, (head,), {"n": 1}, mt.TaskState())
+        assert status == mt.TaskStatus("t", mt.TaskStatusName.RUNNING, (head,), {"n": 1}, mt.TaskState())
         assert (status.owner, status.token, status.ended) == (a.node.identity, head.seq, False)
         await client.delete("t")
         status = await client.get("t")
@@ -59,7 +59,7 @@ async def test_get_through_the_life_of_a_task(autojump_clock: trio.testing.MockC
         await client.delete("t")
         with pytest.raises(mt.TaskNotFound, match="no task 't'"):
             await client.get("t")
-        assert mt.TaskStatus("t", mt.StatusName.DELETED).errors == ()
+        assert mt.TaskStatus("t", mt.TaskStatusName.DELETED).errors == ()
 
 
 @pytest.mark.parametrize("id", ["", "a/b", "a~b", ".."])
@@ -87,13 +87,13 @@ async def test_tasks(autojump_clock: trio.testing.MockClock) -> None:
         head = await get_claim(a, "c")
         await client.delete("d")
         listed = [
-            mt.TaskStatus("b", mt.StatusName.UNCLAIMED),
-            mt.TaskStatus("c", mt.StatusName.RUNNING, (head,)),
-            mt.TaskStatus("d", mt.StatusName.DELETING),
+            mt.TaskStatus("b", mt.TaskStatusName.UNCLAIMED),
+            mt.TaskStatus("c", mt.TaskStatusName.RUNNING, (head,)),
+            mt.TaskStatus("d", mt.TaskStatusName.DELETING),
         ]
         assert await client.tasks() == listed
         assert await client.tasks(finished=True) == [
-            mt.TaskStatus("a", mt.StatusName.COMPLETED, stored_state=COMPLETED),
+            mt.TaskStatus("a", mt.TaskStatusName.COMPLETED, stored_state=COMPLETED),
             *listed,
         ]
 
@@ -207,3 +207,18 @@ async def test_every_method_is_a_checkpoint(autojump_clock: trio.testing.MockClo
             await client.get("t")
         with trio.testing.assert_checkpoints():
             await client.freeze(a.node.name)
+
+
+async def test_state_record_without_a_task_is_stray(autojump_clock: trio.testing.MockClock) -> None:
+    """The task was removed by hand. One such record spoils no list, and it can be deleted."""
+    coordinator = mt.MemoryCoordinator()
+    async with mt.open_client(coordinator) as client:
+        coordinator._store.states["t"] = mt.TaskState()
+        status = await client.get("t")
+        assert (status.state, status.ended) == (mt.TaskStatusName.STRAY, False)
+        assert await client.tasks(finished=True) == [status]
+        with pytest.raises(trio.TooSlowError, match="1 task has not ended"):
+            await client.wait(["t"], timeout=1)
+        await client.delete("t")
+        with pytest.raises(mt.TaskNotFound):
+            await client.get("t")

@@ -155,12 +155,12 @@ async def test_watch(autojump_clock: trio.testing.MockClock) -> None:
         node = mt.NodeStatus(a.node, 0, 0)
         assert [await anext(changes) for _ in range(3)] == [
             mt.NodesChanged([node]),
-            mt.TaskChanged("t1", mt.TaskStatus("t1", mt.StatusName.UNCLAIMED)),
-            mt.TaskChanged("t2", mt.TaskStatus("t2", mt.StatusName.UNCLAIMED)),
+            mt.TaskChanged("t1", mt.TaskStatus("t1", mt.TaskStatusName.UNCLAIMED)),
+            mt.TaskChanged("t2", mt.TaskStatus("t2", mt.TaskStatusName.UNCLAIMED)),
         ]
         await trio.sleep(1)
         head = await get_claim(a, "t1")
-        assert await anext(changes) == mt.TaskChanged("t1", mt.TaskStatus("t1", mt.StatusName.RUNNING, (head,)))
+        assert await anext(changes) == mt.TaskChanged("t1", mt.TaskStatus("t1", mt.TaskStatusName.RUNNING, (head,)))
         a.announce(replace(a.node, frozen=True))
         assert await anext(changes) == mt.NodesChanged([mt.NodeStatus(a.node, 1, 0)])
         await finish(a, "t2")
@@ -179,13 +179,13 @@ async def test_watch_coalesces(autojump_clock: trio.testing.MockClock) -> None:
             await eventually(a, lambda it: not it.view.head("t1"))
         head = await get_claim(a, "t1")
         await trio.sleep(1)
-        assert await anext(changes) == mt.TaskChanged("t1", mt.TaskStatus("t1", mt.StatusName.RUNNING, (head,)))
+        assert await anext(changes) == mt.TaskChanged("t1", mt.TaskStatus("t1", mt.TaskStatusName.RUNNING, (head,)))
         a.release(head)
         await eventually(a, lambda it: not it.view.head("t1"))
         a.announce(replace(a.node, full=True))
         a.announce(replace(a.node, full=False))
         await trio.sleep(1)
-        assert await anext(changes) == mt.TaskChanged("t1", mt.TaskStatus("t1", mt.StatusName.UNCLAIMED))
+        assert await anext(changes) == mt.TaskChanged("t1", mt.TaskStatus("t1", mt.TaskStatusName.UNCLAIMED))
         with trio.move_on_after(10) as idle:
             await anext(changes)
         assert idle.cancelled_caught
@@ -213,7 +213,7 @@ async def test_a_resync_reports_removals(autojump_clock: trio.testing.MockClock)
             feed.inbox.put(contract.ClusterView(tasks={"t2": False, "t3": False}))
             assert [await anext(changes) for _ in range(2)] == [
                 mt.TaskChanged("t1", None),
-                mt.TaskChanged("t3", mt.TaskStatus("t3", mt.StatusName.UNCLAIMED)),
+                mt.TaskChanged("t3", mt.TaskStatus("t3", mt.TaskStatusName.UNCLAIMED)),
             ]
 
 

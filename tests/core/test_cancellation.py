@@ -15,7 +15,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from metafora_trio import Consumer, Outcome, RunningTask, StatusName
+from metafora_trio import Consumer, Outcome, RunningTask, TaskStatusName
 from metafora_trio._memory.session import MemorySession
 from metafora_trio.contract import StoredTask
 from tests.support.nodes import Cluster, Node, open_cluster
@@ -87,7 +87,7 @@ async def live(cluster: Cluster, work: Work, when: int, disturb: Disturb) -> int
     staying = {"back", "long", "parent"}
     await cluster.wait_until(lambda: set(cluster.running) == staying and set(cluster.owners()) == staying)
     assert cluster.owners() == {task: ["b"] for task in staying}
-    assert (await cluster.client.get("quick")).state == StatusName.COMPLETED
+    assert (await cluster.client.get("quick")).state == TaskStatusName.COMPLETED
     assert {task.id for task in await cluster.client.tasks(finished=True)} == {*staying, "quick"}
     return instrument.steps
 

@@ -6,7 +6,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from metafora_trio import RunningTask, StatusName, StopReason
+from metafora_trio import RunningTask, StopReason, TaskStatusName
 from metafora_trio._memory.session import MemorySession
 from metafora_trio._model.view import TaskRemoved
 from metafora_trio.contract import StoredTask
@@ -85,7 +85,7 @@ async def test_task_that_ends_while_cut_off(autojump_clock: MockClock) -> None:
         assert cluster.running == {}
         assert (await cluster.client.get("t")).state == "running"
         cluster.coordinator.heal(a.identity)
-        assert (await cluster.client.wait(["t"]))["t"].state == StatusName.COMPLETED
+        assert (await cluster.client.wait(["t"]))["t"].state == TaskStatusName.COMPLETED
         assert cluster.starts["t"] == 1
 
 
@@ -219,7 +219,7 @@ async def test_ends_are_reported_by_a_node_that_stops(autojump_clock: MockClock)
         await cluster.wait_until(lambda: not cluster.running)
         assert await cancel(a) == pytest.approx(1.0, abs=0.1)  # one round trip
         states = await cluster.client.wait(["t0", "t1"], timeout=1)
-        assert {status.state for status in states.values()} == {StatusName.COMPLETED}
+        assert {status.state for status in states.values()} == {TaskStatusName.COMPLETED}
 
 
 async def test_flush_is_bounded(autojump_clock: MockClock) -> None:
@@ -255,7 +255,7 @@ async def test_end_that_races_with_the_end_of_the_node(autojump_clock: MockClock
         a = await cluster.start("a", handler)
         await cluster.submit_until_running("t")
         await cancel(a)
-        assert (await cluster.client.get("t")).state == StatusName.COMPLETED
+        assert (await cluster.client.get("t")).state == TaskStatusName.COMPLETED
         assert cluster.starts["t"] == 1
 
 

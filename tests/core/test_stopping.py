@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from metafora_trio import Outcome, RunningTask, StatusName, StopReason, TaskExists, TaskNotFound
+from metafora_trio import Outcome, RunningTask, StopReason, TaskExists, TaskNotFound, TaskStatusName
 from tests.support.nodes import Cluster, open_cluster, run_for_ever
 
 
@@ -110,7 +110,7 @@ async def test_grace(autojump_clock: MockClock) -> None:
 
         assert await stop_after(cluster, handler, grace=5.0) == pytest.approx(2, abs=0.1)
         assert cluster.log == ["a starts t", "released", "a stops t"]
-        assert (await cluster.client.wait(["t"]))["t"].state == StatusName.COMPLETED
+        assert (await cluster.client.wait(["t"]))["t"].state == TaskStatusName.COMPLETED
 
 
 async def test_grace_ends(autojump_clock: MockClock) -> None:

@@ -17,9 +17,9 @@ from metafora_trio import (
     MemoryCoordinator,
     Outcome,
     RunningTask,
-    StatusName,
     Task,
     TaskNotFound,
+    TaskStatusName,
     open_client,
 )
 from metafora_trio._memory.session import MemorySession
@@ -45,7 +45,7 @@ async def test_completed(handler: Callable[[RunningTask], Awaitable[Any]], autoj
     async with open_cluster() as cluster:
         node = await cluster.start("a", handler)
         await cluster.submit("t")
-        assert (await cluster.client.wait(["t"]))["t"].state == StatusName.COMPLETED
+        assert (await cluster.client.wait(["t"]))["t"].state == TaskStatusName.COMPLETED
         await cluster.wait_until(lambda: not node.consumer.statistics().tasks_open)
         assert node.told() == [
             "SessionOpened",
@@ -160,7 +160,7 @@ async def test_failed(handler: Callable[[RunningTask], Awaitable[Any]], autojump
         node = await cluster.start("a", mostly_well)
         await cluster.submit("bad", "good")
         status = (await cluster.client.wait(["bad"]))["bad"]
-        assert status.state == StatusName.FAILED
+        assert status.state == TaskStatusName.FAILED
         (error,) = status.errors
         assert error.type == kind
         assert error.error in (line, f"{kind}: {line}")
@@ -196,7 +196,7 @@ async def test_task_that_cannot_be_read(autojump_clock: MockClock, monkeypatch: 
         node = await cluster.start("a")
         await cluster.submit("broken")
         status = (await cluster.client.wait(["broken"]))["broken"]
-        assert (status.state, status.errors[0].type) == (StatusName.FAILED, "InvalidTask")
+        assert (status.state, status.errors[0].type) == (TaskStatusName.FAILED, "InvalidTask")
         assert node.told()[1:] == ["TaskClaimed broken", "TaskEnded broken failed"]
 
 

@@ -14,7 +14,16 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from metafora_trio import Client, Consumer, MemoryCoordinator, RunningTask, StatusName, StopReason, Task, open_client
+from metafora_trio import (
+    Client,
+    Consumer,
+    MemoryCoordinator,
+    RunningTask,
+    StopReason,
+    Task,
+    TaskStatusName,
+    open_client,
+)
 from tests.support.pages import run_blocks
 
 
@@ -132,7 +141,7 @@ async def test_ends(handlers: dict[str, Any], autojump_clock: MockClock, capsys:
     """Returning None completes a task; returning RELEASE lets it run again."""
     again = Task("again", {"to": 2, "give_back_at": 0})
     async with open_node(handlers["count"], Task("plain", {"to": 3}), again) as (_, client):
-        assert (await client.wait(["plain"]))["plain"].state == StatusName.COMPLETED
+        assert (await client.wait(["plain"]))["plain"].state == TaskStatusName.COMPLETED
         await trio.sleep(10)
     lines = [re.sub(r" on .*:", "", line) for line in capsys.readouterr().out.splitlines()]
     assert ["plain 0", "plain 1", "plain 2"] == [line for line in lines if line.startswith("plain")]
@@ -193,7 +202,7 @@ async def test_fencing(handlers: dict[str, Any], autojump_clock: MockClock) -> N
             old.save(4)
         with pytest.raises(handlers["Fenced"]):
             handlers["Progress"](database, "task", -1)
-        assert (await client.wait(["task"]))["task"].state == StatusName.COMPLETED
+        assert (await client.wait(["task"]))["task"].state == TaskStatusName.COMPLETED
         assert 6 < trio.current_time() - before < 8  # ten pieces less three
     assert database.execute("SELECT position FROM progress").fetchall() == [(10,)]
     database.close()

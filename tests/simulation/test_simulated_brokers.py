@@ -58,7 +58,7 @@ def test_a_crashed_node_is_replaced(cluster: SimulatedCluster) -> None:
     with pytest.raises(ValueError, match="n1 does not run"):
         cluster.crash("n1")
     cluster.settle()
-    assert cluster.faults == {"crash": 1}
+    assert cluster.fault_counts == {"crash": 1}
 
 
 def test_a_node_that_is_cut_off_stops_its_task_in_time_and_comes_back(cluster: SimulatedCluster) -> None:
@@ -140,7 +140,7 @@ def test_a_fault_that_a_broker_does_not_offer_is_refused(cluster: SimulatedClust
         cluster.inflict("flood", node="n1")
     with pytest.raises(ValueError, match="this broker has no remedy 'drain_water', only: "):
         cluster.remedy("drain_water", node="n1")
-    assert cluster.faults == {}
+    assert cluster.fault_counts == {}
 
 
 @each_broker
@@ -153,7 +153,7 @@ def test_own_processes_can_be_paused_and_have_their_own_clocks(broker: BrokerFac
             assert cluster.nodes["n1"].frozen
             cluster.resume("n1")
             cluster.start(rate=1.01)
-            assert cluster.faults == {"pause": 1, "drift": 1}
+            assert cluster.fault_counts == {"pause": 1, "drift": 1}
         else:
             with pytest.raises(ValueError, match="no fault 'pause'"):
                 cluster.pause("n1")

@@ -101,7 +101,7 @@ def test_a_session_that_is_ended_early_costs_only_what_the_fence_stops(cluster: 
     cluster.run_for(6.0)
     assert cluster.nodes["n1"].identity != before
     cluster.settle()
-    assert cluster.faults == {"delay": 1, "expire": 1}
+    assert cluster.fault_counts == {"delay": 1, "expire": 1}
 
 
 def test_servers_fail(cluster: SimulatedCluster) -> None:
@@ -146,7 +146,7 @@ def test_a_task_that_shields_itself_beyond_its_lease_breaks_an_assumption(cluste
 def test_a_clock_that_drifts_too_far_is_not_held_to_the_promise(cluster: SimulatedCluster) -> None:
     cluster.start(rate=0.2)
     cluster.start(rate=1.0005)
-    assert cluster.faults == {"drift": 1}
+    assert cluster.fault_counts == {"drift": 1}
 
 
 def test_a_broken_promise_is_raised(cluster: SimulatedCluster) -> None:

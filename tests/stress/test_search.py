@@ -142,7 +142,8 @@ class Bare:
     def __init__(self, context: SimulationContext) -> None:
         inner = MemoryBroker(context)
         self.expiry_delay, self.coordinator, self.spawn = inner.expiry_delay, inner.coordinator, inner.spawn
-        self.contents, self.observe, self.heal, self.recover = inner.contents, inner.observe, inner.heal, inner.recover
+        self.owner, self.contents, self.observe = inner.owner, inner.contents, inner.observe
+        self.heal, self.recover = inner.heal, inner.recover
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,7 @@ async def test_killed_daemon_takes_its_program_with_it(cluster: Cluster) -> None
 
 async def test_frozen_daemon_loses_its_program_with_the_lease(cluster: Cluster) -> None:
     """SIGSTOP to a daemon: its reaper kills the group at the end of the lease, before the task starts on the other.
-    Awake again, the daemon joins anew, and the task stays where it is."""
+    Awake again, the daemon joins again, and the task stays where it is."""
     await submit(cluster, *cluster.script("sleep 1000"))
     [(group, _)] = cluster.runs
     frozen, _ = cluster.daemon_of(group)

@@ -55,7 +55,7 @@ class SimulatedCluster:
         monitor: records runs and violations.
         expectations: the clients' requests.
         nodes: every node ever started, by name.
-        faults: how often each fault was inflicted, by name.
+        fault_counts: how often each fault was inflicted, by name.
         assumptions: the assumption that each fault breaks, by the name of the fault; empty for most.
         steps: every step that a script may contain, by name.
     """
@@ -74,7 +74,7 @@ class SimulatedCluster:
         self._rng = random.Random(seed)
         self.session_timeout: float = session_timeout
         self.nodes: dict[str, SimulatedNode] = {}
-        self.faults: Counter[str] = Counter()
+        self.fault_counts: Counter[str] = Counter()
         self.expectations: Expectations = Expectations()
         self.monitor: Monitor = Monitor(self.world, lambda task: self.broker.owner(task))
         self._handler = handler
@@ -205,7 +205,7 @@ class SimulatedCluster:
         node = self.nodes[name] = SimulatedNode(consumer, handler.place)
         if abs(rate - 1) > _MAX_DRIFT:
             self.monitor.void(name)
-            self.faults["drift"] += 1
+            self.fault_counts["drift"] += 1
         return node
 
     def drain(self, node: str) -> None:
@@ -230,7 +230,7 @@ class SimulatedCluster:
             raise ValueError(f"this broker has no fault {fault!r}, only: {', '.join(sorted(self.broker.faults))}")
         if "node" in how and not self.runs(how["node"]):
             raise ValueError(f"{how['node']} does not run")
-        self.faults[fault] += 1
+        self.fault_counts[fault] += 1
         found.inflict(**how)
 
     def crash(self, node: str) -> None:
@@ -318,7 +318,7 @@ class SimulatedCluster:
             shield: whether it ignores the end of its lease, which breaks an assumption. Otherwise it shields itself
                 with `task.cleanup()`, which lasts no longer than the lease.
         """
-        self.faults["linger"] += 1
+        self.fault_counts["linger"] += 1
         self._lingering[task] = seconds, shield
 
     # ---- the end
