@@ -181,7 +181,7 @@ def test_doctor(shell: Shell, zookeeper: Any, namespace: str) -> None:
             found[finding["level"]].append(finding["text"])
         return found
 
-    assert doctor(0)["warning"] == [f"namespace /{namespace} is not there yet"]
+    assert doctor(0)["warning"] == [f"namespace /{namespace} does not exist yet"]
     assert zookeeper.exists(f"/{namespace}") is None
     node = shell.start("run", "work:handler", "--name", "ant")
     assert shell("submit", "a")[0] == 0
@@ -287,7 +287,7 @@ async def test_namespace_in_use_is_not_removed(standalone: Ensemble, namespace: 
     async with open_client(coordinator) as client:
         await client.submit(Task(f"t{number}") for number in range(300))
     async with coordinator.open_session(NodeInfo("ant")):
-        with pytest.raises(CoordinatorUnavailable, match=r"was not removed: ant\.\w+ still there"):
+        with pytest.raises(CoordinatorUnavailable, match=r"was not removed: nodes still joined: ant\.\w+"):
             await coordinator.remove()
     assert zookeeper.exists(f"/{namespace}/nodes")
     await coordinator.remove()

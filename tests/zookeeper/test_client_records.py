@@ -47,5 +47,5 @@ async def test_a_state_that_cannot_be_read_is_named(lab: CoordinatorLab) -> None
         await client.submit([Task("t")], again=False)
         for data in (b"?", b"[]", b'{"state":"unheard"}', b'{"errors":[{}]}', b'{"errors":[1]}'):
             await lab.commit(SetData(lab.layout.state_path("t"), data))
-            with pytest.raises(InvalidTask, match="task 't': its stored state cannot be read"):
+            with pytest.raises(InvalidTask, match="the stored state of task 't' cannot be read"):
                 await client.look_up("t")

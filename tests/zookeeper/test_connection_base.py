@@ -106,7 +106,7 @@ class TestOpening:
     async def test_it_starts_once(self) -> None:
         connection = ListConnection()
         await connection.open(connection)
-        with pytest.raises(RuntimeError, match="opened already"):
+        with pytest.raises(RuntimeError, match="already opened"):
             await connection.open(connection)
         assert connection.log == ["start"]
 

@@ -160,7 +160,7 @@ class TestUrl:
             ("zk://user:secret@a", "do not belong in a URL"),
             ("zk://a?timeout=4", r"unknown option 'timeout' \(known: session_timeout"),
             ("zk://a?session_timeout=long", "session_timeout is 'long', not a number"),
-            ("zk://a?session_timeout=1", "session_timeout is 1 s, not 2 s to a day"),
+            ("zk://a?session_timeout=1", "session_timeout is 1 s; it must be from 2 s to a day"),
             ("zk://a?session_timeout=nan", "session_timeout"),
             ("zk://a?connect_timeout=0", "connect_timeout is 0 s"),
             ("zk://a?buckets=1.5", "buckets is '1.5'"),
@@ -177,7 +177,7 @@ class TestUrl:
         assert "secret" not in str(caught.value)
 
     def test_a_chroot_in_the_hosts_is_refused(self) -> None:
-        with pytest.raises(ValueError, match="chroot is given as the namespace"):
+        with pytest.raises(ValueError, match="pass a chroot as the namespace"):
             ZooKeeperCoordinator("a:1/root")
 
 

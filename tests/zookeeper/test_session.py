@@ -74,10 +74,10 @@ class TestJoining:
         caplog.set_level(logging.WARNING, "metafora_trio")
         async with ScriptedCluster(3.0).session() as (session, _):
             assert session.session_timeout == 3.0
-        assert "asked for a session timeout of 4 s, scripted:1 grants 3 s" in caplog.text
+        assert "asked for a session timeout of 4 s, but scripted:1 grants 3 s" in caplog.text
 
     async def test_a_granted_timeout_that_is_too_short_is_refused(self) -> None:
-        with pytest.raises(CoordinatorUnavailable, match="of 4 s, scripted:1 grants 1 s, less than"):
+        with pytest.raises(CoordinatorUnavailable, match="of 4 s, but scripted:1 grants 1 s, less than"):
             async with ScriptedCluster(1.0).session():
                 pass
 

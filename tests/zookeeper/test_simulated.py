@@ -321,7 +321,7 @@ def test_a_connection_belongs_to_a_process_and_is_opened_once(lab: Lab) -> None:
 
     lab.world.spawn("again", open_again)
     lab.world.run_for(0.1)
-    assert failed == ["opened already"]
+    assert failed == ["the connection was already opened"]
 
 
 def test_the_same_seed_is_the_same_history() -> None:
