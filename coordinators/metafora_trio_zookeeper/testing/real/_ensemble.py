@@ -248,7 +248,7 @@ class Ensemble:
             server.configure([*(f"{key}={value}" for key, value in self._config.items()), *self._members(server)])
 
     def _members(self, server: Server) -> Iterable[str]:
-        """Return the lines of `server`'s configuration that list the servers: if linked, the others by their proxies."""
+        """Return the configuration lines that list the servers for `server`: if linked, the others by their proxies."""
         if self._count == 1:
             return [f"clientPort={server.client_port}", f"clientPortAddress={HOST}"]
         lines = []
