@@ -47,9 +47,9 @@ from ._replies import Burst, ask, is_broken
 __all__ = ["ZooKeeperClient"]
 
 _IN_FLIGHT = 2
-"""How many transactions of one submit are in flight. Every node gets an event for each task and must keep up."""
+"""The number of transactions of one submit in flight. It is low because every node gets an event for each task."""
 _ATTEMPTS = 10
-"""How often to try a change when other clients keep changing the same task."""
+"""The number of attempts at a change while other clients keep changing the same task."""
 _RUNNABLE = TaskState().encode()
 _EXTRA_BYTES = 256
 """Bytes that a submitted task adds to a request, besides its id and properties."""
@@ -271,7 +271,7 @@ class ZooKeeperClient(BrokerClient):
                 if record is not None:
                     where = "is still ending" if record.version else "is in the cluster already"
                     raise TaskExists(f"task {task.id!r} {where}{unknown}")
-                # A state that is not terminal and has no task was left behind by hand: overwrite it.
+                # A state that is not terminal and has no task is left over from a change by hand: overwrite it.
                 known = None if again else decode_state(task.id, state)
                 if known is not None and known.state.terminal:
                     raise TaskFinished(
@@ -297,8 +297,8 @@ class ZooKeeperClient(BrokerClient):
             # Check the version, because another client may submit the task again just now, which writes the state.
             ops: list[WriteOp] = [Delete(path, state.version)]
             if not _has_ended(task, state):
-                # Either the task was submitted after the tombstone found none and before this read, or somebody left
-                # the state behind by hand. Create the task to tell the two apart: that fails if the task exists.
+                # Either the task was submitted after the tombstone found none and before this read, or the state is
+                # left over from a change by hand. Create the task to distinguish the two: it fails if the task exists.
                 ops = [Create(task_path), Delete(task_path), *ops]
             failure = await self._write(ops)
             if failure is None:

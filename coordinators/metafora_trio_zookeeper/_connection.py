@@ -182,7 +182,7 @@ class Connection(Protocol):
 
     @property
     def number(self) -> int:
-        """How often this session has connected: 1, 2, ... A request made under an earlier number fails with
+        """The number of connects of this session so far: 1, 2, ... A request made under an earlier number fails with
         CONNECTION_LOSS, even if its reply comes later."""
         ...
 

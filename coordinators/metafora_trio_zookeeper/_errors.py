@@ -21,8 +21,8 @@ async def translate(hosts: str, server: str, error: RequestError) -> Coordinator
 
     Args:
         hosts: as configured.
-        server: the server in use, as `host:port`. If it did not know an operation, it is asked for its version for the
-            message; it may not answer.
+        server: the server in use, as `host:port`. If it did not know an operation, this requests its version for the
+            message; the server may not answer.
         error: the refusal.
     """
     if error.code is not ErrorCode.UNIMPLEMENTED:

@@ -45,11 +45,11 @@ class Burst:
     """The replies to several pipelined requests.
 
     Args:
-        heard: called on each successful reply.
+        on_reply: called on each successful reply.
     """
 
-    def __init__(self, heard: Callable[[], None] = lambda: None) -> None:
-        self._heard = heard
+    def __init__(self, on_reply: Callable[[], None] = lambda: None) -> None:
+        self._on_reply = on_reply
         self._left = 0
         self._error: RequestError | None = None
         self._done = trio.Event()
@@ -62,7 +62,7 @@ class Burst:
         return Slot(self)
 
     def answer(self) -> None:
-        self._heard()
+        self._on_reply()
         self._left -= 1
         if not self._left:
             self._done.set()

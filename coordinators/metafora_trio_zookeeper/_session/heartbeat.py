@@ -69,7 +69,7 @@ class Heartbeat:
         # The stamp and the sending time of each unanswered heartbeat, oldest first.
         self._unanswered: deque[tuple[float, float]] = deque()
         self._last_deliveries = 0
-        self._last_heard = 0.0
+        self._last_arrival = 0.0
         self._last_suspended = suspended()
         self._started = trio.Event()
 
@@ -91,7 +91,7 @@ class Heartbeat:
             self._number = connection.number
             self._previous = connection.connected_at
             self._unanswered.clear()
-            self._last_heard = now
+            self._last_arrival = now
         stamp = self.terms.stamp(now, self._previous)
         self._previous = now
         self._unanswered.append((stamp, now))
@@ -147,12 +147,12 @@ class Heartbeat:
         """Return whether a heartbeat has been unanswered for T/6 while nothing else arrived either."""
         if self._connection.backlog or self._last_deliveries != self._deliveries():
             self._last_deliveries = self._deliveries()
-            self._last_heard = now
+            self._last_arrival = now
         while self._unanswered and self._unanswered[0][0] <= self._connection.proof:
             self._unanswered.popleft()
         if not self._unanswered:
             return False
-        return now - max(self._unanswered[0][1], self._last_heard) > self.terms.session_timeout / 6
+        return now - max(self._unanswered[0][1], self._last_arrival) > self.terms.session_timeout / 6
 
     def check_suspended(self) -> None:
         """End the session if the machine was suspended since the last check, because its claims may be gone."""

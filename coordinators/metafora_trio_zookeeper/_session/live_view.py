@@ -196,7 +196,7 @@ class LiveView:
     async def _sync(self, barrier: Callable[[Burst], None]) -> None:
         connection, layout = self.connection, self._layout
         epoch = self._epoch
-        burst = Burst(self._heard)
+        burst = Burst(self._count_delivery)
         for path in self._watched:
             connection.add_watch(path, burst.slot())
         barrier(burst)
@@ -214,7 +214,7 @@ class LiveView:
 
         identities = [name for name in _names(nodes) if known(layout.parse_node(name), layout.nodes, name)]
         own_commands = self.queued_commands.select_own(_names(queued_commands) if queued_commands else [])
-        burst = Burst(self._heard)
+        burst = Burst(self._count_delivery)
         node_records = self._read(burst, map(layout.node_path, identities))
         command_records = self._read(burst, map(layout.node_command_path, own_commands))
         await burst.wait()
@@ -262,13 +262,13 @@ class LiveView:
         self._changed.value = True
 
     def _read_one(self, path: str, done: Done) -> None:
-        def heard(reply: Reply | RequestError) -> None:
-            self._heard()
+        def counted(reply: Reply | RequestError) -> None:
+            self._count_delivery()
             done(reply)
 
-        self.connection.read([path], heard)
+        self.connection.read([path], counted)
 
-    def _heard(self) -> None:
+    def _count_delivery(self) -> None:
         self.deliveries += 1
 
     def _list(self, burst: Burst, path: str) -> Slot:

@@ -104,7 +104,7 @@ class Quorum:
         return server is leader or (leader is not None and leader.linked and server.linked)
 
     def next_report(self, server: Server) -> float:
-        """Return when `server` next reports to the leader which sessions it has heard from."""
+        """Return when `server` next reports its live sessions to the leader."""
         # Each server has a different phase, because servers do not start at the same time.
         half = self._tick / 2
         phase = half * server.number / (len(self.servers) + 1)

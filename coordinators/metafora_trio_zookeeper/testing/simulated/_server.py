@@ -72,7 +72,7 @@ class Leader(Protocol):
     def reaches_leader(self, server: Server) -> bool: ...
 
     def next_report(self, server: Server) -> float:
-        """Return when `server` next reports to the leader which sessions it has heard from."""
+        """Return when `server` next reports its live sessions to the leader."""
         ...
 
     def forward(self, origin: Origin) -> None:
