@@ -79,7 +79,7 @@ def _check_is_ignored(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(_Draft, "carry_out", wrong)
 
 
-def _nobody_hears_of_the_end_of_a_session(patch: pytest.MonkeyPatch) -> None:
+def _no_events_at_the_end_of_a_session(patch: pytest.MonkeyPatch) -> None:
     def wrong(tree: Tree, paths: Sequence[str], *, zxid: int) -> Outcome:
         return end_session(tree, paths, zxid=zxid)._replace(events=())
 
@@ -109,7 +109,7 @@ def _a_one_shot_watch_leaves_the_recursive_one(patch: pytest.MonkeyPatch) -> Non
     [
         _sequence_counts_children,
         _check_is_ignored,
-        _nobody_hears_of_the_end_of_a_session,
+        _no_events_at_the_end_of_a_session,
         _ephemerals_have_children,
         _a_one_shot_watch_leaves_the_recursive_one,
     ],

@@ -33,7 +33,7 @@ def test_a_claim_is_parsed_as_it_was_written(claim: Claim) -> None:
 
 
 @given(st.text("ab.~/c0123456789", max_size=60), st.sampled_from(LAYOUT.buckets))
-def test_a_name_parsed_as_a_claim_is_exactly_its_name(name: str, bucket: str) -> None:
+def test_a_name_parsed_as_a_claim_is_the_name_of_that_claim(name: str, bucket: str) -> None:
     claim = LAYOUT.parse_claim(bucket, name)
     assert claim is None or LAYOUT.claim_path(claim) == f"/metafora/claims/{bucket}/{name}"
 

@@ -239,7 +239,7 @@ class TrioHandler:
         if not busy:
             self._sleep(sock, self._anything_to_do, timeout)
         elif self._turn % _LOOK_AROUND == 0:
-            # Otherwise an endless stream of requests would starve both the receiving and the sending.
+            # Poll now and then. Otherwise an endless stream of requests would starve both receiving and sending.
             self._sleep(sock, sock.has_frame, 0.0)
         ready: list[Any] = [sock] if sock.has_frame() else []
         if self._wake.queued > 0:

@@ -46,20 +46,20 @@ class InFlight:
         return max(0, int((MAX_SESSION_BYTES - self._bytes) / typical))
 
     def appeared(self, claim: Claim) -> None:
-        """Note that an own claim has appeared in the view."""
+        """Note that one of the session's claims has appeared in the view."""
         self.pending.pop(claim.task, None)
         self._bytes += self._size(claim.task)
         self._count += 1
 
     def gone(self, claim: Claim) -> None:
-        """Note that an own claim has gone from the view."""
+        """Note that one of the session's claims has gone from the view."""
         self.leaving.pop(claim, None)
         self.released.pop(claim, None)
         self._bytes -= self._size(claim.task)
         self._count -= 1
 
     def restart(self, own: Iterable[Claim]) -> None:
-        """Start again with the own claims found by a resync: nothing is in flight any more.
+        """Start again with the claims of the session that a resync found: nothing is in flight any more.
 
         A released claim that still exists stays in `released`; the caller must request its deletion again.
         """

@@ -56,7 +56,7 @@ class QueuedCommands:
         return own
 
     def restart(self, names: Iterable[str], records: Iterable[ReadResult | None]) -> None:
-        """Start again with the own commands found by a resync."""
+        """Start again with the commands for this session that a resync found."""
         self.own.clear()
         for name, record in zip(names, records, strict=True):
             self._add(name, record)

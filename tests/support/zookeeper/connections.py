@@ -65,7 +65,7 @@ async def ask(request: Callable[..., None], *arguments: Any) -> Any:
         came.set()
 
     request(*arguments, done)
-    assert answers == [], "called inside the call"
+    assert answers == [], "the callback ran inside the call"
     with trio.fail_after(PATIENCE):
         await came.wait()
     (answer,) = answers

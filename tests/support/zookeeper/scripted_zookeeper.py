@@ -132,7 +132,7 @@ class ScriptedConnection(ConnectionBase[Request]):
     """One session.
 
     Attributes:
-        lagging: whether its replica does not follow the log until `catch_up`.
+        lagging: whether its replica stops following the log, until a write on the connection is answered.
         losing: whether all messages from the server are lost, until the connection breaks.
         numb: whether all events are lost.
         sent: the names of the requests made so far, in order.

@@ -125,7 +125,7 @@ class Lab:
     def until(self, condition: Callable[[], object], *, within: float = 30) -> float:
         """Let time pass until `condition` is true, and return how many seconds that took."""
         start = self.world.now
-        assert self.world.run_until(condition, within=within), "it never came about"
+        assert self.world.run_until(condition, within=within), "the condition never became true"
         return self.world.now - start
 
     def until_state(self, peer: Peer, *states: ConnectionState) -> float:

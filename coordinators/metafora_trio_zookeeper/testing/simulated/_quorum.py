@@ -80,7 +80,7 @@ class Quorum:
         self._rng = rng
         self._epoch = 1
         self._count = 0
-        # The writes on their way to the leader, and those waiting because the leader has no quorum.
+        # The requests on their way to the leader, and those (and expiries) that wait because it has no quorum.
         self._under_way: deque[Origin] = deque()
         self._stalled: deque[Origin | SimulatedSession] = deque()
         for server in self.servers.values():
