@@ -47,12 +47,12 @@ from ._replies import Burst, ask, is_broken
 __all__ = ["ZooKeeperClient"]
 
 _IN_FLIGHT = 2
-"""How many transactions of one submit are in flight: every node gets an event of each task, and must keep up."""
+"""The number of transactions of one submit in flight. It is low because every node gets an event for each task."""
 _ATTEMPTS = 10
-"""How often to try again when others keep changing the same things."""
+"""The number of attempts at a change while other clients keep changing the same task."""
 _RUNNABLE = TaskState().encode()
 _EXTRA_BYTES = 256
-"""How many bytes a submitted task adds to a request, besides its id and properties."""
+"""Bytes that a submitted task adds to a request, besides its id and properties."""
 
 
 def _chunks(tasks: Sequence[Task]) -> Iterator[Sequence[Task]]:
@@ -69,9 +69,9 @@ def _chunks(tasks: Sequence[Task]) -> Iterator[Sequence[Task]]:
 
 
 class ZooKeeperClient(BrokerClient):
-    """See `BrokerClient`. `ZooKeeperCoordinator.open_client` makes it and serves it.
+    """See `BrokerClient`. `ZooKeeperCoordinator.open_client` makes it and runs `serve`.
 
-    A client holds nothing at the broker, so an expired session is simply followed by another.
+    A client holds nothing at the broker, so when its session expires it simply starts another.
 
     Args:
         connect: makes a connection.
@@ -99,7 +99,11 @@ class ZooKeeperClient(BrokerClient):
     # ---- its life, for the coordinator
 
     async def serve(self) -> None:
-        """Keep connected, until cancelled."""
+        """Stay connected until cancelled.
+
+        Raises:
+            CoordinatorUnavailable: ZooKeeper does not accept the credentials.
+        """
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._follow)
             while True:
@@ -114,7 +118,7 @@ class ZooKeeperClient(BrokerClient):
                 self._connection = self._live.connection = self._connect()
 
     async def prepare(self) -> None:
-        """Make sure that the namespace is there."""
+        """Create the namespace if it does not exist."""
         with self._limit():
             while True:
                 await self._up.wait_value(True)
@@ -167,7 +171,7 @@ class ZooKeeperClient(BrokerClient):
             ) from None
 
     async def _ask(self, send: Callable[[Done], None]) -> Reply:
-        """Make a request that may be repeated, until it is answered."""
+        """Send a request until it is answered. It must be safe to repeat."""
         with self._limit():
             while True:
                 await self._up.wait_value(True)
@@ -181,8 +185,9 @@ class ZooKeeperClient(BrokerClient):
         """Try a transaction once.
 
         Returns:
-            None if it was done. Otherwise why not: a znode exists, does not exist or has changed; or CONNECTION_LOSS,
-            if its end is unknown. In that case a barrier has been passed, so that what is read now shows its end.
+            None if it was carried out. Otherwise the reason: a znode exists, does not exist or has changed; or
+            CONNECTION_LOSS if its outcome is unknown. In that case a barrier has been passed, so that a read from now
+            on shows the outcome.
         """
         with self._limit():
             await self._up.wait_value(True)
@@ -208,7 +213,7 @@ class ZooKeeperClient(BrokerClient):
         return list(reply.value)
 
     def _contested(self, what: str) -> CoordinatorUnavailable:
-        return CoordinatorUnavailable(f"{what}: others kept changing it, {_ATTEMPTS} times over")
+        return CoordinatorUnavailable(f"{what}: others kept changing it; gave up after {_ATTEMPTS} attempts")
 
     # ---- tasks
 
@@ -260,13 +265,13 @@ class ZooKeeperClient(BrokerClient):
                 or (again and state is not None and (old is None or state.version > old.version))
                 for task, record, old, state in zip(tasks, stored, before, states, strict=True)
             ):
-                return  # they arrived, and may even have ended since; only the reply did not
+                return  # the tasks arrived, and may even have ended since; only the reply was lost
             unknown = "; the answer to this submit was lost" if failure is ErrorCode.CONNECTION_LOSS else ""
             for task, record, state in zip(tasks, stored, states, strict=True):
                 if record is not None:
                     where = "is still ending" if record.version else "is in the cluster already"
                     raise TaskExists(f"task {task.id!r} {where}{unknown}")
-                # A state that is not terminal and has no task was left behind by hand: overwrite it.
+                # A state that is not terminal and has no task is left over from a change by hand: overwrite it.
                 known = None if again else decode_state(task.id, state)
                 if known is not None and known.state.terminal:
                     raise TaskFinished(
@@ -287,13 +292,13 @@ class ZooKeeperClient(BrokerClient):
             (state,) = await self._read([path])
             if state is None:
                 if unknown:
-                    return  # it was there, and its owner has removed it since
+                    return  # an earlier attempt arrived, and the task's owner has removed the task since
                 raise TaskNotFound(f"no task {task!r}")
-            # Check the version: the task may be submitted again at this moment, which writes the state.
+            # Check the version, because another client may submit the task again just now, which writes the state.
             ops: list[WriteOp] = [Delete(path, state.version)]
             if not _has_ended(task, state):
-                # The task was submitted between the tombstone, which found none, and the read; or the state was left
-                # behind by hand. Creating the task tells which: it fails if the task exists.
+                # Either the task was submitted after the tombstone found none and before this read, or the state is
+                # left over from a change by hand. Create the task to distinguish the two: it fails if the task exists.
                 ops = [Create(task_path), Delete(task_path), *ops]
             failure = await self._write(ops)
             if failure is None:
@@ -316,14 +321,14 @@ class ZooKeeperClient(BrokerClient):
     async def finished(self) -> Sequence[str]:
         layout, ended = self._layout, []
         for bucket in layout.buckets:
-            # List the states first: a state without a task afterwards is of one that has ended.
+            # List the states first. A state whose task is then missing belongs to a task that has ended.
             states = await self._list(f"{layout.states}/{bucket}")
             tasks = set(await self._list(f"{layout.tasks}/{bucket}")) if states else ()
             ended += [name for name in states if name not in tasks and layout.parse_task(bucket, name)]
         return ended
 
     async def send(self, identity: str, command: Command) -> None:
-        """See `BrokerClient`. If the connection is lost, a command may be queued twice."""
+        """See `BrokerClient`. If the connection is lost, the command may be queued twice."""
         queued = Create(self._layout.node_command_prefix(identity), command.encode(), sequential=True)
         if self._layout.parse_node(identity) is None:
             raise NodeNotFound(f"{identity!r} is not the identity of a node's session")

@@ -1,17 +1,16 @@
 """The narrow seam between a session and a ZooKeeper client.
 
-Everything the coordinator needs from ZooKeeper is in the `Connection` protocol. kazoo lives behind it
-(`_kazoo/`); a simulated ensemble can be plugged in the same way.
+The `Connection` protocol holds everything that the coordinator needs from ZooKeeper. It is implemented on kazoo
+(`_kazoo/`) and by a simulated ensemble (`testing/simulated/`).
 
-The rules that make the seam worth having, kept by every implementation:
+Every implementation keeps these rules:
 
-* **One order.** States, watch events and replies reach the `Sink` and the callbacks in the order in which
-  they came on the wire, all in the Trio thread, one at a time. In particular the event of an own write
-  comes before the reply to it.
-* **Nothing blocks.** Every request is a plain call that queues and returns, also while disconnected.
-  (A request made while disconnected or closing is refused: its callback gets `CONNECTION_LOSS`.)
-* **Every callback is called exactly once**, with a `Reply` or a `RequestError`; at the latest when the
-  connection breaks or is closed. Never from inside the call that made the request.
+* **One order.** States, watch events and replies reach the `Sink` and the callbacks in wire order, one at a time, all
+  in the Trio thread. In particular, the event of an own write comes before the reply to it.
+* **Nothing blocks.** Every request is a plain call that queues and returns, even while disconnected. (A request made
+  while disconnected or closing is refused: its callback gets `CONNECTION_LOSS`.)
+* **Every callback is called exactly once**, with a `Reply` or a `RequestError`, no later than when the connection
+  breaks or is closed, and never from inside the call that made the request.
 * **One session.** A connection never starts a second session; EXPIRED, AUTH_FAILED and CLOSED are final.
 """
 
@@ -40,7 +39,7 @@ __all__ = [
 
 
 class ConnectionState(enum.Enum):
-    """What the client believes about its connection."""
+    """The state of a connection, as the client believes it to be."""
 
     CONNECTED = "connected"
     DISCONNECTED = "disconnected"
@@ -50,7 +49,7 @@ class ConnectionState(enum.Enum):
 
 
 class EventType(enum.IntEnum):
-    """The types of watch event a persistent recursive watch can send (values are ZooKeeper's)."""
+    """The types of event that a persistent recursive watch sends. The values are ZooKeeper's."""
 
     CREATED = 1
     DELETED = 2
@@ -58,7 +57,7 @@ class EventType(enum.IntEnum):
 
 
 class ErrorCode(enum.Enum):
-    """Why a request failed."""
+    """The reason why a request failed."""
 
     NO_NODE = "no node"
     NODE_EXISTS = "node exists"
@@ -75,7 +74,7 @@ class ErrorCode(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Create:
-    """Create a znode, with the connection's ACL for new ones. The server completes the name of a sequential one."""
+    """Create a znode with the connection's ACL. The server appends a number to the name of a sequential one."""
 
     path: str
     data: bytes = b""
@@ -109,8 +108,8 @@ class RequestError(Exception):
     """A request failed.
 
     Attributes:
-        code: why.
-        index: which operation of a transaction was refused, or None.
+        code: the reason.
+        index: the index of the operation of a transaction that was refused, or None.
     """
 
     def __init__(self, code: ErrorCode, index: int | None = None, detail: str = "") -> None:
@@ -135,9 +134,9 @@ class Reply:
     """A request succeeded.
 
     Attributes:
-        value: for `transact`, a tuple with the created path of each `Create` and None for other
-            operations; for `read`, a tuple of `ReadResult | None` (None: no such znode); for `children`,
-            a list of names; for `add_watch` and `heartbeat`, None.
+        value: for `transact`, a tuple with the created path for each `Create` and None for each other operation; for
+            `read`, a tuple of `ReadResult | None` (None: no such znode); for `children`, a list of names; for
+            `add_watch` and `heartbeat`, None.
         zxid: the transaction id in the reply's header.
     """
 
@@ -149,7 +148,7 @@ Done = Callable[[Reply | RequestError], None]
 
 
 class Sink(Protocol):
-    """Takes states and events; called in the Trio thread, must not block and must not raise."""
+    """Takes states and events. Its methods are called in the Trio thread, and must neither block nor raise."""
 
     def on_state(self, state: ConnectionState) -> None: ...
 
@@ -162,7 +161,7 @@ class Connection(Protocol):
 
     @property
     def state(self) -> ConnectionState:
-        """The state that the sink was last notified of."""
+        """The state most recently passed to the sink."""
         ...
 
     @property
@@ -172,8 +171,8 @@ class Connection(Protocol):
 
     @property
     def session_timeout(self) -> float:
-        """The *negotiated* session timeout in seconds; servers clamp what was asked for. Each connect may change it;
-        0.0 before the first."""
+        """The *negotiated* session timeout in seconds, since servers clamp the requested one. Each connect may change
+        it; 0.0 before the first."""
         ...
 
     @property
@@ -183,61 +182,62 @@ class Connection(Protocol):
 
     @property
     def number(self) -> int:
-        """Counts the connects of this session: 1, 2, ... A reply to a request of an older number is
-        delivered as CONNECTION_LOSS."""
+        """The number of connects of this session so far: 1, 2, ... A request made under an earlier number fails with
+        CONNECTION_LOSS, even if its reply comes later."""
         ...
 
     @property
     def proof(self) -> float:
-        """The largest `stamp` of an acknowledged heartbeat, -inf before the first.
+        """The largest `stamp` of an acknowledged heartbeat; -inf before the first.
 
-        Set where the reply is read, so that it is current even while a backlog of events waits for Trio."""
+        It is set where the reply is read, so it is current even while a backlog of events waits for Trio."""
         ...
 
     @property
     def connected_at(self) -> float:
-        """When this connection's socket was connected, on Trio's clock; -inf before the first.
+        """The time at which this connection's socket was connected, on Trio's clock; -inf before the first.
 
-        Nothing was sent on it before. So the server has heard of the session no earlier than that, however late its
-        answer was read."""
+        Nothing was sent on the socket before then. So the server renewed the session no earlier than that, however
+        late its answer was read."""
         ...
 
     @property
     def backlog(self) -> int:
-        """How many states, events and replies wait to be delivered."""
+        """The number of states, events and replies that wait to be delivered."""
         ...
 
     async def open(self, sink: Sink) -> None:
-        """Start connecting and return. From here on `sink` is notified of states, CONNECTED first."""
+        """Start connecting and return. From then on `sink` is notified of states, the first being CONNECTED."""
         ...
 
     async def aclose(self) -> None:
-        """Close the session at the server (its ephemerals go) and free the socket and the thread.
+        """Close the session at the server, which deletes its ephemerals, and free the socket and the thread.
 
-        Bounded in time (about one session timeout when the servers do not answer) and shielded: it cannot
-        be cancelled. Idempotent. Requests queued before it are still sent; later ones are refused."""
+        Shielded from cancellation, but bounded: it takes about one session timeout if the servers do not answer.
+        Idempotent. Requests queued earlier are still sent; later ones are refused."""
         ...
 
     def transact(self, ops: Sequence[WriteOp], done: Done) -> None:
-        """All of `ops` or none, as one ZooKeeper multi. At most about 0.9 MB."""
+        """Carry out all of `ops` or none, as one ZooKeeper multi. At most about 0.9 MB."""
         ...
 
     def read(self, paths: Sequence[str], done: Done) -> None:
-        """The data of many znodes in one request (multiRead)."""
+        """Read many znodes in one request (multiRead)."""
         ...
 
     def children(self, path: str, done: Done) -> None:
-        """The names below `path`."""
+        """List the names below `path`."""
         ...
 
     def add_watch(self, path: str, done: Done) -> None:
-        """A persistent recursive watch at `path`; it dies with the connection."""
+        """Add a persistent recursive watch at `path`. It ends with the connection."""
         ...
 
     def heartbeat(self, path: str, stamp: float, done: Done) -> None:
-        """A transaction that only checks that `path` exists: the one proof that the session lives."""
+        """Send a transaction that only checks that `path` exists. Its reply is the only proof that the session is
+        alive."""
         ...
 
     def drop(self) -> None:
-        """Break the TCP connection and reconnect with the same session, if possible to another server."""
+        """Break the TCP connection and reconnect with the same session, to another server if possible."""
         ...

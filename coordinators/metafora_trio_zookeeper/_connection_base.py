@@ -1,15 +1,15 @@
-"""The life of one session, which every `Connection` lives in the same way.
+"""ConnectionBase: the life of one session, the same for every `Connection`.
 
-`Connection` says what is promised; this keeps it, over any transport:
+`Connection` states the promises. This class keeps them over any transport:
 
-* A state is set before anyone is notified of it, so that a request made by a callback is refused rather than lost.
+* It sets a state before it calls any callback or the sink. So a request made by one of them is refused, not lost.
 * The first final state is the last: nothing that arrives later changes it.
-* Outstanding requests are known here. Each ends by its reply or by the next state that is not CONNECTED, whichever
-  comes first, in the order in which they were made. A late reply finds its request gone.
-* Closing is shielded and bounded: the server is asked to close the session, again on each new connection, for at most
-  one session timeout.
+* It keeps the outstanding requests. Each ends by its reply or by the next state that is not CONNECTED, whichever comes
+  first. They fail in the order in which they were made. A late reply is ignored.
+* Closing is shielded and bounded: it asks the server to close the session, and asks again on each new connection, for
+  at most one session timeout.
 
-A subclass brings the transport: how to connect, how requests and replies travel, and how calls are put in order.
+A subclass adds the transport: it connects, carries requests and replies, and puts calls in order.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ RequestT = TypeVar("RequestT", bound=Hashable)
 
 
 class Established(NamedTuple):
-    """What is known of a connection once its session is established on it; see `Connection`."""
+    """The attributes of a connection whose session has just been established; see `Connection`."""
 
     connected_at: float
     number: int
@@ -46,7 +46,7 @@ class Established(NamedTuple):
 class ConnectionBase(abc.ABC, Generic[RequestT]):
     """The attributes of a `Connection`, and the bookkeeping behind them.
 
-    Only this class sets the attributes. Everything is called in the Trio thread, except `_prove`.
+    Only this class sets the attributes. All methods are called in the Trio thread, except `_prove`.
     """
 
     def __init__(self) -> None:
@@ -58,7 +58,7 @@ class ConnectionBase(abc.ABC, Generic[RequestT]):
         self.proof: float = -math.inf
         self.connected_at: float = -math.inf
         self._sink: Sink | None = None
-        # In the order in which the requests were made: so they fail.
+        # In the order in which the requests were made, because they must fail in that order.
         self._outstanding: dict[RequestT, Done] = {}
         self._state_changed = RepeatedEvent()
         self._closing = False
@@ -66,9 +66,9 @@ class ConnectionBase(abc.ABC, Generic[RequestT]):
         self._error: Exception | None = None
 
     async def open(self, sink: Sink) -> None:
-        """See `Connection`. Once only."""
+        """See `Connection`. May be called only once."""
         if self._sink is not None:
-            raise RuntimeError("opened already")
+            raise RuntimeError("the connection was already opened")
         self._sink = sink
         self._start()
         await trio.lowlevel.checkpoint()
@@ -93,7 +93,7 @@ class ConnectionBase(abc.ABC, Generic[RequestT]):
             raise self._error
 
     async def _close_session(self) -> None:
-        """Ask the server to close the session, and again on the next connection if this one breaks."""
+        """Ask the server to close the session. If the connection breaks, ask again on the next one."""
         while self.state not in _FINAL:
             if self.state is ConnectionState.CONNECTED:
                 self._transmit_close()
@@ -102,7 +102,7 @@ class ConnectionBase(abc.ABC, Generic[RequestT]):
     # ---- for the transport
 
     def _request(self, request: RequestT, done: Done) -> None:
-        """Send a request, or have it fail in its turn: never from inside this call."""
+        """Send a request, or queue its failure: `done` is never called from inside this call."""
         self._outstanding[request] = done
         if self.state is ConnectionState.CONNECTED and not self._closing:
             self._transmit(request)
@@ -110,21 +110,21 @@ class ConnectionBase(abc.ABC, Generic[RequestT]):
             self._post(self._deliver, request, self._loss())
 
     def _deliver(self, request: RequestT, result: Reply | RequestError) -> None:
-        """Hand a reply to its request, unless that has ended."""
+        """Pass a reply to its request's callback, unless the request has already failed."""
         done = self._outstanding.pop(request, None)
         if done is not None:
             done(result)
 
     def _prove(self, stamp: float) -> None:
-        """Note that a heartbeat was acknowledged. Call it where the reply is read, in whichever thread."""
+        """Note that a heartbeat was acknowledged. Call this where the reply is read, in any one thread."""
         self.proof = max(self.proof, stamp)
 
     def _set_state(self, state: ConnectionState, established: Established | None = None) -> None:
-        """Enter a state, fail what it ends, and notify the sink.
+        """Enter a state, fail the outstanding requests unless it is CONNECTED, and notify the sink.
 
         Args:
             state: the new state; ignored once the present one is final.
-            established: of CONNECTED, what is known of the connection.
+            established: for CONNECTED, the attributes of the connection.
         """
         if self.state in _FINAL:
             return
@@ -137,7 +137,7 @@ class ConnectionBase(abc.ABC, Generic[RequestT]):
             for done in outstanding.values():
                 try:
                     done(self._loss())
-                except Exception as error:  # noqa: BLE001  # the transport says what becomes of it
+                except Exception as error:  # noqa: BLE001  # `_failed` decides: it raises or keeps the error
                     self._failed(error)
         self._state_changed.set()
         if self._sink is not None:
@@ -148,7 +148,7 @@ class ConnectionBase(abc.ABC, Generic[RequestT]):
         return RequestError(ErrorCode.SESSION_EXPIRED if expired else ErrorCode.CONNECTION_LOSS)
 
     def _failed(self, error: Exception) -> None:
-        """Take the exception of a callback. If this returns, the remaining callbacks are still called."""
+        """Handle the exception of a callback. If this returns, the remaining callbacks are still called."""
         raise error
 
     @abc.abstractmethod
@@ -157,7 +157,7 @@ class ConnectionBase(abc.ABC, Generic[RequestT]):
 
     @abc.abstractmethod
     async def _stop(self) -> None:
-        """Break the connection, make no other, and free what it holds. Runs shielded, so it must end by itself."""
+        """Break the connection, make no other, and free its resources. Runs shielded, so it must end by itself."""
 
     @abc.abstractmethod
     def _transmit(self, request: RequestT) -> None:
@@ -169,4 +169,4 @@ class ConnectionBase(abc.ABC, Generic[RequestT]):
 
     @abc.abstractmethod
     def _post(self, call: Callable[[Any, Any], None], first: Any, second: Any) -> None:
-        """Have `call(first, second)` made in its turn, behind all that has arrived."""
+        """Queue `call(first, second)` behind everything that has arrived."""

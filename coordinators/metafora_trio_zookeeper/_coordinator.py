@@ -39,24 +39,25 @@ class ZooKeeperCoordinator(Coordinator):
 
     Args:
         hosts: `host:port,host:port,...`. The port is 2181 if none is given.
-        namespace: under which path everything is kept. It is made on first use.
-        session_timeout: T, in seconds: for how long the servers keep the claims of a node without hearing from it.
-            They clamp it (to 2 to 20 ticks by default); what they grant must be 2 s at least. Tasks of a node that
-            is cut off are cancelled after T/2; a node that died is replaced after T. 10 s and more for many nodes.
+        namespace: the path under which everything is kept. It is created on first use.
+        session_timeout: T, in seconds: how long the servers keep a silent node's claims. The servers clamp it (by
+            default to 2 to 20 ticks) and must grant at least 2 s. The tasks of a node that is cut off are cancelled
+            after T/2; a dead node is replaced after T. Use 10 s or more for many nodes.
         connect_timeout: seconds after which unreachable servers are reported.
         auth: (scheme, credential) pairs, such as ("digest", "user:password").
         acl: kazoo's ACLs for every znode created; None leaves them open to the world.
         sasl: kazoo's `sasl_options`.
         tls: kazoo's TLS options: `ca`, `certfile`, `keyfile`, `keyfile_password`, `verify_certs`
             (True by default) and `check_hostname` (False by default).
-        buckets: into how many directories tasks are hashed. A namespace keeps the number it was made with.
-        connect: makes a connection; given for a simulated ensemble instead of kazoo.
-        rng: for marks and jitter.
-        suspended: for how many seconds the machine has been suspended so far.
-        watched: whether a thread may watch the lease, see `Session.watched`: false on virtual time.
+        buckets: the number of directories that tasks are hashed into. A namespace keeps its first number.
+        connect: makes a connection; pass it to use a simulated ensemble instead of kazoo.
+        rng: for session marks and jitter.
+        suspended: returns how many seconds the machine has been suspended so far.
+        watched: whether a thread may watch the lease, see `Session.watched`; false on virtual time.
 
     Raises:
-        ValueError: an argument breaks a rule; the message names it. (Of `tls` and `sasl`: on the first connection.)
+        ValueError: an argument breaks a rule; the message names it. `tls` and `sasl` are only checked on the first
+            connection.
     """
 
     def __init__(
@@ -78,9 +79,11 @@ class ZooKeeperCoordinator(Coordinator):
     ) -> None:
         self.hosts: str = _check_hosts(hosts)
         if not MIN_SESSION_TIMEOUT <= session_timeout <= _DAY:
-            raise ValueError(f"session_timeout is {session_timeout:g} s, not {MIN_SESSION_TIMEOUT:g} s to a day")
+            raise ValueError(
+                f"session_timeout is {session_timeout:g} s; it must be from {MIN_SESSION_TIMEOUT:g} s to a day"
+            )
         if not 0 < connect_timeout < math.inf:
-            raise ValueError(f"connect_timeout is {connect_timeout:g} s, not more than 0 and finite")
+            raise ValueError(f"connect_timeout is {connect_timeout:g} s; it must be positive and finite")
         self.session_timeout = session_timeout
         self.connect_timeout = connect_timeout
         self._layout = Layout(namespace, buckets)
@@ -95,11 +98,11 @@ class ZooKeeperCoordinator(Coordinator):
 
     @property
     def namespace(self) -> str:
-        """Under which path everything is kept."""
+        """The path under which everything is kept."""
         return self._layout.root
 
     def _connect_kazoo(self) -> Connection:
-        # Importing kazoo takes longer than all the rest: building a coordinator must not wait for it.
+        # Imported here because kazoo takes longer to import than everything else, and only a connection needs it.
         from metafora_trio_zookeeper._kazoo.connection import KazooConnection
 
         try:
@@ -111,7 +114,7 @@ class ZooKeeperCoordinator(Coordinator):
                 sasl=self._sasl,
                 tls=self._tls,
             )
-        except OSError as error:  # such as a certificate that is being replaced: a later join may read it
+        except OSError as error:  # such as a certificate file that is being replaced; a later join may succeed
             raise CoordinatorUnavailable(f"cannot connect to ZooKeeper at {self.hosts}: {error}") from error
 
     @asynccontextmanager
@@ -180,7 +183,7 @@ class ZooKeeperCoordinator(Coordinator):
     # ---- for operators (`Diagnosable` and `Removable`)
 
     async def diagnose(self) -> Diagnosis:
-        """See `Diagnosable`: servers, session, clock and what is stored."""
+        """See `Diagnosable`: checks the servers, the session, the clock and the namespace."""
         return await diagnose(
             self._connect,
             self._layout,
@@ -190,7 +193,7 @@ class ZooKeeperCoordinator(Coordinator):
         )
 
     async def remove(self) -> None:
-        """See `Removable`: remove the namespace. Waits up to `connect_timeout` for the last node to go."""
+        """See `Removable`: removes the namespace. Waits up to `connect_timeout` for the last node to go."""
         await remove_namespace(self._connect, self._layout, hosts=self.hosts, patience=self.connect_timeout)
 
 
@@ -198,5 +201,5 @@ def _check_hosts(hosts: str) -> str:
     for host in hosts.split(","):
         match = _HOST.fullmatch(host)
         if match is None or not 1 <= int(match[2] or 2181) <= 65535:
-            raise ValueError(f"hosts {hosts!r}: {host!r} is not 'host:port' (a chroot is given as the namespace)")
+            raise ValueError(f"hosts {hosts!r}: {host!r} is not 'host:port' (pass a chroot as the namespace)")
     return hosts

@@ -1,4 +1,4 @@
-"""From ZooKeeper's errors to Metafora's."""
+"""Translation of ZooKeeper's errors into Metafora's."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ __all__ = ["translate"]
 
 _VERSION_TIMEOUT = 1.0
 _HINTS = {
-    ErrorCode.NO_AUTH: "; the credentials do not suffice for the ACL there",
+    ErrorCode.NO_AUTH: "; the ACL there does not permit it with these credentials",
     ErrorCode.NO_NODE: "; was the namespace removed?",
 }
 
 
 async def translate(hosts: str, server: str, error: RequestError) -> CoordinatorUnavailable:
-    """Return the error to raise for a request that was refused.
+    """Return the error to raise for a refused request.
 
     Args:
         hosts: as configured.
-        server: the server in use, as `host:port`. If it does not know an operation, it is asked for its version, and
-            may not answer.
+        server: the server in use, as `host:port`. If it did not know an operation, this requests its version for the
+            message; the server may not answer.
         error: the refusal.
     """
     if error.code is not ErrorCode.UNIMPLEMENTED:

@@ -1,15 +1,15 @@
-"""Where everything is in ZooKeeper: paths, the names of znodes, and the layout record.
+"""Layout: the paths and names of a namespace's znodes, and the layout record.
 
     /<namespace>                          {"layout": 2, "buckets": 64}
-    /<namespace>/nodes/<node>.<inc>       ephemeral: a node's record of itself
+    /<namespace>/nodes/<node>.<inc>       ephemeral: the node's record
     /<namespace>/tasks/<bucket>/<task>    properties, or a tombstone
     /<namespace>/claims/<bucket>/<task>~<node>.<inc>~<c|b>~<seq>   ephemeral sequential, empty
     /<namespace>/states/<bucket>/<task>   the state record
     /<namespace>/commands/<bucket>/<task>~<seq>
     /<namespace>/node_commands/<node>.<inc>~<seq>
 
-Names are read strictly. A claim's path is made again from its fields, so what is not exactly what `claim_path` writes
-(fields, bucket, digits) must not become a claim: it could never be deleted.
+Names are parsed strictly. A claim's path is rebuilt from its fields, so a name that differs in any way from what
+`claim_path` writes (fields, bucket, digits) must not become a claim. Otherwise it could never be deleted.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ LAYOUT_VERSION = 2
 TOMBSTONE = b'{"deleted":true}'
 MAX_OPS = 128
 MAX_REQUEST_BYTES = 900_000
-"""Servers close the connection on a request above jute.maxbuffer (1 MiB by default), and do not say why."""
+"""Below jute.maxbuffer (1 MiB by default): on a larger request a server closes the connection without an error."""
 MAX_SESSION_BYTES = 900_000
-"""Closing a session writes the paths of all its ephemerals in one transaction; one above about 1 MB brings down every
-server, for good (ZOOKEEPER-4306)."""
+"""Closing a session writes the paths of all its ephemerals in one transaction. One above about 1 MB crashes every
+server, and they cannot start again (ZOOKEEPER-4306)."""
 
 _WORD = r"[A-Za-z0-9._:@=+-]{1,128}"
 _IDENTITY_PATTERN = rf"{_WORD}\.[a-z0-9]{{10}}"
@@ -62,7 +62,7 @@ _BUCKETED = ("tasks", "claims", "states", "commands")
 
 
 def check_namespace(namespace: str) -> str:
-    """Return the namespace without a slash at its end.
+    """Return the namespace without a trailing slash.
 
     Raises:
         ValueError: it is not an absolute path of plain names, or is below ZooKeeper's own `/zookeeper`.
@@ -77,7 +77,7 @@ def check_namespace(namespace: str) -> str:
 
 
 def decode_record(task: str, stored: ReadResult | None) -> StoredTask | None:
-    """A task's znode as a record, None for no such znode. A tombstone has no properties.
+    """Decode a task's znode; None if there is none. A tombstone has no properties.
 
     Raises:
         InvalidTask: the properties are not a JSON object.
@@ -88,7 +88,7 @@ def decode_record(task: str, stored: ReadResult | None) -> StoredTask | None:
 
 
 def decode_state(task: str, stored: ReadResult | None) -> TaskState | None:
-    """A state's znode as a state, None for no such znode.
+    """Decode a state's znode; None if there is none.
 
     Raises:
         InvalidTask: it is not a state record.
@@ -98,13 +98,13 @@ def decode_state(task: str, stored: ReadResult | None) -> TaskState | None:
     try:
         return TaskState.decode(stored.data)
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-        raise InvalidTask(f"task {task!r}: its stored state cannot be read: {error!r}") from error
+        raise InvalidTask(f"the stored state of task {task!r} cannot be read: {error!r}") from error
 
 
 def known(thing: T | None, directory: str, name: str) -> T | None:
-    """Return what a name was parsed to, and report a name that is not ours."""
+    """Return `thing`, which `name` was parsed to. If it is None, log that the name is ignored."""
     if thing is None:
-        _log.warning("ignored %r below %s: not a name of ours, or in the wrong bucket", name, directory)
+        _log.warning("ignored %r below %s: not one of our names, or in the wrong bucket", name, directory)
     return thing
 
 
@@ -113,7 +113,7 @@ class Layout:
 
     Args:
         namespace: an absolute path, such as `/metafora`.
-        buckets: into how many directories tasks are hashed. A namespace keeps the number it was made with.
+        buckets: the number of directories that tasks are hashed into. A namespace keeps its first number.
 
     Raises:
         ValueError: an argument breaks a rule.
@@ -121,7 +121,7 @@ class Layout:
 
     def __init__(self, namespace: str, buckets: int = 64) -> None:
         if not 1 <= buckets <= 1024:
-            raise ValueError(f"buckets is {buckets}, not 1 to 1024")
+            raise ValueError(f"buckets is {buckets}; it must be from 1 to 1024")
         self.root = check_namespace(namespace)
         self.buckets = tuple(f"{n:02}" for n in range(buckets))
         self.nodes = f"{self.root}/nodes"
@@ -138,10 +138,10 @@ class Layout:
         return json.dumps({"layout": LAYOUT_VERSION, "buckets": len(self.buckets)}).encode()
 
     def check_record(self, data: bytes) -> None:
-        """Compare the layout with the data of the root.
+        """Check that the root's data is the record of this layout.
 
         Raises:
-            LayoutMismatch: it was made by another version, or with another number of buckets, or is something else.
+            LayoutMismatch: the record was made by another version or with another number of buckets, or is no record.
         """
         try:
             record = json.loads(data)
@@ -181,11 +181,11 @@ class Layout:
         return f"{self.claim_prefix(claim.task, claim.node, claim.kind)}{claim.seq:010}"
 
     def claim_prefix(self, task: str, identity: str, kind: ClaimKind) -> str:
-        """What to create: ZooKeeper appends the sequence number."""
+        """The path to create: ZooKeeper appends the sequence number."""
         return f"{self.claims}/{self.bucket(task)}/{task}~{identity}~{kind.value}~"
 
     def claim_size(self, task: str, identity: str) -> int:
-        """What a claim adds to the transaction that closes its session, in bytes."""
+        """The bytes that a claim adds to the transaction that closes its session."""
         return len(self.claims) + len(self.buckets[-1]) + len(task) + len(identity) + 20
 
     def node_command_path(self, name: str) -> str:
@@ -194,7 +194,7 @@ class Layout:
     def node_command_prefix(self, identity: str) -> str:
         return f"{self.node_commands}/{identity}~"
 
-    # ---- from names to things; None for what is not exactly one
+    # ---- from names to things; None for a name that is not exactly one of ours
 
     def parse_task(self, bucket: str, name: str) -> str | None:
         return name if _TASK.fullmatch(name) and self.bucket(name) == bucket else None
@@ -210,6 +210,6 @@ class Layout:
         return name if _IDENTITY.fullmatch(name) else None
 
     def parse_node_command(self, name: str) -> tuple[str, int] | None:
-        """Return the addressee of a command, and its sequence number."""
+        """Return a command's addressee and its sequence number."""
         match = _NODE_COMMAND.fullmatch(name)
         return (match[1], int(match[2])) if match else None

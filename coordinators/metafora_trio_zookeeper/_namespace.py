@@ -1,4 +1,4 @@
-"""Making a namespace, and removing it: its directories and its layout record, each time in one transaction."""
+"""Creation and removal of a namespace: its directories and its layout record, each in one transaction."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _LOOK = 0.2
 
 
 async def ensure_namespace(connection: Connection, layout: Layout) -> None:
-    """Check the layout record of the namespace; make the namespace if it is not there.
+    """Check the layout record of the namespace, or create the namespace if it does not exist.
 
-    It is made in one transaction, so it is there whole or not at all, and if several make it at once, one does. A root
-    that an operator made beforehand (for its ACL) is used if it is empty.
+    It is created in one transaction. So it exists completely or not at all, and only one of several concurrent
+    attempts succeeds. An empty root, which an operator may have created for its ACL, is used as it is.
 
     Raises:
-        LayoutMismatch: the namespace was made by a newer version, or with other settings.
+        LayoutMismatch: the namespace was created by a newer version, or with other settings.
         CoordinatorUnavailable: the root has children, but no layout record.
         RequestError: ZooKeeper refused, or the connection broke; then try again.
     """
@@ -52,14 +52,14 @@ async def ensure_namespace(connection: Connection, layout: Layout) -> None:
                 ) from error
             if error.code not in (ErrorCode.NODE_EXISTS, ErrorCode.BAD_VERSION):
                 raise
-            # Another node was faster: look at what it made.
+            # Another node was faster: check the namespace that it created.
         else:
             return
-    raise CoordinatorUnavailable(f"{layout.root} is being made and removed again by others")
+    raise CoordinatorUnavailable(f"{layout.root} is being created and removed by others")
 
 
 async def _make_parents(connection: Connection, root: str) -> None:
-    """Make the directories above the root, one by one: any of them may exist, or be made by others at this moment."""
+    """Create the directories above the root, one by one, since any may exist or be created by others just now."""
     names = root.split("/")[1:-1]
     for depth in range(1, len(names) + 1):
         path = "/" + "/".join(names[:depth])
@@ -71,7 +71,7 @@ async def _make_parents(connection: Connection, root: str) -> None:
 
 
 async def remove_namespace(connect: Callable[[], Connection], layout: Layout, *, hosts: str, patience: float) -> None:
-    """Remove a namespace with all that is in it. Waits for nodes to go: the session of a killed one ends later.
+    """Remove a namespace with everything in it. First wait for nodes to go: a killed one's session ends later.
 
     Args:
         connect: makes a connection.
@@ -94,7 +94,7 @@ async def remove_namespace(connect: Callable[[], Connection], layout: Layout, *,
             for first in range(0, len(inside), MAX_OPS):
                 ops = [Delete(path) for path in inside[first : first + MAX_OPS]]
                 await ask(lambda done, ops=ops: connection.transact(ops, done))  # type: ignore[misc]
-            # At once, as it was made: a node that joins at this moment finds all of it, or nothing and makes it again.
+            # In one transaction: a node that joins just now finds all directories, or none and creates them again.
             ends = [Delete(path) for path in [*reversed(layout.directories()), layout.root]]
             await ask(lambda done: connection.transact(ends, done))
         except RequestError as error:
@@ -111,4 +111,4 @@ async def _wait_deserted(connection: Connection, layout: Layout, patience: float
             if not nodes:
                 return
             await trio.sleep(_LOOK)
-    raise CoordinatorUnavailable(f"{layout.root} was not removed: {', '.join(nodes[:5])} still there")
+    raise CoordinatorUnavailable(f"{layout.root} was not removed: nodes still joined: {', '.join(nodes[:5])}")

@@ -1,4 +1,4 @@
-"""A connection by itself, without a view or a lease: for work that is done once, such as removing a namespace."""
+"""A connection without a view or a lease, for one-off work such as removing a namespace."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class _Waiting:
 async def open_connection(
     connect: Callable[[], Connection], *, hosts: str, patience: float
 ) -> AsyncGenerator[Connection]:
-    """Connect; on leaving, close the session.
+    """Connect for the length of the block, then close the session.
 
     Args:
         connect: makes a connection.
@@ -57,7 +57,7 @@ async def open_connection(
 
 
 async def children_of(connection: Connection, paths: Iterable[str]) -> list[list[str]]:
-    """List the names below each path, all in one burst.
+    """Return the names below each path, listed in one burst.
 
     Raises:
         RequestError: one of the paths does not exist, or the connection broke.

@@ -1,4 +1,4 @@
-"""Waiting for replies: turns callbacks, called in wire order, into something to `await`."""
+"""Burst and ask: wait for replies with `await` instead of callbacks."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _BROKEN = (ErrorCode.CONNECTION_LOSS, ErrorCode.SESSION_EXPIRED)
 
 
 def is_broken(error: RequestError) -> bool:
-    """Return whether the connection broke: then the request may have been carried out."""
+    """Return whether the connection broke. If so, the request may or may not have been carried out."""
     return error.code in _BROKEN
 
 
 class Slot:
-    """The place for one reply of a burst: pass it as `done`."""
+    """The slot for one reply of a burst. Pass it as `done`."""
 
     __slots__ = ("_burst", "reply")
 
@@ -36,33 +36,33 @@ class Slot:
 
     @property
     def value(self) -> object:
-        """The value of the reply; read it after `Burst.wait`."""
+        """The reply's value. Read it only after `Burst.wait`."""
         assert self.reply is not None
         return self.reply.value
 
 
 class Burst:
-    """Replies to several pipelined requests.
+    """The replies to several pipelined requests.
 
     Args:
-        heard: called at each successful reply.
+        on_reply: called on each successful reply.
     """
 
-    def __init__(self, heard: Callable[[], None] = lambda: None) -> None:
-        self._heard = heard
+    def __init__(self, on_reply: Callable[[], None] = lambda: None) -> None:
+        self._on_reply = on_reply
         self._left = 0
         self._error: RequestError | None = None
         self._done = trio.Event()
 
     def slot(self) -> Slot:
-        """Return the place for one more reply. More can be added after the earlier replies have come."""
+        """Return the slot for one more reply. Slots can be added even after all earlier replies have come."""
         self._left += 1
         if self._done.is_set() and self._error is None:
             self._done = trio.Event()
         return Slot(self)
 
     def answer(self) -> None:
-        self._heard()
+        self._on_reply()
         self._left -= 1
         if not self._left:
             self._done.set()
@@ -72,10 +72,10 @@ class Burst:
         self._done.set()
 
     async def wait(self) -> None:
-        """Wait until all have come. A checkpoint; when cancelled, the requests go on and their replies are ignored.
+        """Wait for all replies. A checkpoint. Cancelling withdraws no request; the replies are ignored.
 
         Raises:
-            RequestError: at the first that failed, without waiting for the others.
+            RequestError: a request failed. Raised at the first failure, without waiting for the others.
         """
         if self._left or self._error:
             await self._done.wait()
@@ -88,10 +88,10 @@ class Burst:
 async def ask(send: Callable[[Done], None]) -> Reply:
     """Send one request and wait for its reply: `await ask(lambda done: connection.read(paths, done))`.
 
-    A checkpoint; when cancelled, the request goes on and its reply is ignored.
+    A checkpoint. Cancelling does not withdraw the request; its reply is ignored.
 
     Raises:
-        RequestError: it failed.
+        RequestError: the request failed.
     """
     burst = Burst()
     slot = burst.slot()

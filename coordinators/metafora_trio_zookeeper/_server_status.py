@@ -1,4 +1,4 @@
-"""What a server says of itself: ZooKeeper's four-letter word `srvr`, the only one allowed by default."""
+"""ServerStatus: a server's answer to `srvr`, the only four-letter word that ZooKeeper allows by default."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ _NOT_SERVING = "not serving"
 
 @dataclass(frozen=True, slots=True)
 class ServerStatus:
-    """The answer of a server to `srvr`.
+    """A server's answer to `srvr`.
 
     Attributes:
-        version: e.g. "3.8.0"; empty while the server does not serve.
+        version: such as "3.8.0"; empty while the server does not serve.
         mode: "leader", "follower", "observer", "standalone", "read-only", or "not serving" (without a quorum).
-        latency_ms: smallest, average and largest time in ms that a request took.
-        connections: clients connected.
-        outstanding: requests queued.
+        latency_ms: the smallest, average and largest latency of a request, in ms.
+        connections: the number of connected clients.
+        outstanding: the number of queued requests.
         zxid: the last transaction applied.
-        nodes: znodes stored.
+        nodes: the number of znodes stored.
     """
 
     version: str = ""
@@ -36,7 +36,7 @@ class ServerStatus:
 
 
 def parse_srvr(text: str) -> ServerStatus | None:
-    """Parse the answer to `srvr`; None if it is not one, for example because the word is not whitelisted."""
+    """Parse an answer to `srvr`; None if it is something else, for example because `srvr` is not whitelisted."""
     if "not currently serving" in text:
         return ServerStatus()
     fields = {name: value for name, _, value in (line.partition(": ") for line in text.splitlines())}
@@ -56,11 +56,11 @@ def parse_srvr(text: str) -> ServerStatus | None:
 
 
 async def server_status(host: str, port: int, timeout: float) -> ServerStatus | None:
-    """Ask one server, over a plain TCP connection of its own.
+    """Ask one server for its status, over a separate plain TCP connection.
 
     Returns:
-        None if there is no usable answer within `timeout` seconds: nothing listens, the port speaks TLS, or
-        the word is not in the server's whitelist.
+        The status, or None if there is no usable answer within `timeout` seconds: nothing listens, the port speaks
+        TLS, or `srvr` is not in the server's whitelist.
     """
     answer = b""
     with trio.move_on_after(timeout):
@@ -75,6 +75,6 @@ async def server_status(host: str, port: int, timeout: float) -> ServerStatus | 
 
 
 async def server_version(host: str, port: int, timeout: float) -> str | None:
-    """Ask one server for its version, e.g. "3.8.0". None where `server_status` gives None, or if it does not serve."""
+    """Ask one server for its version, such as "3.8.0"; None if it does not answer or does not serve."""
     status = await server_status(host, port, timeout)
     return status.version or None if status is not None else None

@@ -1,4 +1,4 @@
-"""`zk://` URLs."""
+"""from_url: a coordinator from a `zk://` URL."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ._coordinator import ZooKeeperCoordinator
 __all__ = ["from_url"]
 
 _NUMBERS = {"session_timeout": float, "connect_timeout": float, "buckets": int}
-# RFC 3986, appendix B. Not urlsplit, which refuses a list of hosts with an IPv6 address in it.
+# From RFC 3986, appendix B. `urlsplit` refuses a list of hosts that contains an IPv6 address.
 _PARTS = re.compile(
     r"(?:(?P<scheme>[^:/?#]+):)?(?://(?P<hosts>[^/?#]*))?(?P<path>[^?#]*)(?:\?(?P<query>[^#]*))?(?:#(?P<fragment>.*))?"
 )
@@ -19,13 +19,13 @@ _FORM = "zk://host:port,host:port/namespace?session_timeout=10"
 
 
 def from_url(url: str, **options: Any) -> ZooKeeperCoordinator:
-    """A coordinator for `zk://host:port,host:port/namespace?session_timeout=4&connect_timeout=10&buckets=64`.
+    """Return a coordinator for `zk://host:port,host:port/namespace?session_timeout=4&connect_timeout=10&buckets=64`.
 
-    The namespace is `/metafora` if there is none. Credentials do not belong in a URL: pass `auth`.
+    The default namespace is `/metafora`. Credentials do not belong in a URL: pass `auth`.
 
     Args:
         url: as above.
-        **options: arguments of `ZooKeeperCoordinator`; those in the URL win.
+        **options: arguments of `ZooKeeperCoordinator`; the URL takes precedence.
 
     Raises:
         ValueError: the URL breaks a rule; the message names it.
@@ -36,9 +36,9 @@ def from_url(url: str, **options: Any) -> ZooKeeperCoordinator:
     if not parts["hosts"]:
         raise ValueError(f"{url!r} names no host ({_FORM})")
     if "@" in parts["hosts"]:
-        raise ValueError("credentials do not belong in a URL, which is logged and listed: pass auth=")
+        raise ValueError("credentials do not belong in a URL, since URLs are logged and shown: pass auth=")
     if parts["fragment"]:
-        raise ValueError(f"{url!r}: {parts['fragment']!r} means nothing here ({_FORM})")
+        raise ValueError(f"{url!r} has a fragment, {parts['fragment']!r}, which has no meaning here ({_FORM})")
     for name, value in parse_qsl(parts["query"] or "", keep_blank_values=True):
         if name not in _NUMBERS:
             raise ValueError(f"{url!r}: unknown option {name!r} (known: {', '.join(_NUMBERS)})")

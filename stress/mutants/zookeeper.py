@@ -117,7 +117,7 @@ def no_barrier_on_reconnect() -> Iterator[Change]:
         heartbeat, connection = self._heartbeat, self._connection
         heartbeat._number, heartbeat._previous = connection.number, connection.connected_at
         heartbeat._unanswered.clear()
-        heartbeat._last_heard = trio.current_time()
+        heartbeat._last_arrival = trio.current_time()
 
     yield ZooKeeperSession, "_barrier", barrier
 
@@ -130,7 +130,7 @@ def no_resync_after_reconnect() -> Iterator[Change]:
         if self.connection.number == 1:
             await right(self, barrier)
             return
-        epoch, burst = self._epoch, Burst(self._heard)
+        epoch, burst = self._epoch, Burst(self._count_delivery)
         for path in self._watched:
             self.connection.add_watch(path, burst.slot())
         barrier(burst)

@@ -1,4 +1,4 @@
-"""Real ZooKeeper servers for the tests of this folder. Without ZooKeeper they fail and say what to install."""
+"""Real ZooKeeper servers for the tests in this folder. Without ZooKeeper the tests fail and say what to install."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ def _run(ensemble: Ensemble) -> Iterator[Ensemble]:
 
 @pytest.fixture(scope="session")
 def ensemble() -> Iterator[Ensemble]:
-    """Three servers, started once; what a test breaks is repaired after it."""
+    """Three servers, started once; `_repaired` restores them after each test."""
     yield from _run(Ensemble(3))
 
 
 @pytest.fixture(scope="session")
 def linked_ensemble() -> Iterator[Ensemble]:
-    """Three servers whose connections with each other can be cut by `isolate`."""
+    """Three servers whose connections to each other `isolate` can cut."""
     yield from _run(Ensemble(3, linked=True))
 
 
 @pytest.fixture(scope="session")
 def standalone() -> Iterator[Ensemble]:
-    """One server: quicker, for what needs no quorum."""
+    """One server: quicker, for tests that need no quorum."""
     yield from _run(Ensemble(1))
 
 
 @pytest.fixture(autouse=True)
 def _repaired(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Repair the ensembles after each test that had one."""
+    """Restore the ensembles after each test that used one."""
     yield
     for name in _ENSEMBLES:
         if name in request.fixturenames:
@@ -50,7 +50,7 @@ def _repaired(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def proxies() -> Iterator[ProxyLoop]:
-    """Where to open proxies to servers."""
+    """A loop in which to open proxies to servers."""
     with ProxyLoop() as loop:
         yield loop
 

@@ -1,4 +1,4 @@
-"""Batching: what belongs together stays together, nothing is lost, and nothing goes out twice after success."""
+"""Batching: no unit is split, none is lost, and none is sent again after it succeeded."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.support.zookeeper.scripted_zookeeper import ScriptedConnection, Scrip
 
 
 class Server(ScriptedConnection):
-    """A connection that answers when told, and refuses each operation whose path is bad."""
+    """A connection that answers on `answer`, and refuses each operation whose path is bad."""
 
     def __init__(self) -> None:
         super().__init__(ScriptedZooKeeper(), 1)
@@ -56,7 +56,7 @@ class Server(ScriptedConnection):
 
 
 class Outcomes(list[tuple[str, ErrorCode | None, int | None]]):
-    """How units ended, in order."""
+    """The outcomes of units, in order."""
 
     def unit(self, *paths: str, read: str = "", size: int = 0) -> Unit:
         ops = tuple(Create(path, b"x" * size) if size else Delete(path) for path in paths)
@@ -92,7 +92,7 @@ def test_take_splits_no_unit_and_keeps_the_order(shapes: list[tuple[int, int]]) 
 
 
 async def run_with(batch: Batch) -> trio.CancelScope:
-    """Start the batch's task; cancel what is returned to end it."""
+    """Start the batch's task. Cancel the returned scope to end it."""
     scope = trio.CancelScope()
 
     async def run() -> None:
@@ -104,7 +104,7 @@ async def run_with(batch: Batch) -> trio.CancelScope:
     return scope
 
 
-async def test_what_is_asked_together_travels_together(autojump_clock: trio.testing.MockClock) -> None:
+async def test_units_added_together_share_a_transaction(autojump_clock: trio.testing.MockClock) -> None:
     server, outcomes, batch, _ = make()
     await run_with(batch)
     for n in range(300):
@@ -119,7 +119,7 @@ async def test_what_is_asked_together_travels_together(autojump_clock: trio.test
     assert outcomes == [(f"/{n}", None, None) for n in range(300)]
 
 
-async def test_the_refused_unit_is_told_and_the_others_go_on(autojump_clock: trio.testing.MockClock) -> None:
+async def test_the_refused_unit_is_settled_and_the_others_sent_again(autojump_clock: trio.testing.MockClock) -> None:
     server, outcomes, batch, _ = make()
     await run_with(batch)
     server.bad.add("/2/b")
@@ -153,7 +153,7 @@ async def test_a_failure_without_index_is_halved_down(autojump_clock: trio.testi
 
 
 @given(st.integers(1, 200), st.sets(st.integers(0, 199)), st.data())
-def test_each_unit_is_told_once_what_happened(count: int, bad: set[int], data: st.DataObject) -> None:
+def test_each_unit_is_settled_once_with_its_outcome(count: int, bad: set[int], data: st.DataObject) -> None:
     async def main() -> None:
         server, outcomes, batch, _ = make()
         scope = await run_with(batch)
@@ -179,8 +179,8 @@ def test_each_unit_is_told_once_what_happened(count: int, bad: set[int], data: s
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
-async def test_when_the_connection_breaks_nobody_is_told(autojump_clock: trio.testing.MockClock) -> None:
-    """Nobody knows: the view will tell, after the reconnect. And nothing of the old queue is sent then."""
+async def test_no_unit_is_settled_when_the_connection_breaks(autojump_clock: trio.testing.MockClock) -> None:
+    """Their outcomes are unknown; the view shows them after the reconnect. Nothing of the old queue is sent then."""
     server, outcomes, batch, _ = make()
     await run_with(batch)
     for n in range(400):

@@ -1,4 +1,4 @@
-"""Each benchmark at a tiny size on a ZooKeeper of its own: the keys it prints, and that it leaves nothing behind."""
+"""Each benchmark at a tiny size on its own ZooKeeper: it prints the right keys and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ KEYS = {
 def test_the_last_line_is_one_json_object_with_the_keys(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of the figures only the promises are looked at: a tiny run on a busy machine says nothing of speed."""
+    """Only the figures for promises are checked, because a tiny run on a busy machine shows nothing about speed."""
     monkeypatch.setattr(cold_start, "QUIET", 1.0)
     monkeypatch.setattr(moves, "QUIET", 1.0)
     monkeypatch.setattr(idle, "SECONDS", 0.5)

@@ -50,7 +50,7 @@ async def test_a_server_that_lags_does_not_hide_what_has_happened() -> None:
         assert cluster.layout.task_path("t") in cluster.tree
 
 
-async def test_a_submit_that_never_arrived_is_made_again() -> None:
+async def test_a_submit_that_never_arrived_is_repeated() -> None:
     cluster = ScriptedCluster(buckets=2)
     async with cluster.coordinator.open_client() as client:
         cluster.drop_next_request()
@@ -58,7 +58,7 @@ async def test_a_submit_that_never_arrived_is_made_again() -> None:
         assert cluster.tree[cluster.layout.task_path("t")].data == b"{}"
 
 
-async def test_another_task_of_this_name_is_not_ours() -> None:
+async def test_another_task_with_this_id_is_not_ours() -> None:
     cluster = ScriptedCluster(buckets=2)
     async with cluster.coordinator.open_client() as client:
         await client.submit([Task("t", {"a": 1})], again=False)
@@ -67,8 +67,8 @@ async def test_another_task_of_this_name_is_not_ours() -> None:
             await client.submit([Task("t", {"a": 2})], again=False)
 
 
-async def test_a_task_that_ended_before_the_reply_was_found_lost() -> None:
-    """Nobody can say whether it was this submit that ran: that is said."""
+async def test_a_task_that_ended_before_the_lost_reply_was_noticed() -> None:
+    """The client cannot know whether it was this submit that ran, and the error says so."""
     cluster = ScriptedCluster(buckets=2)
     async with cluster.coordinator.open_client() as client:
         connection = cluster.connections[-1]
@@ -108,7 +108,7 @@ async def test_again_overwrites_the_state_as_it_was_read() -> None:
         cluster.end("t")
         with pytest.raises(TaskFinished, match=r"'t' has ended \(completed\)"):
             await client.submit([Task("t")], again=False)
-        # Another client submits it again, and it ends again, between our look and our write.
+        # Between our read and our write, another client submits it again and it ends again.
         state = cluster.layout.state_path("t")
         cluster.interfere(SetData(state, b'{"state":"runnable"}'), SetData(state, COMPLETED))
         await client.submit([Task("t"), Task("new")], again=True)
@@ -132,8 +132,8 @@ async def test_a_delete_whose_reply_was_lost() -> None:
             await client.delete("u")
 
 
-async def test_a_delete_of_which_nobody_knows_and_nothing_is_left_has_happened() -> None:
-    """The owner has removed what we had deleted, before we could look."""
+async def test_a_delete_whose_reply_was_lost_has_happened_if_nothing_is_left() -> None:
+    """The owner removed the task that we deleted before we could check."""
     cluster = ScriptedCluster(buckets=2)
     async with cluster.coordinator.open_client() as client:
         await client.submit([Task("t")], again=False)
@@ -151,7 +151,7 @@ async def test_a_delete_of_which_nobody_knows_and_nothing_is_left_has_happened()
 
 
 async def test_a_delete_that_crosses_a_submit_deletes_the_task() -> None:
-    """The task comes between the tombstone that found none and the look at the state."""
+    """The task is submitted after the tombstone found none and before the state is read."""
     cluster = ScriptedCluster(buckets=2)
     async with cluster.coordinator.open_client() as client:
         connection = cluster.connections[-1]
@@ -185,7 +185,7 @@ async def test_a_delete_spares_the_state_of_a_task_submitted_again() -> None:
         connection.before = submit_again
         await client.delete("t")
         assert state in cluster.tree
-        assert cluster.tree[task].version == 1  # it had come back, and is deleted as what it is now
+        assert cluster.tree[task].version == 1  # it was submitted again, and this new task is deleted
 
 
 async def test_reads_are_repeated_over_a_reconnect() -> None:
@@ -251,8 +251,8 @@ async def test_commands() -> None:
         assert queued_commands == [Command("freeze").encode()]
 
 
-async def test_a_command_of_which_nobody_knows_whether_it_arrived() -> None:
-    """The node has left since, perhaps because it was told to: that is said."""
+async def test_a_command_whose_reply_was_lost_and_whose_node_has_left() -> None:
+    """The node may have left because of this command, and the error says so."""
     cluster = ScriptedCluster(buckets=2)
     async with cluster.coordinator.open_client() as client:
         node = f"/m/nodes/a.{'x' * 10}"
@@ -269,15 +269,15 @@ async def test_a_command_of_which_nobody_knows_whether_it_arrived() -> None:
             await client.send(f"a.{'x' * 10}", Command("drain"))
 
 
-async def test_no_permission_is_said() -> None:
+async def test_a_missing_permission_is_reported() -> None:
     cluster = ScriptedCluster(buckets=2)
     async with cluster.coordinator.open_client() as client:
         cluster.forbidden.add("/m/states/")
-        with pytest.raises(CoordinatorUnavailable, match=r"no auth .*credentials do not suffice"):
+        with pytest.raises(CoordinatorUnavailable, match=r"no auth .*not permit it with these credentials"):
             await client.submit([Task("t")], again=False)
 
 
-async def test_who_changes_the_same_things_for_ever() -> None:
+async def test_a_client_gives_up_when_others_keep_changing_the_task() -> None:
     cluster = ScriptedCluster(buckets=2)
     async with cluster.coordinator.open_client() as client:
         assert isinstance(client, ZooKeeperClient)
@@ -289,5 +289,5 @@ async def test_who_changes_the_same_things_for_ever() -> None:
             cluster.commit([SetData(state, COMPLETED)])
 
         connection.before = be_faster
-        with pytest.raises(CoordinatorUnavailable, match="10 times over"):
+        with pytest.raises(CoordinatorUnavailable, match="gave up after 10 attempts"):
             await client.submit([Task("t")], again=True)

@@ -25,7 +25,7 @@ def frame(body: bytes) -> bytes:
 
 
 def test_ready_is_a_whole_frame(pair: tuple[BufferedSocket, socket.socket]) -> None:
-    """Half a frame must not catch kazoo's loop, which would wait for the rest and send nothing meanwhile."""
+    """Half a frame must not be reported to kazoo's loop, which would wait for the rest and send nothing until then."""
     buffered, server = pair
     sent = frame(b"body")
     for number, byte in enumerate(sent, 1):
@@ -41,7 +41,7 @@ def test_ready_is_a_whole_frame(pair: tuple[BufferedSocket, socket.socket]) -> N
 
 
 def test_end(pair: tuple[BufferedSocket, socket.socket]) -> None:
-    """Whole frames come first, then the end: as something to read that is empty."""
+    """Whole frames come first, then the end as an empty read."""
     buffered, server = pair
     server.sendall(frame(b"whole") + frame(b"half")[:-1])
     server.shutdown(socket.SHUT_WR)
@@ -67,7 +67,7 @@ def test_take_frame(pair: tuple[BufferedSocket, socket.socket]) -> None:
 
 
 def test_greeting(pair: tuple[BufferedSocket, socket.socket]) -> None:
-    """The first frame tells what was negotiated, in however many pieces it comes."""
+    """The negotiated values are read from the first frame, in however many pieces it comes."""
     buffered, server = pair
     greeting = frame(struct.pack("!iiq", 0, 4000, 77) + frame(b"password") + b"\0")
     for byte in greeting:
@@ -95,7 +95,7 @@ def test_sending_never_waits(pair: tuple[BufferedSocket, socket.socket]) -> None
 
 
 def test_shutdown(pair: tuple[BufferedSocket, socket.socket]) -> None:
-    """What had arrived is still read; and it does no harm when repeated, or after the close."""
+    """Bytes that had arrived are still read. A second shutdown, or one after the close, does no harm."""
     buffered, server = pair
     server.sendall(frame(b"last"))
     buffered.shutdown()

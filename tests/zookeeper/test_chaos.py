@@ -33,7 +33,7 @@ def test_a_short_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
 def test_tasks_that_ignore_their_lease_are_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A real bug on real processes: those that are cut off, or were frozen, run on while others have their tasks."""
+    """A real bug on real processes: nodes that are cut off or were frozen keep running tasks that others now own."""
     monkeypatch.setattr(chaos_run, "_QUIET", 1.0)
 
     found = main([*SMALL, "--seconds", "10", "--json", "--break", "lease", "--keep", str(tmp_path / "run")])
@@ -42,14 +42,14 @@ def test_tasks_that_ignore_their_lease_are_found(
     figures = json.loads(printed.out.splitlines()[-1])
     assert (found, figures["verdict"], figures["lost"]) == (1, "violated", 0), printed.err
     assert figures["overlaps"] > 0
-    assert figures["old_token_writes_accepted"] == 0  # the store does what it is for
+    assert figures["old_token_writes_accepted"] == 0  # the store refuses old tokens
     assert figures["old_token_writes_rejected"] > 0
     assert "VIOLATION: overlap of " in printed.err
 
 
 @pytest.mark.parametrize("number,status", [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
 def test_everything_started_ends_with_the_run(number: signal.Signals, status: int, tmp_path: Path) -> None:
-    """Also a node that is frozen just then."""
+    """Even a node that is frozen at that moment."""
     report, kept = tmp_path / "report.html", tmp_path / "run"
     command = ["stress.chaos", *SMALL, "--report", str(report), "--keep", str(kept)]
 
@@ -60,4 +60,4 @@ def test_everything_started_ends_with_the_run(number: signal.Signals, status: in
     assert ended_with == status
     if number is signal.SIGINT:
         assert "interrupted" in report.read_text()
-    assert main(["--check", str(kept)]) == 130  # not 0: what has happened by then was well, the rest is not known
+    assert main(["--check", str(kept)]) == 130  # not 0: the run was fine so far, but it is incomplete

@@ -35,7 +35,7 @@ async def handler(task):
 
 
 class Shell:
-    """Runs the command in processes of its own, which do not outlive the test.
+    """Runs the command in separate processes, which do not outlive the test.
 
     Args:
         url: the cluster.
@@ -50,7 +50,7 @@ class Shell:
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Start a command."""
-        # The folder of the sources stays importable, where the package is not installed but for its metadata.
+        # Keep the source folder importable, because perhaps only the package's metadata is installed.
         process = subprocess.Popen(
             [sys.executable, "-u", "-m", "metafora_trio.cli", *arguments],
             stdout=subprocess.PIPE,
@@ -63,7 +63,7 @@ class Shell:
         return process
 
     def __call__(self, *arguments: str, stdin: str | None = None) -> tuple[int, str, str]:
-        """Run a command: its exit code, stdout and stderr."""
+        """Run a command and return its exit code, stdout and stderr."""
         run = subprocess.run(
             [sys.executable, "-m", "metafora_trio.cli", *arguments],
             input=stdin,
@@ -76,7 +76,7 @@ class Shell:
         return run.returncode, run.stdout, run.stderr
 
     def json(self, *arguments: str) -> Any:
-        """Run a command that succeeds; what it prints, as JSON."""
+        """Run a command that must succeed and return its output, parsed as JSON."""
         code, out, err = self(*arguments, "-o", "json")
         assert code == 0, err
         return json.loads(out)
@@ -96,7 +96,7 @@ def shell(standalone: Ensemble, namespace: str, tmp_path: Path) -> Iterator[Shel
 
 @contextmanager
 def meddler(hosts: str) -> Iterator[Any]:
-    """A plain client of ZooKeeper, to look and to meddle."""
+    """A plain ZooKeeper client, to inspect the namespace and meddle with it."""
     client: Any = KazooClient(hosts)
     client.start()
     try:
@@ -113,7 +113,7 @@ def zookeeper(standalone: Ensemble) -> Iterator[Any]:
 
 
 def line_with(text: str, process: subprocess.Popen[str]) -> str:
-    """The next line of a process's stdout that has this in it."""
+    """Return the next line of a process's stdout that contains `text`."""
     assert process.stdout is not None
     for line in process.stdout:
         if text in line:
@@ -122,7 +122,7 @@ def line_with(text: str, process: subprocess.Popen[str]) -> str:
 
 
 def test_from_submit_to_rm(shell: Shell) -> None:
-    """One task fails, one ends, one runs on until the node is drained by SIGTERM, and then waits for another node."""
+    """One task fails and one ends. One runs until SIGTERM drains the node, and then waits for another node."""
     node = shell.start("run", "work:handler", "--name", "ant", "--tag", "x")
     lines = '{"id": "bad", "props": {"fail": true}}\n{"id": "long"}\n{"id": "short", "props": {"seconds": 0.2}}\n'
     assert shell("submit", "-", stdin=lines) == (0, "bad\nlong\nshort\n", "submitted 3 tasks\n")
@@ -156,7 +156,7 @@ def test_from_submit_to_rm(shell: Shell) -> None:
 
 
 def test_commands_to_nodes(shell: Shell) -> None:
-    """freeze is seen in `nodes`, a drain from afar ends the process with 0."""
+    """`nodes` shows a freeze, and a drain by command ends the process with exit code 0."""
     node = shell.start("run", "work:handler", "--name", "ant")
     assert shell("submit", "a")[0] == 0
     line_with("running a", node)
@@ -171,7 +171,7 @@ def test_commands_to_nodes(shell: Shell) -> None:
 
 
 def test_doctor(shell: Shell, zookeeper: Any, namespace: str) -> None:
-    """What it says of a namespace that is not there, one that is well, and one that somebody has meddled with."""
+    """It reports on a namespace that does not exist, on a healthy one, and on one that was meddled with."""
 
     def doctor(code: int) -> dict[str, list[str]]:
         returned, out, err = shell("doctor", "--patience", "4", "-o", "json")
@@ -181,7 +181,7 @@ def test_doctor(shell: Shell, zookeeper: Any, namespace: str) -> None:
             found[finding["level"]].append(finding["text"])
         return found
 
-    assert doctor(0)["warning"] == [f"namespace /{namespace} is not there yet"]
+    assert doctor(0)["warning"] == [f"namespace /{namespace} does not exist yet"]
     assert zookeeper.exists(f"/{namespace}") is None
     node = shell.start("run", "work:handler", "--name", "ant")
     assert shell("submit", "a")[0] == 0
@@ -217,7 +217,7 @@ def test_doctor(shell: Shell, zookeeper: Any, namespace: str) -> None:
 
 
 def test_doctor_without_a_server(shell: Shell) -> None:
-    """Nobody answers: what was tried, and exit code 5."""
+    """Without an answer it says what was tried, with exit code 5."""
     code, out, _ = shell("doctor", "--url", "zk://127.0.0.1:1/x?connect_timeout=1")
     assert code == 5
     assert "! ZooKeeper 127.0.0.1:1 does not answer\n" in out
@@ -228,7 +228,7 @@ def test_doctor_without_a_server(shell: Shell) -> None:
 
 
 def test_demo_with_processes(ensemble: Ensemble, namespace: str, tmp_path: Path) -> None:
-    """Three servers, three processes, one killed: no task lost, none ran twice, and nothing is left behind."""
+    """Three servers and three processes, one of them killed: no task is lost or runs twice, and nothing is left."""
     shell = Shell(f"zk://{ensemble.hosts}/{namespace}", tmp_path)
     code, out, err = shell("demo", "--seconds", "5", "--json")
     assert code == 0, err
@@ -241,10 +241,10 @@ def test_demo_with_processes(ensemble: Ensemble, namespace: str, tmp_path: Path)
         assert [name for name in client.get_children("/") if name.startswith(namespace)] == []
 
 
-def test_demo_that_goes_wrong_shows_all_there_is(
+def test_demo_that_goes_wrong_shows_everything(
     standalone: Ensemble, namespace: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The files of its nodes are gone afterwards: what happened, and what they said, is on stderr, also with --json."""
+    """Events and the nodes' output go to stderr, even with --json, because the nodes' files are gone afterwards."""
     monkeypatch.setattr("metafora_trio.cli._demo.command.check_history", lambda events: Verdict(lost=["task-01"]))
     assert main(["demo", "--seconds", "5", "--json", "--url", f"zk://{standalone.hosts}/{namespace}"]) == 1
     out, err = capsys.readouterr()
@@ -257,7 +257,7 @@ def test_demo_that_goes_wrong_shows_all_there_is(
 
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_demo_interrupted(shell: Shell, zookeeper: Any, namespace: str, number: int, code: int) -> None:
-    """Ctrl-C stops every process and removes the namespace, also when a node has just been killed."""
+    """Ctrl-C stops every process and removes the namespace, even when a node has just been killed."""
     demo = shell.start("demo", "--seconds", "5")
     line_with("CRASH", demo)
     nodes = children(demo.pid)
@@ -270,7 +270,7 @@ def test_demo_interrupted(shell: Shell, zookeeper: Any, namespace: str, number: 
 
 
 def test_killed_demo_leaves_no_process(shell: Shell) -> None:
-    """The nodes of a demonstration end when it does, even by SIGKILL: their stdin ends."""
+    """A demonstration's nodes end with it, even after SIGKILL, because their stdin ends."""
     demo = shell.start("demo")
     line_with("bee 4", demo)
     nodes = children(demo.pid)
@@ -280,14 +280,14 @@ def test_killed_demo_leaves_no_process(shell: Shell) -> None:
 
 
 async def test_namespace_in_use_is_not_removed(standalone: Ensemble, namespace: str, zookeeper: Any) -> None:
-    """Not while a node is alive; then whole, with tasks and states in it; and again, which does nothing."""
+    """It is refused while a node is alive. Then it removes everything, tasks and states too. Again, it does nothing."""
     coordinator = ZooKeeperCoordinator(
         standalone.hosts, namespace=f"/{namespace}", session_timeout=4, connect_timeout=2
     )
     async with open_client(coordinator) as client:
         await client.submit(Task(f"t{number}") for number in range(300))
     async with coordinator.open_session(NodeInfo("ant")):
-        with pytest.raises(CoordinatorUnavailable, match=r"was not removed: ant\.\w+ still there"):
+        with pytest.raises(CoordinatorUnavailable, match=r"was not removed: nodes still joined: ant\.\w+"):
             await coordinator.remove()
     assert zookeeper.exists(f"/{namespace}/nodes")
     await coordinator.remove()

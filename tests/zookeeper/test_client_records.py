@@ -1,4 +1,4 @@
-"""What a client makes of records that are left behind, unreadable or misnamed, on a simulated ensemble."""
+"""A client's handling of records that are left behind, unreadable or misnamed, on a simulated ensemble."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def lab(request: pytest.FixtureRequest) -> Iterator[CoordinatorLab]:
 
 
 async def test_a_state_that_was_left_behind_is_no_end(lab: CoordinatorLab) -> None:
-    """The task was removed by hand: so there is no end to report."""
+    """The task was removed by hand, so there is no end to report."""
     async with lab.coordinator.open_client() as client:
         await client.submit([Task("t")], again=False)
         await lab.commit(Delete(lab.layout.task_path("t")))
@@ -47,5 +47,5 @@ async def test_a_state_that_cannot_be_read_is_named(lab: CoordinatorLab) -> None
         await client.submit([Task("t")], again=False)
         for data in (b"?", b"[]", b'{"state":"unheard"}', b'{"errors":[{}]}', b'{"errors":[1]}'):
             await lab.commit(SetData(lab.layout.state_path("t"), data))
-            with pytest.raises(InvalidTask, match="task 't': its stored state cannot be read"):
+            with pytest.raises(InvalidTask, match="the stored state of task 't' cannot be read"):
                 await client.look_up("t")

@@ -1,4 +1,4 @@
-"""The life of one session, over a transport that is a list: no server, no thread."""
+"""The life of one session, over a list as transport: no server, no thread."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Request:
 
 
 class ListConnection(ConnectionBase[Request]):
-    """A connection that sends into `sent` and is moved by the test; `log` has what it tells, in order."""
+    """A connection that sends into `sent` and is driven by the test. `log` gets its states and results in order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -106,11 +106,11 @@ class TestOpening:
     async def test_it_starts_once(self) -> None:
         connection = ListConnection()
         await connection.open(connection)
-        with pytest.raises(RuntimeError, match="opened already"):
+        with pytest.raises(RuntimeError, match="already opened"):
             await connection.open(connection)
         assert connection.log == ["start"]
 
-    async def test_what_is_known_is_set_before_the_sink_is_notified(
+    async def test_the_attributes_are_set_before_the_sink_is_notified(
         self, autojump_clock: trio.testing.MockClock
     ) -> None:
         seen: list[object] = []
@@ -144,7 +144,7 @@ class TestRequests:
         assert connection.log == [DISCONNECTED, CONNECTED, ("a", LOSS)]
         assert connection.sent == []
 
-    async def test_a_loss_fails_all_once_and_in_order_before_the_sink_hears_of_it(
+    async def test_a_loss_fails_all_once_and_in_order_before_the_sink_is_notified(
         self, connection: ListConnection
     ) -> None:
         first, second, third = (connection.send(name) for name in "abc")
@@ -174,7 +174,7 @@ class TestRequests:
         connection.deliver_posted()
         assert connection.log == [("before", code), state, ("after", code)]
 
-    async def test_a_callback_that_raises_goes_on_its_way(self, connection: ListConnection) -> None:
+    async def test_the_exception_of_a_callback_propagates(self, connection: ListConnection) -> None:
         def fail() -> None:
             raise ZeroDivisionError
 
@@ -182,7 +182,7 @@ class TestRequests:
         with pytest.raises(ZeroDivisionError):
             connection.enter(DISCONNECTED)
 
-    async def test_one_that_is_kept_is_raised_by_aclose(self) -> None:
+    async def test_an_exception_that_is_kept_is_raised_by_aclose(self) -> None:
         class Keeping(ListConnection):
             def _failed(self, error: Exception) -> None:
                 self._error = self._error or error
@@ -203,7 +203,7 @@ class TestRequests:
 
 
 async def test_the_largest_proof_counts(connection: ListConnection) -> None:
-    """Replies of an earlier connection are read late, perhaps."""
+    """Replies of an earlier connection may be read late."""
     proofs = []
     for stamp in (3.0, 5.0, 4.0):
         connection._prove(stamp)
@@ -251,7 +251,7 @@ class TestClosing:
     async def test_a_silent_server_is_given_up_after_the_session_timeout(
         self, connection: ListConnection, autojump_clock: trio.testing.MockClock
     ) -> None:
-        """Shielded: a cancellation neither cuts it short nor leaves a request without an end."""
+        """A cancellation neither cuts the close short nor leaves a request without a result."""
         connection.send("a")
         began = trio.current_time()
         with trio.CancelScope() as scope:
@@ -261,7 +261,7 @@ class TestClosing:
         assert connection.stopped
         assert connection.log == [("a", LOSS), CLOSED]
 
-    async def test_one_that_never_connected_asks_nobody(self) -> None:
+    async def test_one_that_never_connected_sends_no_close(self) -> None:
         connection = ListConnection()
         await connection.open(connection)
         await connection.aclose()

@@ -1,6 +1,6 @@
-"""The simulated ZooKeeper against a real one: the same programs, and nothing that differs.
+"""The simulated ZooKeeper against a real one: the same programs must give the same results.
 
-This is a sample; `python -m stress.differential` runs as long as one likes.
+This is a sample; `python -m stress.differential` runs for any time.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PROGRAMS = 5
 
 @settings(max_examples=15, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
 @given(rng=st.randoms(use_true_random=False))
-def test_the_model_does_as_zookeeper_does(standalone: Ensemble, rng: random.Random) -> None:
+def test_the_model_behaves_like_zookeeper(standalone: Ensemble, rng: random.Random) -> None:
     root = f"/d{uuid.uuid4().hex}"
     difference, _ = differ(draw_program(rng, root, steps=30), standalone.hosts, root)
     assert difference is None, difference
@@ -37,7 +37,7 @@ def test_the_model_does_as_zookeeper_does(standalone: Ensemble, rng: random.Rand
 
 @pytest.fixture(scope="module")
 def recorded(standalone: Ensemble) -> Recorded:
-    """What a real server has shown of some programs."""
+    """The results of some programs on a real server."""
     recorded: Recorded = []
     for seed in range(PROGRAMS):
         root = f"/r{seed}"
@@ -56,7 +56,7 @@ def test_the_model_agrees_with_what_was_recorded(recorded: Recorded) -> None:
         assert compare(program, real, run_model(program, root)) is None
 
 
-# ---- planted bugs: each is seen
+# ---- planted bugs, each of which must be found
 
 
 def _sequence_counts_children(patch: pytest.MonkeyPatch) -> None:
@@ -79,7 +79,7 @@ def _check_is_ignored(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(_Draft, "carry_out", wrong)
 
 
-def _nobody_hears_of_the_end_of_a_session(patch: pytest.MonkeyPatch) -> None:
+def _no_events_at_the_end_of_a_session(patch: pytest.MonkeyPatch) -> None:
     def wrong(tree: Tree, paths: Sequence[str], *, zxid: int) -> Outcome:
         return end_session(tree, paths, zxid=zxid)._replace(events=())
 
@@ -109,12 +109,12 @@ def _a_one_shot_watch_leaves_the_recursive_one(patch: pytest.MonkeyPatch) -> Non
     [
         _sequence_counts_children,
         _check_is_ignored,
-        _nobody_hears_of_the_end_of_a_session,
+        _no_events_at_the_end_of_a_session,
         _ephemerals_have_children,
         _a_one_shot_watch_leaves_the_recursive_one,
     ],
 )
-def test_a_bug_of_the_model_is_seen(
+def test_a_bug_of_the_model_is_found(
     recorded: Recorded, monkeypatch: pytest.MonkeyPatch, plant: Callable[[pytest.MonkeyPatch], None]
 ) -> None:
     plant(monkeypatch)
@@ -123,7 +123,7 @@ def test_a_bug_of_the_model_is_seen(
 
 
 def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
-    """A short run agrees, but has not seen everything, and says so."""
+    """A short run finds no difference, but says that it has not covered everything."""
     assert main(["--ops", "1", "--json"]) == 1
     out, err = capsys.readouterr()
     assert '"disagreements": 0' in out

@@ -1,4 +1,4 @@
-"""The ensemble that the tests run on: it starts, fails and recovers as it is told."""
+"""The ensemble that the tests run on: it starts, fails and recovers on demand."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_pause_and_resume(ensemble: Ensemble) -> None:
 
 
 def test_isolate_and_heal(linked_ensemble: Ensemble) -> None:
-    """The isolated follower gives up after ten ticks; the others go on."""
+    """The isolated follower gives up after ten ticks; the others keep serving."""
     leader, followers = linked_ensemble.leader(), linked_ensemble.followers()
     linked_ensemble.isolate(followers[0])
     wait_until(lambda: followers[0].mode() == "not serving")
@@ -77,7 +77,7 @@ def test_isolate_needs_links(standalone: Ensemble) -> None:
 
 
 async def test_open_ensemble(tmp_path: Path) -> None:
-    """Its servers and ports are gone after the block; a directory that was given stays."""
+    """Its servers and ports are gone after the block; a given directory is kept."""
     async with open_ensemble(1, directory=tmp_path, config={"tickTime": 100}) as ensemble:
         (server,) = ensemble.servers
         assert ensemble.hosts == server.address
@@ -88,19 +88,19 @@ async def test_open_ensemble(tmp_path: Path) -> None:
 
 
 def test_outlives_the_thread_that_started_it() -> None:
-    """As the threads of trio.to_thread, which end when they have been idle for some seconds."""
+    """Like a thread of trio.to_thread, which ends after some idle seconds."""
     ensemble = Ensemble(1)
     starter = threading.Thread(target=ensemble.start)
     starter.start()
     starter.join()
-    # `join` returns before the kernel's thread has gone, whose end is what would kill the server.
+    # `join` returns before the kernel's thread is gone, and it is the end of that thread that would kill the server.
     wait_until(lambda: not Path(f"/proc/self/task/{starter.native_id}").exists())
     assert ensemble.servers[0].mode() == "standalone"
     ensemble.stop()
 
 
 def test_ends_with_its_process() -> None:
-    """Killed as it may be: no server is left behind."""
+    """Even if the process is killed, no server is left behind."""
     script = (
         "from metafora_trio_zookeeper.testing.real import Ensemble; ensemble = Ensemble(1); ensemble.start(); "
         "print(ensemble.servers[0].process.pid, ensemble.servers[0].folder.parent, flush=True); input()"
@@ -127,8 +127,8 @@ def test_start_that_fails_says_why() -> None:
         Ensemble(1, config={"tickTime": "nonsense"}).start()
 
 
-def test_port_taken_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between the choice of a port and its use somebody else may take it: others are tried."""
+def test_port_taken_by_another_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If another program takes a port between its choice and its use, other ports are tried."""
     with socket.socket() as thief:
         thief.bind(("127.0.0.1", 0))
         thief.listen()
@@ -162,7 +162,7 @@ def test_not_installed(monkeypatch: pytest.MonkeyPatch, environment: dict[str, s
 
 
 def test_unpacked_release(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """ZOOKEEPER_HOME wins over Debian's jars."""
+    """ZOOKEEPER_HOME takes precedence over Debian's jars."""
     lib = tmp_path / "lib"
     lib.mkdir()
     installed = [Path(part) for part in java_command()[2].split(":") if part.endswith(".jar")]

@@ -1,4 +1,4 @@
-"""Sessions on real ZooKeeper, while they race, the network fails, and servers are cut off."""
+"""Sessions on real ZooKeeper that race, while the network fails and servers are cut off."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TIMEOUT = 3.0
 
 @pytest.fixture
 def proxy(proxies: ProxyLoop, standalone: Ensemble) -> Iterator[TcpProxy]:
-    """What stands between one session and the one server."""
+    """A proxy between one session and the only server."""
     proxy = proxies.open("127.0.0.1", standalone.servers[0].client_port)
     yield proxy
     proxy.close()
@@ -43,7 +43,7 @@ async def submit(hosts: str, namespace: str, *ids: str) -> None:
 
 
 async def test_three_sessions_on_three_servers_race(ensemble: Ensemble, namespace: str) -> None:
-    """1,000 tasks, each wanted by all three at once: one winner each, known to all, and the losers' claims go."""
+    """All three claim 1,000 tasks at once. Each has one winner, which all agree on, and the losers' claims go."""
     tasks = [f"t{n}" for n in range(1000)]
     await submit(ensemble.hosts, namespace, *tasks)
     won: dict[str, set[str]] = {}
@@ -97,7 +97,7 @@ async def test_a_claim_whose_reply_was_lost(proxy: TcpProxy, standalone: Ensembl
 
 
 async def test_a_finish_whose_reply_was_lost(proxy: TcpProxy, standalone: Ensemble, namespace: str) -> None:
-    """It has happened, once; nobody may start the task again, though its claim stood in the old view."""
+    """It has happened once. No node may start the task again, although the old view still had its claim."""
     await submit(standalone.hosts, namespace, "t")
     async with session(standalone.hosts, namespace, "b") as b, session(proxy.address, namespace, "a") as a:
         claim = await get_claim(a, "t")
@@ -115,7 +115,7 @@ async def test_a_finish_whose_reply_was_lost(proxy: TcpProxy, standalone: Ensemb
 
 
 async def test_a_write_that_never_arrived(proxy: TcpProxy, standalone: Ensemble, namespace: str) -> None:
-    """The other way round: marks go as well, and one asks again."""
+    """The opposite case: the request is no longer in flight, and can be made again."""
     await submit(standalone.hosts, namespace, "t")
     async with session(proxy.address, namespace, "a") as a:
         proxy.cut()
@@ -153,7 +153,7 @@ async def test_a_reconnect_with_missed_events(proxy: TcpProxy, standalone: Ensem
 
 
 async def test_a_bid_is_withdrawn_while_the_owner_hands_over(ensemble: Ensemble, namespace: str) -> None:
-    """On two servers, 60 times at once: each task has exactly one of the two outcomes, and an owner throughout."""
+    """On two servers, 60 times at once: each task has exactly one of the two outcomes, and always an owner."""
     tasks = [f"t{n}" for n in range(60)]
     await submit(ensemble.hosts, namespace, *tasks)
     first, second, third = (server.address for server in ensemble.servers)
@@ -191,7 +191,7 @@ async def test_two_nodes_of_one_name(standalone: Ensemble, namespace: str) -> No
             mine = await get_claim(first, "t")
             theirs = await get_claim(second, "u")
             await eventually(first, lambda it: it.view.head("u") == theirs)
-            first.release(theirs)  # not one of ours, whatever its name
+            first.release(theirs)  # not its own claim, despite the same node name
             second.bid("t")
             await eventually(first, lambda it: len(it.view.queue("t")) == 2)
             assert first.view.owner("t") == first.node.identity
@@ -201,7 +201,7 @@ async def test_two_nodes_of_one_name(standalone: Ensemble, namespace: str) -> No
 
 
 class Life:
-    """A session with a claim, and when its body was cancelled."""
+    """A session with a claim, and the time at which its body was cancelled."""
 
     def __init__(self) -> None:
         self.cancelled_at = 0.0
@@ -237,7 +237,7 @@ async def test_expiry_while_disconnected(proxy: TcpProxy, standalone: Ensemble, 
     assert "the lease has run out" in life.lost
 
 
-async def test_a_session_that_was_closed_behind_its_back(standalone: Ensemble, namespace: str) -> None:
+async def test_a_session_that_another_client_closed(standalone: Ensemble, namespace: str) -> None:
     await submit(standalone.hosts, namespace, "t")
     life = Life()
     async with trio.open_nursery() as nursery:
@@ -249,7 +249,7 @@ async def test_a_session_that_was_closed_behind_its_back(standalone: Ensemble, n
 
 
 async def test_a_cut_follower_does_not_keep_a_lease_alive(linked_ensemble: Ensemble, namespace: str) -> None:
-    """It goes on answering pings and reads, while the leader gives the task to others."""
+    """The follower keeps answering pings and reads, while the leader has ended the session."""
     leader = await trio.to_thread.run_sync(linked_ensemble.leader)
     follower = (await trio.to_thread.run_sync(linked_ensemble.followers))[0]
     assert leader is not None
@@ -267,7 +267,7 @@ async def test_a_cut_follower_does_not_keep_a_lease_alive(linked_ensemble: Ensem
 
 
 async def test_a_session_leaves_a_cut_follower_in_time(linked_ensemble: Ensemble, namespace: str) -> None:
-    """No answer to a heartbeat for T/6: another server saves the session, and nothing is cancelled."""
+    """After T/6 without an answer to a heartbeat, it moves to another server, and nothing is cancelled."""
     follower = (await trio.to_thread.run_sync(linked_ensemble.followers))[0]
     await submit(linked_ensemble.hosts, namespace, "t")
     async with session(linked_ensemble.hosts, namespace, "a") as a:

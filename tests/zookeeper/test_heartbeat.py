@@ -1,4 +1,4 @@
-"""The lease over a scripted ZooKeeper, on virtual time: no longer than what was proven, no shorter than need be."""
+"""The lease over a scripted ZooKeeper, on virtual time: never longer than proven, and no shorter than necessary."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _virtual_time(request: pytest.FixtureRequest) -> None:
 
 
 class TestLease:
-    async def test_it_counts_from_the_sending_of_what_was_answered(self) -> None:
+    async def test_it_counts_from_when_the_answered_heartbeat_was_sent(self) -> None:
         async with ScriptedCluster().session() as (session, connection):
             await trio.sleep(10)
             assert session.lease.cancel_at == connection.proof + 2.0
@@ -33,7 +33,7 @@ class TestLease:
             assert trio.current_time() - connection.proof <= 4 / 12 + 0.01
 
     async def test_no_period_is_missed_after_a_reconnect(self) -> None:
-        """The barrier is a heartbeat out of turn: the next one is due a period after it."""
+        """The barrier is an extra heartbeat, and the next one is due one period after it."""
         async with ScriptedCluster().session() as (session, connection):
             for _ in range(5):
                 await trio.sleep(1.13)
@@ -64,7 +64,7 @@ class TestLease:
             await life()
 
     async def test_a_silent_connection_is_dropped_in_time(self) -> None:
-        """After T/6 another server is tried, and the session is saved."""
+        """After T/6 it tries another server, which saves the session."""
         async with ScriptedCluster().session() as (session, connection):
             await trio.sleep(5)
             connection.losing = True
@@ -105,7 +105,7 @@ class TestLease:
             assert session.current
 
     async def test_a_useless_session_is_given_up(self) -> None:
-        """What we send arrives, no answer does: each new connection would keep the session for ever."""
+        """Our messages arrive but no answer does: each new connection would keep the session alive for ever."""
         cluster = ScriptedCluster()
 
         async def life() -> None:
@@ -122,7 +122,7 @@ class TestLease:
         with pytest.raises(SessionLost):
             await life()
 
-    async def test_the_own_znode_is_removed(self) -> None:
+    async def test_it_ends_when_the_nodes_znode_is_removed(self) -> None:
         cluster = ScriptedCluster()
 
         async def life() -> None:
@@ -133,7 +133,7 @@ class TestLease:
         with pytest.raises(SessionLost, match="znode is gone"):
             await life()
 
-    async def test_a_reconnect_with_less_patience_shortens_it(self) -> None:
+    async def test_a_reconnect_with_a_shorter_timeout_shortens_it(self) -> None:
         cluster = ScriptedCluster()
         async with cluster.session() as (session, connection):
             await trio.sleep(3)

@@ -1,6 +1,6 @@
-"""Faults that an independent reading of the protocol found, each as the shortest story that goes wrong without its fix.
+"""Faults found by an independent review of the protocol, each as the shortest sequence that fails without its fix.
 
-Over a scripted ZooKeeper, on virtual time.
+They run on a scripted ZooKeeper, on virtual time.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ async def until(condition: Callable[[], object]) -> None:
 async def running(
     cluster: ScriptedCluster, handler: Handler, name: str = "a", **options: Any
 ) -> AsyncGenerator[tuple[Consumer, ScriptedConnection]]:
-    """A node, joined, with its connection."""
+    """A node that has joined, with its connection."""
     place = len(cluster.connections)
     consumer = Consumer(cluster.coordinator, handler, name=name, rng=random.Random(1), settle=0.0, **options)
     async with trio.open_nursery() as nursery:
@@ -51,13 +51,13 @@ async def running(
 
 
 def stored(cluster: ScriptedCluster, identity: str) -> bytes:
-    """What the node of a session tells of itself."""
+    """Return the stored record of a session's node."""
     return cluster.tree[f"/m/nodes/{identity}"].data
 
 
 class TestReading:
     async def test_a_session_that_ends_during_a_read_ends_no_node(self) -> None:
-        """The read fails in the very step in which the session is lost; the node joins again."""
+        """The read fails in the same step in which the session is lost; the node joins again."""
         cluster = ScriptedCluster()
         ran: list[str] = []
 
@@ -81,7 +81,7 @@ class TestReading:
             identity = consumer.statistics().node
             assert identity is not None
             await cluster.submit("t")
-            # A claim of ours that was not asked for in this connection: its record is not read ahead.
+            # Our claim was not requested on this connection, so its record is not read ahead.
             layout = cluster.layout
             prefix = f"{layout.claims}/{layout.bucket('t')}/t~{identity}~c~"
             cluster.commit([Create(prefix, ephemeral=True, sequential=True)], connection.session_id)
@@ -109,7 +109,7 @@ class TestReading:
             await until(lambda: ran >= {"one", "two"})
 
     async def test_a_machine_that_was_suspended_opens_no_scope(self) -> None:
-        """It sleeps while the answer to its claim is on the way; Trio's clock has not moved when it wakes."""
+        """It is suspended while the answer to its claim is on its way; Trio's clock has not moved when it resumes."""
         cluster = ScriptedCluster()
         started: list[float] = []
 
@@ -127,7 +127,7 @@ class TestReading:
 
 class TestAnnouncing:
     async def test_there_and_back_over_a_lost_reply(self) -> None:
-        """Frozen: done, but nobody knows. Unfrozen: lost. What is stored is what is so in the end."""
+        """The freeze is stored but its reply is lost, and the unfreeze is lost. Still the stored record ends right."""
         cluster = ScriptedCluster()
         async with cluster.session() as (session, connection):
             before = session.node
@@ -140,7 +140,7 @@ class TestAnnouncing:
             await until(lambda: b'"frozen":false' in stored(cluster, before.identity))
 
     async def test_a_later_one_is_not_overtaken(self) -> None:
-        """The first is sent again, since what travelled with it was refused; the second has arrived meanwhile."""
+        """The first is sent again, because a unit in its transaction was refused; the second must not arrive before."""
         cluster = ScriptedCluster()
         async with cluster.session("a") as (session, _), cluster.session("b") as (other, _):
             await cluster.submit("t")
@@ -155,8 +155,8 @@ class TestAnnouncing:
             assert session.outstanding == 0
 
 
-async def test_a_task_that_lives_again_during_a_resync_is_not_taken_for_deleted() -> None:
-    """A bid outlives its task; the next life of the task is the bidder's, and "task removed" was of the last one."""
+async def test_a_task_submitted_again_during_a_resync_is_not_taken_for_deleted() -> None:
+    """A bid outlives its task. When the task is submitted again it is the bidder's; the removal event is older."""
     cluster = ScriptedCluster()
     log: list[str] = []
 
@@ -177,7 +177,7 @@ async def test_a_task_that_lives_again_during_a_resync_is_not_taken_for_deleted(
             consumer._membership._planner.wants = lambda task: True  # type: ignore[method-assign]
             await eventually(b, lambda it: it.view.own_claims("t", it.node.identity))
             connection.cut()
-            # Behind the watches and the barrier, in the jitter before the lists.
+            # After the watches and the barrier, during the jitter before the lists.
             await until(lambda: connection.number == 2 and connection.sent[-1] == "heartbeat")
             a.finish(claim, COMPLETED)
             async with cluster.coordinator.open_client() as client:
@@ -185,13 +185,13 @@ async def test_a_task_that_lives_again_during_a_resync_is_not_taken_for_deleted(
                 await client.submit([Task("t")], again=True)
             assert not b.current
             await until(lambda: log)
-            a.bid("t")  # something happens to the task: it is looked at again
+            a.bid("t")  # the task changes, so the node checks it again
             await trio.sleep(1)
             assert log == ["start"]
 
 
 async def test_a_submit_again_whose_reply_was_lost_runs_once() -> None:
-    """By the time the client has its connection back the task has run and ended."""
+    """The task has run and ended by the time the client has reconnected."""
     cluster = ScriptedCluster()
     runs: list[str] = []
 
@@ -218,7 +218,7 @@ async def test_a_submit_again_whose_reply_was_lost_runs_once() -> None:
 
 
 async def test_a_node_that_ends_claims_nothing_more() -> None:
-    """Room becomes free when its tasks are cancelled: not for others."""
+    """When its tasks are cancelled, capacity becomes free, but it must not claim others."""
     cluster = ScriptedCluster()
 
     async def handler(task: RunningTask) -> None:

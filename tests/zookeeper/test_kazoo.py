@@ -39,7 +39,7 @@ from tests.support.zookeeper.connections import (
 
 
 def test_kazoo_is_as_expected() -> None:
-    """The canary: kazoo's private names that the adapter uses are what they were in kazoo 2.11.
+    """The canary: the private names of kazoo that the adapter uses are as in kazoo 2.11.
 
     If this fails, see `_kazoo/wire.py` before you widen the range of kazoo versions in pyproject.toml.
     """
@@ -55,7 +55,7 @@ async def test_is_a_connection() -> None:
 
 
 async def test_events_and_replies_come_in_wire_order(ensemble: Ensemble, namespace: str) -> None:
-    """The event of an own write comes before its reply, and nothing overtakes anything."""
+    """The event of an own write comes before its reply, and events and replies never overtake each other."""
     root = f"/{namespace}"
     async with connect(ensemble.hosts) as (connection, recorder):
         await ask(connection.transact, [Create(root)])
@@ -108,7 +108,7 @@ async def test_transaction(standalone: Ensemble, namespace: str) -> None:
 
 
 async def test_idle_connection_is_woken(standalone: Ensemble) -> None:
-    """A request does not wait for the loop to end its sleep by itself, which is after a second."""
+    """A request does not wait for the loop's sleep to time out, which takes a second."""
     async with connect(standalone.hosts, session_timeout=4.0) as (connection, _):
         for _ in range(3):
             await ask(connection.children, "/")
@@ -143,7 +143,7 @@ async def test_zxid_is_that_of_the_write(standalone: Ensemble, namespace: str) -
 async def test_transaction_refused(
     standalone: Ensemble, namespace: str, refusal: Callable[[str], WriteOp], code: ErrorCode, index: int
 ) -> None:
-    """The error is that of the first operation that could not be done, and nothing is done."""
+    """The error is that of the first operation that fails, and no operation takes effect."""
     root = f"/{namespace}"
     async with connect(standalone.hosts) as (connection, _):
         await ask(connection.transact, [Create(root), Create(f"{root}/e", ephemeral=True)])
@@ -160,7 +160,7 @@ async def test_other_requests_refused(standalone: Ensemble, namespace: str) -> N
 
 
 async def test_empty_and_large_requests(standalone: Ensemble, namespace: str) -> None:
-    """What is larger than any buffer on the way arrives whole."""
+    """A request larger than any buffer on its way arrives whole."""
     root, data = f"/{namespace}", b"x" * 300_000
     async with connect(standalone.hosts) as (connection, _):
         assert await ask(connection.transact, []) == ()
@@ -204,15 +204,15 @@ async def test_proof_is_the_largest_stamp_acknowledged(standalone: Ensemble, nam
 
 
 async def test_proof_does_not_wait_for_trio(standalone: Ensemble) -> None:
-    """It is set where the reply is read, while the event loop is busy."""
+    """It is set where the reply is read, even while Trio's loop is busy."""
     async with connect(standalone.hosts) as (connection, _):
         connection.heartbeat("/", 5.0, lambda _: None)
-        wait_until(lambda: connection.proof == 5.0)  # blocks: Trio must not run meanwhile
+        wait_until(lambda: connection.proof == 5.0)  # blocks, because Trio must not run yet
         assert connection.backlog > 0
 
 
 async def test_session_is_closed_at_the_server(standalone: Ensemble, namespace: str) -> None:
-    """Its ephemerals are gone when aclose returns, and what was requested before it was done before it."""
+    """Its ephemerals are gone when aclose returns, and earlier requests were carried out first."""
     root = f"/{namespace}"
     async with connect(standalone.hosts) as (other, _):
         await ask(other.transact, [Create(root)])
@@ -246,7 +246,7 @@ async def test_aclose_of_two_tasks(standalone: Ensemble) -> None:
 
 
 async def test_error_of_a_callback_ends_the_session(standalone: Ensemble) -> None:
-    """The calls after it are made all the same, the session closes, and aclose raises it."""
+    """Later calls are still made, the session closes, and aclose raises the error."""
     connection, recorder = KazooConnection(standalone.hosts, session_timeout=3.0), Recorder()
     await connection.open(recorder)
     await recorder.wait(lambda: connection.state is CONNECTED)

@@ -31,14 +31,14 @@ LOSS = (ErrorCode.CONNECTION_LOSS, None)
 
 @pytest.fixture
 def proxy(proxies: ProxyLoop, standalone: Ensemble) -> Iterator[TcpProxy]:
-    """What stands between a client and the one server."""
+    """A proxy between a client and the only server."""
     proxy = proxies.open("127.0.0.1", standalone.servers[0].client_port)
     yield proxy
     proxy.close()
 
 
 async def test_requests_while_disconnected(proxy: TcpProxy, standalone: Ensemble, namespace: str) -> None:
-    """20,000 of them neither block the caller nor are executed later; each is refused once."""
+    """20,000 requests do not block the caller and are never carried out; each is refused once."""
     root = f"/{namespace}"
     async with connect(proxy.address) as (connection, recorder):
         session_id = connection.session_id
@@ -63,10 +63,10 @@ async def test_requests_while_disconnected(proxy: TcpProxy, standalone: Ensemble
 
 
 async def test_requests_that_missed_their_connection(proxy: TcpProxy, namespace: str) -> None:
-    """What was requested before Trio heard of the break is not sent on the next connection."""
+    """Requests made before Trio was notified of the break are not sent on the next connection."""
     async with connect(proxy.address) as (connection, recorder):
         proxy.drop_all()
-        wait_until(lambda: connection._handler.number > 1)  # blocks: Trio must not hear of it yet
+        wait_until(lambda: connection._handler.number > 1)  # blocks, because Trio must not be notified yet
         assert (connection.state, connection.number) == (CONNECTED, 1)
         assert await refused(connection.transact, [Create(f"/{namespace}")]) == LOSS
         await recorder.wait(lambda: connection.number == 2)
@@ -75,7 +75,7 @@ async def test_requests_that_missed_their_connection(proxy: TcpProxy, namespace:
 
 
 async def test_lost_reply(proxy: TcpProxy, standalone: Ensemble, namespace: str) -> None:
-    """The write is done, the request fails, before the state is told; the reply never comes as a success."""
+    """The write takes effect but its request fails, before the sink is notified, and never succeeds later."""
     async with connect(standalone.hosts) as (other, _), connect(proxy.address) as (connection, recorder):
         session_id = connection.session_id
         proxy.hold_replies()
@@ -107,7 +107,7 @@ async def test_drop_keeps_the_session_and_takes_another_server(ensemble: Ensembl
 
 
 async def test_drop_with_a_single_server(proxy: TcpProxy) -> None:
-    """There is no other: so the same once more."""
+    """There is no other server, so it reconnects to the same one."""
     async with connect(proxy.address) as (connection, recorder):
         connection.drop()
         await recorder.wait(lambda: connection.number == 2)
@@ -122,7 +122,7 @@ async def test_expired_is_final(standalone: Ensemble) -> None:
         session_id, password = connection._client.client_id or (0, b"")
         assert session_id == connection.session_id
         connection.children("/", lambda answer: recorder.add("reply"))
-        # Whoever knows the password can close a session: the quick way to let one expire.
+        # Any client that knows the password can close a session, which is the quickest way to make it expire.
         killer = KazooClient(standalone.hosts, client_id=(session_id, password))
         await trio.to_thread.run_sync(killer.start)
         await trio.to_thread.run_sync(killer.stop)
@@ -168,7 +168,7 @@ async def test_outstanding_requests_fail_once_and_in_order(proxy: TcpProxy) -> N
 
 
 async def test_aclose_fails_what_is_outstanding(proxy: TcpProxy) -> None:
-    """Bounded by about one session timeout when nobody answers; the state CLOSED comes last."""
+    """It takes at most about one session timeout when no server answers; the state CLOSED comes last."""
     async with connect(proxy.address, session_timeout=0.8) as (connection, recorder):
         proxy.cut()
         connection.children("/", lambda answer: recorder.add(str(answer)))
@@ -181,7 +181,7 @@ async def test_aclose_fails_what_is_outstanding(proxy: TcpProxy) -> None:
 
 
 async def test_aclose_reconnects_to_close_the_session(proxy: TcpProxy, standalone: Ensemble, namespace: str) -> None:
-    """A session that is closed while the connection is away does not hold its claims until it expires."""
+    """A session that is closed while disconnected does not keep its claims until it expires."""
     root = f"/{namespace}"
     async with connect(standalone.hosts) as (other, _), connect(proxy.address) as (connection, recorder):
         await ask(connection.transact, [Create(root), Create(f"{root}/e", ephemeral=True)])
@@ -211,7 +211,7 @@ async def test_aclose_finds_another_server_when_its_own_is_silent(
     proxy.close()
 
 
-async def test_aclose_when_nobody_was_there() -> None:
+async def test_aclose_without_any_server() -> None:
     (port,) = free_ports(1)
     connection, recorder = KazooConnection(f"127.0.0.1:{port}", session_timeout=5.0), Recorder()
     await connection.open(recorder)
@@ -222,7 +222,7 @@ async def test_aclose_when_nobody_was_there() -> None:
 
 
 async def test_silent_server_does_not_cost_the_session(proxy: TcpProxy, standalone: Ensemble) -> None:
-    """A server that accepts and does not answer is given up soon, and the next one is tried."""
+    """A server that accepts the connection but does not answer is soon dropped, and the next one is tried."""
     async with connect(f"{proxy.address},{standalone.hosts}", session_timeout=2.4, randomize_hosts=False) as (
         connection,
         recorder,
@@ -235,7 +235,7 @@ async def test_silent_server_does_not_cost_the_session(proxy: TcpProxy, standalo
         proxy.drop_all()
         assert connection.server == standalone.hosts
         assert trio.current_time() - before < 1.0
-    # And on the first connect, when there is no session to lose yet.
+    # The same on the first connect, when there is no session to lose yet.
     before = trio.current_time()
     async with connect(f"{proxy.address},{standalone.hosts}", session_timeout=2.4, randomize_hosts=False) as (
         connection,
@@ -246,7 +246,7 @@ async def test_silent_server_does_not_cost_the_session(proxy: TcpProxy, standalo
 
 
 async def test_overloaded_server_is_reached_in_the_end(proxy: TcpProxy) -> None:
-    """Each attempt waits longer for the answer, else a slow server would never be reached."""
+    """Each attempt waits longer for the answer. Otherwise a slow server would never be reached."""
     proxy.delay(0.3)
     async with connect(proxy.address, session_timeout=2.0, connect_timeout=0.2) as (connection, _):
         assert connection.number == 1
@@ -269,7 +269,7 @@ async def test_killed_leader(ensemble: Ensemble, namespace: str) -> None:
 
 
 async def test_cut_follower(linked_ensemble: Ensemble) -> None:
-    """Its clients stay connected and can read, but only a heartbeat is a proof, and none is acknowledged."""
+    """Its clients stay connected and can read. But only a heartbeat is proof, and none is acknowledged."""
     follower, third = await trio.to_thread.run_sync(linked_ensemble.followers)
     async with connect(follower.address, session_timeout=4.0) as (connection, recorder):
         async with connect(third.address) as (other, _):
@@ -289,13 +289,13 @@ async def test_cut_follower(linked_ensemble: Ensemble) -> None:
 async def test_no_thread_is_left(standalone: Ensemble) -> None:
     async with connect(standalone.hosts):
         assert [thread.name for thread in threading.enumerate()].count("zookeeper") == 1
-    with trio.fail_after(PATIENCE):  # its last deed was to say so
+    with trio.fail_after(PATIENCE):  # the thread reports its end just before it ends
         while "zookeeper" in [thread.name for thread in threading.enumerate()]:
             await trio.lowlevel.checkpoint()
 
 
 async def test_a_connection_counts_from_before_its_handshake(proxy: TcpProxy) -> None:
-    """The server last heard of the session when it handled the handshake, however late its answer is read."""
+    """The server renewed the session when it handled the handshake, however late its answer is read."""
     proxy.delay(0.3)
     async with connect(proxy.address) as (connection, _):
         assert trio.current_time() - connection.connected_at >= 0.55

@@ -24,7 +24,7 @@ from tests.support.zookeeper.connections import Recorder, ask, connect, refused
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A self-signed certificate for 127.0.0.1, and in `both.pem` its key, too."""
+    """A self-signed certificate for 127.0.0.1; `both.pem` has its key too."""
     folder = tmp_path_factory.mktemp("tls")
     subprocess.run(
         [
@@ -41,7 +41,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def secure_hosts(certificate: Path) -> Iterator[str]:
-    """A server that speaks TLS and wants a certificate of its clients."""
+    """A server that speaks TLS and requires client certificates."""
     (port,) = free_ports(1)
     config = {
         "secureClientPort": port,
@@ -89,7 +89,7 @@ async def test_tls_server_that_is_not_trusted(secure_hosts: str) -> None:
 
 
 def test_tls_shutdown(certificate: Path) -> None:
-    """What arrived before is still decrypted; ciphertext must never pass for data."""
+    """Bytes that arrived before are still decrypted; ciphertext is never returned as data."""
     context = ssl.create_default_context(cafile=str(certificate))
     server_context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     server_context.load_cert_chain(certificate.parent / "both.pem")
@@ -115,7 +115,7 @@ async def test_tls_files_are_read_at_once() -> None:
 
 
 async def test_tls_files_that_cannot_be_read_now() -> None:
-    """A node that joins again while a certificate is being replaced goes on trying."""
+    """A node that joins again while a certificate is being replaced keeps trying."""
     coordinator = ZooKeeperCoordinator("127.0.0.1:1", tls={"ca": "missing.pem"})
     with pytest.raises(CoordinatorUnavailable, match=r"cannot connect to ZooKeeper at 127\.0\.0\.1:1: .*No such file"):
         async with coordinator.open_session(NodeInfo("a")):
@@ -123,7 +123,7 @@ async def test_tls_files_that_cannot_be_read_now() -> None:
 
 
 async def test_digest_and_acl(standalone: Ensemble, namespace: str) -> None:
-    """Only its creator can touch what is created with the ACL; also after a reconnect."""
+    """Only its creator can access a znode created with the ACL, even after a reconnect."""
     path = f"/{namespace}"
     auth = [("digest", "user:password")]
     async with connect(standalone.hosts, auth=auth, acl=CREATOR_ALL_ACL) as (connection, recorder):

@@ -1,8 +1,8 @@
-"""koalemosd and koalemosctl as processes, on real ZooKeeper: a program never runs twice, whatever befalls its daemon.
+"""koalemosd and koalemosctl as processes, on real ZooKeeper: a program never runs twice, however its daemon fails.
 
-Every program takes a lock that its whole process group then holds, and writes down its group, its fencing token, and
-whether it got the lock. The kernel frees it when the last process of the group is dead, so a run that did not get
-it has overlapped with another. The fixture `cluster` checks that none has.
+Every program takes a lock that its whole process group then holds, and records its group, its fencing token, and
+whether it got the lock. The kernel frees the lock when the last process of the group is dead, so a run that did not get
+it overlapped with another. The fixture `cluster` checks that none did.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Daemon:
 
 @dataclass
 class Cluster:
-    """Two daemons, ant and bee, and what programs have written."""
+    """Two daemons, ant and bee, and the records that programs have written."""
 
     url: str
     folder: Path
@@ -47,12 +47,12 @@ class Cluster:
 
     @property
     def runs(self) -> list[tuple[int, int]]:
-        """Group and token of each run so far."""
+        """Return the group and token of each run so far."""
         return [(int(group), int(token)) for group, token, _ in self._lines()]
 
     @property
     def overlaps(self) -> int:
-        """How many runs began while another was not over."""
+        """Return how many runs began before another was over."""
         return sum(alone != "alone" for _, _, alone in self._lines())
 
     def _lines(self) -> list[list[str]]:
@@ -60,7 +60,7 @@ class Cluster:
         return [line.split() for line in file.read_text().splitlines()] if file.exists() else []
 
     def script(self, then: str) -> list[str]:
-        """The arguments of a program that writes down its run first."""
+        """Return the arguments of a program that first records its run and then does `then`."""
         write_down = f'echo "$$ $KOALEMOS_TOKEN $how" >>{self.folder}/runs'
         return ["sh", "-c", f"exec 9>{self.folder}/lock; flock -n 9 && how=alone || how=overlap; {write_down}; {then}"]
 
@@ -68,7 +68,7 @@ class Cluster:
         await until(lambda: len(self.runs) >= count)
 
     def daemon_of(self, group: int) -> tuple[Daemon, Daemon]:
-        """Who runs a group, and the other one."""
+        """Return the daemon that runs a group, and the other one."""
         ant, bee = self.daemons.values()
         return (ant, bee) if ant.says(f": process {group} runs") else (bee, ant)
 
@@ -84,7 +84,7 @@ class Cluster:
 
 @asynccontextmanager
 async def open_daemon(cluster: Cluster, name: str, *options: str) -> AsyncGenerator[Daemon]:
-    """A koalemosd that has joined; killed at the end, and its programs with it."""
+    """Run a koalemosd that has joined; kill it and its programs at the end."""
     path = cluster.folder / f"{name}.log"
     with path.open("wb") as log:
         command = [sys.executable, str(EXAMPLES / "koalemosd.py"), "--url", cluster.url, "--name", name, *options]
@@ -111,7 +111,7 @@ async def cluster(standalone: Ensemble, namespace: str, tmp_path: Path) -> Async
 
 
 async def submit(cluster: Cluster, *arguments: str) -> str:
-    """The task's id, once its program has started."""
+    """Submit a task, wait until its program has started, and return the task's id."""
     done = await cluster.koalemosctl(*arguments)
     assert (done.returncode, done.stderr) == (0, "")
     await cluster.started()
@@ -136,7 +136,7 @@ async def test_killed_daemon_takes_its_program_with_it(cluster: Cluster) -> None
 
 async def test_frozen_daemon_loses_its_program_with_the_lease(cluster: Cluster) -> None:
     """SIGSTOP to a daemon: its reaper kills the group at the end of the lease, before the task starts on the other.
-    Awake again, the daemon joins again, and the task stays where it is."""
+    After SIGCONT, the daemon joins again, and the task stays on the other."""
     await submit(cluster, *cluster.script("sleep 1000"))
     [(group, _)] = cluster.runs
     frozen, _ = cluster.daemon_of(group)
@@ -152,7 +152,7 @@ async def test_frozen_daemon_loses_its_program_with_the_lease(cluster: Cluster) 
 
 
 async def test_drain_hands_over(cluster: Cluster) -> None:
-    """SIGTERM to a daemon: the program gets SIGTERM and may say goodbye, then the task starts on the other; exit 0."""
+    """SIGTERM to a daemon: the program gets SIGTERM and may finish, then the task starts on the other; exit 0."""
     await submit(cluster, *cluster.script("trap 'echo goodbye; exit' TERM; sleep 1000 & wait"))
     [(group, _)] = cluster.runs
     leaving, other = cluster.daemon_of(group)
@@ -166,7 +166,7 @@ async def test_drain_hands_over(cluster: Cluster) -> None:
 
 
 async def test_second_signal_stops_at_once(cluster: Cluster) -> None:
-    """A drain that waits for a program is cut short by a second signal: exit 1, and the task starts on the other."""
+    """A second signal cuts short a drain that waits for a program: exit 1, and the task starts on the other."""
     await submit(cluster, *cluster.script("trap '' TERM; sleep 1000 & wait; wait"))
     [(group, _)] = cluster.runs
     leaving, _ = cluster.daemon_of(group)
@@ -180,7 +180,7 @@ async def test_second_signal_stops_at_once(cluster: Cluster) -> None:
 
 
 async def test_wait_follows_to_the_exit_code(cluster: Cluster) -> None:
-    """`--wait`: the program's code, the end of its stderr, and the codes of a shell for what could not be run."""
+    """`--wait` gives the program's exit code and the end of its stderr, or a shell's code if it could not be run."""
     done = await cluster.koalemosctl("--wait", "sh", "-c", "echo out; echo first >&2; echo last >&2; exit 7")
     assert done.returncode == 7
     assert done.stderr.splitlines()[-3:] == ["ProgramFailed: exit code 7", "first", "last"]
@@ -196,7 +196,7 @@ async def test_wait_follows_to_the_exit_code(cluster: Cluster) -> None:
 
 
 async def test_interrupted_wait(cluster: Cluster) -> None:
-    """Ctrl-C ends the waiting only: exit 130, and the program runs on."""
+    """Ctrl-C ends only the waiting: exit 130, and the program keeps running."""
     command = [sys.executable, str(EXAMPLES / "koalemosctl.py"), "--url", cluster.url, "--wait"]
     process = await trio.lowlevel.open_process([*command, *cluster.script("sleep 1000")], stdout=subprocess.DEVNULL)
     await cluster.started()
@@ -217,7 +217,7 @@ async def test_interrupted_wait(cluster: Cluster) -> None:
     ],
 )
 def test_exit_codes(program: str, options: tuple[str, ...], code: int, message: str) -> None:
-    """Both say in one line what is wrong."""
+    """Both commands say in one line what is wrong."""
     unreachable = f"zk://127.0.0.1:{free_ports(1)[0]}/none?connect_timeout=1"
     arguments = [unreachable if option == "UNREACHABLE" else option for option in options]
     command = [sys.executable, str(EXAMPLES / program), *arguments]

@@ -1,4 +1,4 @@
-"""Paths and names: what is written can be read, and nothing else can."""
+"""Paths and names: every name that is written can be parsed, and no other."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ claims = st.builds(Claim, st.integers(0, 2**31 - 1), names, identities, st.sampl
 
 
 @given(claims)
-def test_a_claim_is_read_as_it_was_written(claim: Claim) -> None:
+def test_a_claim_is_parsed_as_it_was_written(claim: Claim) -> None:
     path = LAYOUT.claim_path(claim)
     assert path == f"{LAYOUT.claim_prefix(claim.task, claim.node, claim.kind)}{claim.seq:010}"
     _, _, section, bucket, name = path.split("/")
@@ -33,7 +33,7 @@ def test_a_claim_is_read_as_it_was_written(claim: Claim) -> None:
 
 
 @given(st.text("ab.~/c0123456789", max_size=60), st.sampled_from(LAYOUT.buckets))
-def test_what_is_read_as_a_claim_is_exactly_one(name: str, bucket: str) -> None:
+def test_a_name_parsed_as_a_claim_is_the_name_of_that_claim(name: str, bucket: str) -> None:
     claim = LAYOUT.parse_claim(bucket, name)
     assert claim is None or LAYOUT.claim_path(claim) == f"/metafora/claims/{bucket}/{name}"
 
@@ -55,18 +55,18 @@ def test_what_is_read_as_a_claim_is_exactly_one(name: str, bucket: str) -> None:
         "",
     ],
 )
-def test_what_is_no_claim(name: str) -> None:
+def test_names_that_are_not_claims(name: str) -> None:
     assert all(LAYOUT.parse_claim(bucket, name) is None for bucket in LAYOUT.buckets)
 
 
-def test_a_long_sequence_number_is_one() -> None:
+def test_a_sequence_number_may_have_more_than_ten_digits() -> None:
     claim = Claim(12_345_678_901, "t", f"n.{MARK}", ClaimKind.BID)
     name = LAYOUT.claim_path(claim).rpartition("/")[2]
     assert LAYOUT.parse_claim(LAYOUT.bucket("t"), name) == claim
 
 
 @given(names)
-def test_a_task_stands_in_its_bucket_only(task: str) -> None:
+def test_a_task_is_parsed_in_its_own_bucket_only(task: str) -> None:
     right = LAYOUT.bucket(task)
     assert LAYOUT.task_path(task) == f"/metafora/tasks/{right}/{task}"
     assert LAYOUT.state_path(task) == f"/metafora/states/{right}/{task}"
@@ -74,7 +74,7 @@ def test_a_task_stands_in_its_bucket_only(task: str) -> None:
 
 
 def test_the_bucket_never_changes() -> None:
-    """It is in every path there is."""
+    """Every stored path contains it."""
     assert [LAYOUT.bucket(task) for task in ("a", "task1", "task10")] == ["03", "43", "36"]
 
 
@@ -87,7 +87,7 @@ def test_nodes_and_commands(identity: str, seq: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["n", "n.short", f"n.{MARK}~1", f"{MARK}", f".{MARK}"])
-def test_what_is_no_node(name: str) -> None:
+def test_names_that_are_not_nodes(name: str) -> None:
     assert (LAYOUT.parse_node(name), LAYOUT.parse_node_command(f"{name}~1")) == (None, None)
 
 
@@ -160,7 +160,7 @@ class TestUrl:
             ("zk://user:secret@a", "do not belong in a URL"),
             ("zk://a?timeout=4", r"unknown option 'timeout' \(known: session_timeout"),
             ("zk://a?session_timeout=long", "session_timeout is 'long', not a number"),
-            ("zk://a?session_timeout=1", "session_timeout is 1 s, not 2 s to a day"),
+            ("zk://a?session_timeout=1", "session_timeout is 1 s; it must be from 2 s to a day"),
             ("zk://a?session_timeout=nan", "session_timeout"),
             ("zk://a?connect_timeout=0", "connect_timeout is 0 s"),
             ("zk://a?buckets=1.5", "buckets is '1.5'"),
@@ -168,21 +168,21 @@ class TestUrl:
             ("zk://a:65536", "'a:65536' is not 'host:port'"),
             ("zk://a, b", "' b' is not 'host:port'"),
             ("zk://a/b c", "namespace '/b c'"),
-            ("zk://a#b", "'b' means nothing"),
+            ("zk://a#b", "has a fragment, 'b'"),
         ],
     )
-    def test_what_is_wrong_is_named(self, url: str, message: str) -> None:
+    def test_the_error_names_the_fault(self, url: str, message: str) -> None:
         with pytest.raises(ValueError, match=message) as caught:
             from_url(url)
         assert "secret" not in str(caught.value)
 
     def test_a_chroot_in_the_hosts_is_refused(self) -> None:
-        with pytest.raises(ValueError, match="chroot is given as the namespace"):
+        with pytest.raises(ValueError, match="pass a chroot as the namespace"):
             ZooKeeperCoordinator("a:1/root")
 
 
 def test_importing_is_quick() -> None:
-    """kazoo is loaded when the first connection is made."""
+    """kazoo is only imported for the first connection."""
     code = "import sys, metafora_trio_zookeeper as z; z.from_url('zk://a'); print('kazoo' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

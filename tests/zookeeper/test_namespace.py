@@ -1,4 +1,4 @@
-"""Making a namespace, and using one that is there, on a simulated ensemble."""
+"""Creating a namespace and using an existing one, on a simulated ensemble."""
 
 from __future__ import annotations
 

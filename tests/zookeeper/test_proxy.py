@@ -1,4 +1,4 @@
-"""The proxy makes the trouble that it is told to make, and no other."""
+"""The proxy disturbs connections as requested, and in no other way."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ async def test_new_connections_are_refused(proxies: ProxyLoop) -> None:
 
 
 async def test_lost_replies(proxies: ProxyLoop) -> None:
-    """Requests have passed, and what was held is lost with the connection."""
+    """Requests pass, and the held replies are lost with the connection."""
     async with echo_through_proxy(proxies) as proxy:
         async with await trio.open_tcp_stream(proxy.host, proxy.port) as stream:
             proxy.hold_replies()
@@ -94,7 +94,7 @@ async def test_lost_replies(proxies: ProxyLoop) -> None:
 
 
 async def test_delay(proxies: ProxyLoop) -> None:
-    """Each way; and it does not slow the stream down, only what is in it."""
+    """It delays each direction without reducing the throughput."""
     async with echo_through_proxy(proxies) as proxy, await trio.open_tcp_stream(proxy.host, proxy.port) as stream:
         proxy.delay(0.1)
         before = trio.current_time()
@@ -108,7 +108,7 @@ async def test_delay(proxies: ProxyLoop) -> None:
 
 
 async def test_target_away(proxies: ProxyLoop) -> None:
-    """Nobody is told so while it is cut."""
+    """While the link is cut, the client does not notice."""
     proxy = proxies.open("127.0.0.1", 1)
     proxy.cut()
     async with await trio.open_tcp_stream(proxy.host, proxy.port) as stream:
@@ -132,7 +132,7 @@ async def test_closed(proxies: ProxyLoop) -> None:
 
 
 def test_address_taken(proxies: ProxyLoop) -> None:
-    """Without Trio, and with an error of its own."""
+    """It raises OSError, even without Trio."""
     proxy = proxies.open("127.0.0.1", 1)
     with pytest.raises(OSError, match="in use"):
         proxies.open("127.0.0.1", 1, listen=(proxy.host, proxy.port))

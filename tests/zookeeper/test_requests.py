@@ -24,7 +24,7 @@ def lab(request: pytest.FixtureRequest) -> Iterator[CoordinatorLab]:
 
 
 class TestRequests:
-    async def test_what_was_read_ahead_is_forgotten_when_it_changes(self, lab: CoordinatorLab) -> None:
+    async def test_a_record_that_was_read_ahead_is_dropped_when_it_changes(self, lab: CoordinatorLab) -> None:
         await lab.submit("t")
         async with lab.session() as (session, _), lab.coordinator.open_client() as client:
             await own_claim(session, "t")
@@ -40,7 +40,7 @@ class TestRequests:
         async with lab.coordinator.open_client() as client:
             await client.delete("t")
         async with lab.session() as (session, _):
-            assert not session.view.deleted("t")  # lists do not tell
+            assert not session.view.deleted("t")  # lists do not show tombstones
             claim = await own_claim(session, "t")
             record = await session.read("t")
             assert record is not None
@@ -48,8 +48,8 @@ class TestRequests:
             session.finish(claim, None)
             await eventually(session, lambda it: not it.view.tasks and not it.outstanding)
 
-    async def test_what_was_asked_for_last_arrives_before_the_session_closes(self, lab: CoordinatorLab) -> None:
-        """An end that is not recorded would be run again by somebody else. More of them than are in flight at once."""
+    async def test_the_last_requests_arrive_before_the_session_closes(self, lab: CoordinatorLab) -> None:
+        """Otherwise another node would run the tasks again. There are more requests than fit in flight at once."""
         await lab.submit(*(f"t{n}" for n in range(200)))
         async with lab.session() as (session, _):
             for task in list(session.view.tasks):
@@ -83,7 +83,7 @@ class TestRequests:
             assert (list(a.view.claims()), b.outstanding) == ([claim], 0)
 
     async def test_the_task_goes_before_the_claim(self, lab: CoordinatorLab) -> None:
-        """Or the next in the queue would own it for a moment, and could start it once more."""
+        """Otherwise the next in the queue would own it for a moment and could start it again."""
         await lab.submit("t")
         async with lab.session() as (session, _):
             session.finish(await own_claim(session, "t"), COMPLETED)
@@ -138,7 +138,7 @@ class TestRequests:
         monkeypatch.setattr("metafora_trio_zookeeper._session.in_flight.MAX_SESSION_BYTES", 400)
         await lab.submit(*(f"t{n}" for n in range(20)))
         async with lab.session() as (session, _):
-            for _ in range(3):  # what is usual here is known once there are some
+            for _ in range(3):  # the average is known once there are some
                 for task in list(session.view.unclaimed):
                     session.claim(task)
                 await eventually(session, lambda it: not it.pending)
@@ -166,7 +166,7 @@ class TestRequests:
             await trio.sleep(0.1)
             assert list(session.view.claims()) == []
             assert list(session.view.nodes) == [session.node.identity]
-        async with lab.session() as (session, _):  # listed, not told
+        async with lab.session() as (session, _):  # these names come from lists, not from events
             assert (list(session.view.claims()), list(session.view.tasks)) == ([], ["t"])
         assert all(caplog.text.count(repr(name)) == 2 for name in (names[0], names[1], "nobody", "none"))
 
@@ -186,7 +186,7 @@ class TestCommands:
                 f"/m/node_commands/{second.id}"
             ]
 
-    async def test_one_that_cannot_be_read_is_there_without_a_command(self, lab: CoordinatorLab) -> None:
+    async def test_one_that_cannot_be_read_is_queued_without_a_command(self, lab: CoordinatorLab) -> None:
         async with lab.session() as (session, _):
             await lab.commit(Create(f"/m/node_commands/{session.node.identity}~", b"?", sequential=True))
             await eventually(session, lambda it: it.queued_commands())

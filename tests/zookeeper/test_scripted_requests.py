@@ -35,7 +35,7 @@ class TestRequests:
             assert connection.sent == ["transact", "read"]
 
     async def test_one_refused_unit_does_not_hold_up_the_others(self) -> None:
-        """A hundred ends in one transaction, every tenth of a claim that is gone behind our back."""
+        """A hundred tasks end in one transaction, but the claim of every tenth has been deleted by another client."""
         cluster = ScriptedCluster()
         tasks = [f"t{n}" for n in range(100)]
         await cluster.submit(*tasks)
@@ -53,7 +53,7 @@ class TestRequests:
             assert sorted(session.view.tasks) == sorted(tasks[::10])
             assert not any(session.is_leaving(claim) for claim in claims)
 
-    async def test_no_permission_ends_the_session_loudly(self) -> None:
+    async def test_a_missing_permission_ends_the_session_with_that_reason(self) -> None:
         cluster = ScriptedCluster()
         await cluster.submit("t")
 
@@ -78,11 +78,11 @@ class TestCommands:
             cluster.refusing = False
             await eventually(session, lambda it: it.queued_commands())
 
-    async def test_those_of_nodes_that_are_gone_are_removed_by_one_node(self) -> None:
+    async def test_those_for_nodes_that_are_gone_are_removed_by_one_node(self) -> None:
         cluster = ScriptedCluster()
         gone = f"gone.{'x' * 10}"
         world_before = f"/m/node_commands/{gone}~"
-        # The second to join is the first by name: it is the other who gets round to it first.
+        # The node that joined first would act first, but the second is the first by name.
         async with cluster.session("b") as (b_session, b), cluster.session("a"):
             cluster.commit([Create(world_before, b"{}", sequential=True)])
             cluster.commit([Create(f"/m/node_commands/{b_session.node.identity}~", b"{}", sequential=True)])

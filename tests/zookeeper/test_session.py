@@ -30,7 +30,7 @@ class TestJoining:
             pass
         async with cluster.session() as (session, connection):
             assert session.current
-            burst = connection.sent[1:]  # behind the look at the layout record
+            burst = connection.sent[1:]  # after the read of the layout record
             lists = 1 + 1 + 2 + 2
             assert burst[: 6 + lists] == ["add_watch"] * 4 + ["transact", "heartbeat"] + ["children"] * lists
 
@@ -74,15 +74,15 @@ class TestJoining:
         caplog.set_level(logging.WARNING, "metafora_trio")
         async with ScriptedCluster(3.0).session() as (session, _):
             assert session.session_timeout == 3.0
-        assert "asked for a session timeout of 4 s, scripted:1 grants 3 s" in caplog.text
+        assert "asked for a session timeout of 4 s, but scripted:1 grants 3 s" in caplog.text
 
     async def test_a_granted_timeout_that_is_too_short_is_refused(self) -> None:
-        with pytest.raises(CoordinatorUnavailable, match="of 4 s, scripted:1 grants 1 s, less than"):
+        with pytest.raises(CoordinatorUnavailable, match="of 4 s, but scripted:1 grants 1 s, less than"):
             async with ScriptedCluster(1.0).session():
                 pass
 
     async def test_a_lost_reply_to_the_join_is_ours(self) -> None:
-        """The own znode is there already at the second attempt."""
+        """The node's znode already exists at the second attempt."""
         cluster = ScriptedCluster()
         async with cluster.session():
             pass
@@ -97,7 +97,7 @@ class TestJoining:
 
             cluster.connections.clear()
             nursery.start_soon(spoil)
-            # Past the look at the layout record, the answers stop.
+            # After the read of the layout record, the answers stop.
             async with cluster.session() as (session, connection):
                 assert connection.number == 2
                 assert list(session.view.nodes) == [session.node.identity]
@@ -125,15 +125,15 @@ class TestReconnect:
             assert list(a.view.claims()) == list(b.view.claims()) == [mine]
             assert a.view.nodes == b.view.nodes
 
-    async def test_what_happens_meanwhile_is_not_missed(self) -> None:
-        """Before a list, between two lists, and after the last: all of it is in the new view."""
+    async def test_changes_during_a_resync_are_not_missed(self) -> None:
+        """The new view has the changes before a list, between two lists, and after the last."""
         cluster = ScriptedCluster()
         layout = cluster.layout
         async with cluster.session() as (session, connection):
             alive: set[str] = set()
             connection.cut()
             for n in range(400):
-                # Jitter, lists and reads are over in less time than this takes.
+                # The jitter, lists and reads take less time than this.
                 await trio.sleep(0.0015)
                 alive.add(f"t{n}")
                 cluster.commit([Create(layout.task_path(f"t{n}"), b"{}")])
@@ -146,8 +146,8 @@ class TestReconnect:
 
     @pytest.mark.parametrize("kind", ["task", "claim"])
     @pytest.mark.parametrize("change", ["appears", "vanishes"])
-    async def test_the_audit_finds_what_was_lost(self, kind: str, change: str) -> None:
-        """Events that no real server loses: a bucket that differs from the view has it made anew."""
+    async def test_the_audit_finds_lost_events(self, kind: str, change: str) -> None:
+        """No real server loses these events. A bucket that differs from the view makes the session resync."""
         cluster = ScriptedCluster()
         layout = cluster.layout
         await cluster.submit("t", "u")
@@ -168,7 +168,7 @@ class TestReconnect:
             assert connection.number == 2
             assert len(session.view.tasks) + len(list(session.view.claims())) == (5 if change == "appears" else 3)
 
-    async def test_the_audit_finds_nothing_where_nothing_was_lost(self) -> None:
+    async def test_the_audit_finds_nothing_if_nothing_was_lost(self) -> None:
         cluster = ScriptedCluster()
         await cluster.submit(*(f"t{n}" for n in range(50)))
         async with cluster.session("a") as (a, first), cluster.session("b") as (b, second):
@@ -182,7 +182,7 @@ class TestReconnect:
             assert (first.number, second.number) == (2, 1)
 
     async def test_the_barrier_is_sent_at_once_and_the_lists_are_spread(self) -> None:
-        """A change of leader makes every node list: not all in the same moment."""
+        """A change of leader makes every node list; they must not all do so at the same moment."""
         cluster = ScriptedCluster()
         delays = set()
         async with cluster.session() as (session, connection):
@@ -198,7 +198,7 @@ class TestReconnect:
         assert len(delays) > 2
 
     async def test_a_server_that_lags_does_not_show_the_past(self) -> None:
-        """The finished task must not come back: what is listed counts only behind the barrier."""
+        """The finished task must not reappear, since lists count only if made after the barrier."""
         cluster = ScriptedCluster()
         await cluster.submit("t")
         async with cluster.session() as (session, connection):
@@ -239,7 +239,7 @@ class TestReconnect:
             assert session.pending == 1
             connection.cut()
             await trio.sleep(0.01)
-            assert session.is_pending("t")  # nobody knows yet
+            assert session.is_pending("t")  # the outcome is not known yet
             await eventually(session, lambda it: it.current)
             assert session.view.owner("t") == session.node.identity
             assert (session.pending, session.outstanding) == (0, 0)
@@ -269,7 +269,7 @@ class TestReconnect:
             session.release(second)
             assert session.is_leaving(first)
             await eventually(session, lambda it: it.current)
-            # From the step of the swap on: else a scope could be opened within a claim that goes.
+            # It must be leaving from the step of the swap on. Otherwise a run could start under a claim that is going.
             assert session.is_leaving(first)
             assert session.is_leaving(second)
             await eventually(session, lambda it: not list(it.view.claims()))
@@ -306,7 +306,7 @@ class TestReconnect:
             assert record.props == {"of": "t"}
 
     async def test_a_broken_stream_is_noticed(self) -> None:
-        """A reply without the event before it: events were lost, so all is looked at anew."""
+        """A reply without the event before it means that events were lost, so the session resyncs."""
         cluster = ScriptedCluster()
         await cluster.submit("t")
         async with cluster.session() as (session, connection):

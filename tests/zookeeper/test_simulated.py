@@ -1,4 +1,4 @@
-"""The simulated ensemble: sessions and order. That it does as ZooKeeper does is in test_differential.py."""
+"""The simulated ensemble: sessions and order. test_differential.py checks that it behaves like ZooKeeper."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_session(lab: Lab) -> None:
     assert lab.zookeeper.paths() == {"/": 0, "/a": 0}
 
 
-def test_the_asked_timeout_is_clamped_to_2_to_20_ticks(lab: Lab) -> None:
+def test_the_requested_timeout_is_clamped_to_2_to_20_ticks(lab: Lab) -> None:
     assert lab.peer(0.1).connection.session_timeout == 1.0
     assert lab.peer(60.0).connection.session_timeout == 10.0
 
@@ -71,7 +71,7 @@ def test_a_heartbeat_is_proof_where_its_reply_is_read(lab: Lab) -> None:
 
 
 def test_events_and_replies_come_in_one_order(lab: Lab) -> None:
-    """An event before the reply to its write; every session sees the same order."""
+    """An event comes before the reply to its write, and every session sees the same order."""
     one, other = lab.peer(), lab.peer()
     for peer in (one, other):
         peer.ask(peer.connection.add_watch, "/")
@@ -112,7 +112,7 @@ def test_the_end_of_a_session_is_one_transaction_whose_events_come_one_by_one(la
 
 
 def test_a_one_shot_watch_takes_the_place_of_a_recursive_one() -> None:
-    """ZOOKEEPER-4466, as 3.8.0 has it: the recursive watch is half gone, without a word."""
+    """ZOOKEEPER-4466, as in 3.8.0: half of the recursive watch is silently lost."""
     with Lab() as lab:
         peer = lab.peer()
         peer.transact(Create("/a"))
@@ -130,17 +130,17 @@ def test_a_one_shot_watch_takes_the_place_of_a_recursive_one() -> None:
         assert peer.ask(peer.connection.exists, "/b", False) is ErrorCode.NO_NODE
 
 
-# ---- expiry; the bounds are what was measured on real servers
+# ---- expiry; the bounds were measured on real servers
 
 
 @pytest.mark.parametrize("phase", [0.0, 0.1, 0.23, 0.31, 0.47])
 def test_a_session_expires_within_a_tick_after_its_timeout(phase: float) -> None:
-    """At its leader: never early, and at most a tick late."""
+    """The leader expires it never early, and at most a tick late."""
     with Lab(servers=1, tick=0.5) as lab:
         peer = lab.peer(2.0)
         lab.world.run_for(phase)
         peer.transact(Create("/e", ephemeral=True))
-        sent = lab.world.now - 0.0025  # latency, and until it was applied
+        sent = lab.world.now - 0.0025  # the latency, and the time until it was applied
         lab.world.kill(peer.process)
         lab.until(lambda: "/e" not in lab.zookeeper.paths())
         assert 2.0 < lab.world.now - sent <= 2.501
@@ -149,7 +149,7 @@ def test_a_session_expires_within_a_tick_after_its_timeout(phase: float) -> None
 @pytest.mark.parametrize("timeout", [1.0, 2.0, 4.0])
 @pytest.mark.parametrize("fault", ["kill", "freeze", "cut"])
 def test_a_silent_process_is_given_up(timeout: float, fault: str) -> None:
-    """A third of the timeout can have passed since it was last heard, and a follower reports every half tick."""
+    """Its last message may be a third of the timeout old, and a follower reports only every half tick."""
     for seed in range(10):
         with Lab(seed=seed, tick=0.2) as lab:
             peer = lab.peer(timeout, at=seed % 3 + 1)
@@ -163,7 +163,7 @@ def test_a_silent_process_is_given_up(timeout: float, fault: str) -> None:
             assert timeout * 2 / 3 - 0.01 <= took <= timeout + 0.3
 
 
-def test_an_idle_session_lives_by_pings(lab: Lab) -> None:
+def test_an_idle_session_is_kept_alive_by_pings(lab: Lab) -> None:
     peer = lab.peer(1.0)
     lab.world.run_for(30)
     assert peer.log == [CONNECTED]
@@ -185,7 +185,7 @@ def test_a_cut_process_learns_of_it_before_its_session_ends(lab: Lab) -> None:
     assert peer.ask(peer.connection.children, "/") is ErrorCode.SESSION_EXPIRED
 
 
-def test_a_process_that_was_stopped_hears_what_was_sent_and_then_that_it_is_too_late(lab: Lab) -> None:
+def test_a_process_that_was_stopped_gets_the_sent_messages_and_then_its_expiry(lab: Lab) -> None:
     one, other = lab.peer(2.0), lab.peer()
     one.ask(one.connection.add_watch, "/")
     one.log.clear()
@@ -255,8 +255,8 @@ def test_closing_is_idempotent_and_bounded(lab: Lab) -> None:
     lab.until(lambda: "/e" not in lab.zookeeper.paths())
 
 
-def test_closing_goes_on_after_a_break(lab: Lab) -> None:
-    """The session is closed on the next connection, and needs not expire."""
+def test_closing_continues_after_a_break(lab: Lab) -> None:
+    """The session is closed on the next connection and need not expire."""
     peer = lab.peer(4.0)
     peer.transact(Create("/e", ephemeral=True))
     server = lab.zookeeper.servers_of(peer.process)[0]
@@ -283,8 +283,8 @@ def test_closing_while_a_connection_breaks(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("opened", [True, False])
-def test_closing_a_connection_that_never_stood(lab: Lab, opened: bool) -> None:
-    """By two at once, and with a request that is still to be refused. After it nothing is tried any more."""
+def test_closing_a_connection_that_was_never_established(lab: Lab, opened: bool) -> None:
+    """Two tasks close it at once, while a request is still to be refused. After that it tries no server."""
     log: list[object] = []
 
     async def live() -> None:
@@ -321,7 +321,7 @@ def test_a_connection_belongs_to_a_process_and_is_opened_once(lab: Lab) -> None:
 
     lab.world.spawn("again", open_again)
     lab.world.run_for(0.1)
-    assert failed == ["opened already"]
+    assert failed == ["the connection was already opened"]
 
 
 def test_the_same_seed_is_the_same_history() -> None:

@@ -1,4 +1,4 @@
-"""The simulated ensemble when links fail: each test is something that was seen on real ones."""
+"""The simulated ensemble when links fail: each test repeats an observation on real servers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_a_reply_is_lost_after_the_write_took_effect(loses_events: bool) -> None
             peer.ask(peer.connection.add_watch, "/")
             peer.log.clear()
             lab.zookeeper.lose_replies(peer.process)
-            peer.ask(peer.connection.heartbeat, "/", 1.0)  # changes nothing, so it is not meant
+            peer.ask(peer.connection.heartbeat, "/", 1.0)  # changes nothing, so its reply is not lost
             peer.send(peer.connection.transact, [Create("/a")])
             lab.until(lambda: peer.connection.number == 2)  # noqa: B023  # waited for at once
             events = [(CREATED, "/a")] if (CREATED, "/a") in peer.log else []
@@ -38,8 +38,8 @@ def test_a_reply_is_lost_after_the_write_took_effect(loses_events: bool) -> None
     assert loses_events in seen
 
 
-def test_what_was_sent_before_a_cut_arrives_after_it(lab: Lab) -> None:
-    """TCP sends it again, if both ends stand for so long."""
+def test_messages_sent_before_a_cut_arrive_after_it(lab: Lab) -> None:
+    """TCP retransmits them, if both ends stay open long enough."""
     peer = lab.peer()
     lab.zookeeper.cut(peer.process)
     answers = peer.send(peer.connection.transact, [Create("/a")])
@@ -51,7 +51,7 @@ def test_what_was_sent_before_a_cut_arrives_after_it(lab: Lab) -> None:
     assert peer.log == [CONNECTED, ("/a",), ("/b",)]
 
 
-def test_a_reply_that_was_held_comes_after_all(lab: Lab) -> None:
+def test_a_reply_that_was_held_still_comes(lab: Lab) -> None:
     peer = lab.peer()
     lab.zookeeper.cut(peer.process, way="from")
     answers = peer.send(peer.connection.transact, [Create("/a")])
@@ -63,7 +63,7 @@ def test_a_reply_that_was_held_comes_after_all(lab: Lab) -> None:
 
 
 def test_half_open_link(lab: Lab) -> None:
-    """Requests arrive and take effect, no reply does; each attempt to connect keeps the session alive."""
+    """Requests arrive and take effect, but no reply arrives; each attempt to connect keeps the session alive."""
     peer = lab.peer(4.0)
     peer.transact(Create("/e", ephemeral=True))
     lab.zookeeper.cut(peer.process, way="from")
@@ -80,7 +80,7 @@ def test_half_open_link(lab: Lab) -> None:
 
 
 def test_a_link_that_is_cut_towards_the_servers(lab: Lab) -> None:
-    """What the servers send still arrives; nothing else does, and the session ends."""
+    """Only messages from the servers still arrive, and the session ends."""
     peer, other = lab.peer(), lab.peer()
     peer.ask(peer.connection.add_watch, "/")
     lab.zookeeper.cut(peer.process, way="to")
@@ -99,7 +99,7 @@ def test_latency(lab: Lab) -> None:
     lab.zookeeper.delay(peer.process, 0.001)
     quick = peer.send(peer.connection.children, "/")
     lab.until(lambda: quick)
-    assert slow  # order is kept, whatever the link does
+    assert slow  # the order is kept, even when the latency changes
     lab.zookeeper.delay(peer.process, 0.0)
     lab.world.run_for(1)
     now = lab.world.now
@@ -108,7 +108,7 @@ def test_latency(lab: Lab) -> None:
     assert lab.world.now == now
 
 
-def test_a_dead_process_hears_nothing_but_what_it_sent_arrives(lab: Lab) -> None:
+def test_a_dead_process_receives_nothing_but_its_messages_arrive(lab: Lab) -> None:
     peer = lab.peer()
     peer.send(peer.connection.transact, [Create("/a")])
     lab.world.kill(peer.process)
@@ -120,7 +120,7 @@ def test_a_dead_process_hears_nothing_but_what_it_sent_arrives(lab: Lab) -> None
 
 
 def test_a_request_that_arrives_late_on_an_old_connection_is_refused(lab: Lab) -> None:
-    """The session has moved to another server: what is left in the old connection must not count."""
+    """The session has moved to another server, so requests left in the old connection must not count."""
     peer = lab.peer(at=2)
     lab.zookeeper.cut(peer.process, 2)
     answers = peer.send(peer.connection.transact, [Create("/a")])
@@ -135,7 +135,7 @@ def test_a_request_that_arrives_late_on_an_old_connection_is_refused(lab: Lab) -
 
 
 def test_a_slow_request_on_an_old_connection_is_refused(lab: Lab) -> None:
-    """The same, while the server has not heard yet that the client gave the connection up."""
+    """It is refused even while the server does not know yet that the client has dropped the connection."""
     peer = lab.peer(at=2)
     lab.zookeeper.delay(peer.process, 0.5, 2)
     peer.send(peer.connection.transact, [Create("/a")])
@@ -159,7 +159,7 @@ def test_a_new_connection_to_a_server_ends_the_old_one_there() -> None:
 
 
 def test_a_request_that_arrives_late_may_count_until_the_session_moves(lab: Lab) -> None:
-    """The client has given it up, the server has not."""
+    """The client has dropped the connection, but the server has not."""
     peer = lab.peer(10.0, at=2)
     for server in lab.zookeeper.servers:
         lab.zookeeper.cut(peer.process, server)

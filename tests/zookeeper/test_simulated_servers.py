@@ -1,4 +1,4 @@
-"""The simulated ensemble when servers fail: each test is something that was seen on real ones."""
+"""The simulated ensemble when servers fail: each test repeats an observation on real servers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def lab() -> Iterator[Lab]:
 
 
 def test_an_isolated_follower_answers_reads_and_not_writes(lab: Lab) -> None:
-    """So its client believes in a session that the leader has ended: neither ping nor read is proof of life."""
+    """So its client may believe in a session that the leader has ended: neither pings nor reads prove it alive."""
     follower, other = lab.followers()
     peer, witness = lab.peer(4.0, at=follower), lab.peer(at=other)
     peer.transact(Create("/e", ephemeral=True))
@@ -41,9 +41,9 @@ def test_an_isolated_follower_answers_reads_and_not_writes(lab: Lab) -> None:
 
 @pytest.mark.parametrize("timeout, lost", [(1.0, True), (4.0, False)])
 def test_how_long_a_client_of_an_isolated_follower_believes_in_its_session(timeout: float, lost: bool) -> None:
-    """Measured, T=1 s: gone after 0.8 to 1.1 s, noticed after 2 s, when the follower gives up (10 ticks).
+    """As measured with T=1 s: gone after 0.8 to 1.1 s, noticed after 2 s, when the follower gives up (10 ticks).
 
-    With a longer T there is time to go to another server."""
+    With a longer T there is time to move to another server."""
     for seed in range(10):
         with Lab(seed=seed, tick=0.2) as lab:
             peer = lab.peer(timeout, at=lab.followers()[0])
@@ -57,7 +57,7 @@ def test_how_long_a_client_of_an_isolated_follower_believes_in_its_session(timeo
 
 
 def test_a_client_of_an_isolated_leader_notices_in_time(lab: Lab) -> None:
-    """Its session lives longer than anywhere else: the next leader gives every session a full timeout."""
+    """Its session lives longer than elsewhere, because the next leader gives every session a full timeout."""
     leader = lab.zookeeper.leader
     assert leader is not None
     peer = lab.peer(4.0, at=leader)
@@ -71,7 +71,7 @@ def test_a_client_of_an_isolated_leader_notices_in_time(lab: Lab) -> None:
 
 
 def test_an_isolated_follower_that_is_linked_again_in_time(lab: Lab) -> None:
-    """Its clients notice nothing, and what they asked for is done."""
+    """Its clients notice nothing, and their requests are carried out."""
     follower, other = lab.followers()
     peer, witness = lab.peer(10.0, at=follower), lab.peer(10.0, at=other)
     peer.ask(peer.connection.add_watch, "/")
@@ -91,8 +91,8 @@ def test_an_isolated_follower_that_is_linked_again_in_time(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("who", ["follower", "leader"])
-def test_what_a_follower_could_not_report_it_reports_afterwards(lab: Lab, who: str) -> None:
-    """So the session is counted from then, not from when its client was heard."""
+def test_a_follower_reports_later_what_it_could_not_report(lab: Lab, who: str) -> None:
+    """So the timeout counts from the report, not from when the client's message arrived."""
     leader, follower = lab.zookeeper.leader, lab.followers()[0]
     assert leader is not None
     peer = lab.peer(2.0, at=follower)
@@ -175,7 +175,7 @@ def test_a_leader_whose_quorum_comes_back_in_time(lab: Lab) -> None:
 
 
 def test_what_waits_for_a_quorum_is_not_overtaken(lab: Lab) -> None:
-    """Not even while a server that will make the quorum whole is starting."""
+    """Not even while a server that will complete the quorum is starting."""
     leader, (first, second) = lab.zookeeper.leader, lab.followers()
     assert leader is not None
     peer = lab.peer(10.0, at=leader)
@@ -191,7 +191,7 @@ def test_what_waits_for_a_quorum_is_not_overtaken(lab: Lab) -> None:
 
 
 def test_sessions_that_a_leader_could_not_end_without_quorum_end_when_it_has_one(lab: Lab) -> None:
-    """It has not heard of them, though their servers have."""
+    """Their clients' messages reached the servers, but not the leader."""
     leader = lab.zookeeper.leader
     assert leader is not None
     peer = lab.peer(2.0, at=lab.followers()[0])
@@ -222,8 +222,8 @@ def test_after_a_change_of_leader_sessions_live_on_with_full_timeouts(lab: Lab) 
     assert lab.zookeeper.log[-1].zxid >> 32 > before >> 32
 
 
-def test_what_was_under_way_to_a_leader_that_stepped_down_is_done_or_not() -> None:
-    """From the oldest on: never a later write without the ones before it. Nobody hears of them."""
+def test_requests_on_their_way_to_a_leader_that_stepped_down_may_take_effect() -> None:
+    """Only the oldest ones may: never a write without those before it. Their replies are lost."""
     seen = set[tuple[bool, bool]]()
     for seed in range(30):
         with Lab(seed=seed) as lab:
@@ -283,10 +283,10 @@ def test_a_server_that_lags_shows_the_past(lab: Lab) -> None:
     writer.transact(Create("/a"))
     peer.log.clear()
     lab.move(peer, follower)
-    # It has seen the event of /a, but no reply that was later: so it is let in.
+    # The client has seen the event of /a, but no later reply, so the server accepts it.
     assert peer.ask(peer.connection.children, "/") == []
     assert 0.9 < lab.until(lambda: peer.ask(peer.connection.children, "/") == ["a"], within=2)
-    # Its own writes come late, but then it has seen all before them.
+    # Its own writes are applied late, but after everything before them.
     writer.transact(Create("/b"))
     answers = peer.send(peer.connection.transact, [Create("/c")])
     assert 1.0 <= lab.until(lambda: answers)
@@ -324,8 +324,8 @@ def test_a_lag_that_grows_holds_back_what_is_under_way(lab: Lab) -> None:
     assert lab.world.now - start > 0.9
 
 
-def test_everything_at_once_and_then_it_is_whole_again() -> None:
-    """Random faults; at the end all servers show the same tree, and every session that lives can write."""
+def test_it_recovers_from_all_faults_at_once() -> None:
+    """After random faults, all servers have the same tree, and every live session can write."""
     for seed in range(25):
         with Lab(seed=seed) as lab:
             world, zookeeper = lab.world, lab.zookeeper

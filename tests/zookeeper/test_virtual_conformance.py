@@ -1,6 +1,6 @@
-"""ZooKeeperCoordinator keeps the contract on virtual time too, where no ZooKeeper is installed.
+"""ZooKeeperCoordinator keeps the contract on virtual time too, without an installed ZooKeeper.
 
-The simulated ensemble and the scripted one are both good enough for the suite that real ZooKeeper passes.
+Both the simulated and the scripted ensemble pass the same suite as real ZooKeeper.
 """
 
 from __future__ import annotations

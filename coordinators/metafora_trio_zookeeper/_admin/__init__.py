@@ -1,1 +1,1 @@
-"""What operators need: doctor, and the removal of a namespace."""
+"""The tool for operators: `metafora doctor`'s checks."""

@@ -1,4 +1,4 @@
-"""What `metafora doctor` finds out about a ZooKeeper ensemble and a namespace in it."""
+"""Diagnosis of a ZooKeeper ensemble and a namespace in it, for `metafora doctor`."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ __all__ = ["diagnose"]
 _SERVER_TIMEOUT = 2.0
 _OLDEST = (3, 6)
 _LAST_SEQ = 2**31 - 1
-"""Where ZooKeeper's sequence numbers end, for each directory."""
+"""ZooKeeper's last sequence number; each directory counts its own."""
 _SKEW = 1.0
-"""Seconds by which a clock may be off: nothing depends on it but the times that people read."""
+"""Seconds by which clocks may differ without a warning. Only the times that people read depend on them."""
 _SLOW = 0.1
-"""Seconds that a write should not take: a heartbeat is one."""
+"""Seconds above which a write is reported as slow, because every heartbeat is a write."""
 
 
 async def diagnose(
     connect: Callable[[], Connection], layout: Layout, *, hosts: str, asked_timeout: float, patience: float
 ) -> Diagnosis:
-    """Look at the servers, the connection and the namespace. A checkpoint.
+    """Check the servers, the connection and the namespace. A checkpoint.
 
-    It makes one ephemeral znode in the root of the namespace and deletes it, to see the server's clock.
+    Creates one ephemeral znode in the root of the namespace and deletes it, to read the server's clock.
 
     Args:
         connect: makes a connection.
         layout: the namespace.
         hosts: `host:port,host:port`.
-        asked_timeout: the session timeout that was asked for, in seconds.
+        asked_timeout: the requested session timeout, in seconds.
         patience: seconds to wait for a server.
     """
     findings = await _servers(hosts)
@@ -54,7 +54,7 @@ async def diagnose(
                 findings += await _contents(connection, layout)
                 usable = True
     except CoordinatorUnavailable as error:
-        hint = "does a quorum of the servers run, and can this machine reach them?"
+        hint = "is a quorum of the servers running, and can this machine reach them?"
         findings.append(Finding(Level.PROBLEM, str(error), hint))
     except RequestError as error:
         findings.append(Finding(Level.PROBLEM, f"ZooKeeper at {hosts} refuses: {error}"))
@@ -83,11 +83,11 @@ async def _servers(hosts: str) -> list[Finding]:
 
 def _server(address: str, status: ServerStatus | None) -> Finding:
     if status is None:
-        hint = "it is down or out of reach; or it speaks TLS, or `srvr` is not in its 4lw.commands.whitelist"
+        hint = "it is down or unreachable, its port speaks TLS, or its 4lw.commands.whitelist lacks `srvr`"
         return Finding(Level.WARNING, f"ZooKeeper {address} does not answer", hint)
     if not status.version:
         return Finding(
-            Level.PROBLEM, f"ZooKeeper {address} does not serve: it has no quorum", "start the other servers"
+            Level.PROBLEM, f"ZooKeeper {address} is not serving: it has no quorum", "start the other servers"
         )
     text = f"ZooKeeper {status.version}  {address}  {status.mode}, {status.connections} connections"
     if tuple(map(int, status.version.split(".")[:2])) < _OLDEST:
@@ -100,11 +100,11 @@ def _session(connection: Connection, asked: float) -> Finding:
     granted = connection.session_timeout
     text = f"session through {connection.server}, timeout {granted:g} s"
     if granted < MIN_SESSION_TIMEOUT:
-        hint = f"nodes need {MIN_SESSION_TIMEOUT:g} s at least: raise maxSessionTimeout (or tickTime) on the servers"
+        hint = f"nodes need at least {MIN_SESSION_TIMEOUT:g} s: raise maxSessionTimeout (or tickTime) on the servers"
         return Finding(Level.PROBLEM, text, hint)
     if abs(granted - asked) > 0.01:
         hint = "the servers clamp it to minSessionTimeout..maxSessionTimeout, by default 2 to 20 ticks"
-        return Finding(Level.WARNING, f"{text}, though {asked:g} s were asked for", hint)
+        return Finding(Level.WARNING, f"{text}, although {asked:g} s was requested", hint)
     return Finding(Level.OK, text)
 
 
@@ -113,8 +113,8 @@ def _session(connection: Connection, asked: float) -> Finding:
 
 def _root(layout: Layout, root: ReadResult | None) -> Finding:
     if root is None:
-        hint = "the first node or client makes it; or is the URL wrong?"
-        return Finding(Level.WARNING, f"namespace {layout.root} is not there yet", hint)
+        hint = "the first node or client creates it; or is the URL wrong?"
+        return Finding(Level.WARNING, f"namespace {layout.root} does not exist yet", hint)
     try:
         layout.check_record(root.data)
     except LayoutMismatch as error:
@@ -140,30 +140,30 @@ async def _clock(connection: Connection, layout: Layout) -> Finding:
         made = (await ask(lambda done: connection.read([path], done))).value[0]
         await ask(lambda done: connection.transact([Delete(path)], done))
     except RequestError as error:
-        return Finding(Level.PROBLEM, f"cannot write in {layout.root}: {error}", "do the credentials suffice?")
+        return Finding(Level.PROBLEM, f"cannot write in {layout.root}: {error}", "do the credentials permit it?")
     skew = 0.0 if made is None else clock + took / 2 - made.mtime_ms / 1000
     text = f"a write takes {took * 1000:.1f} ms; this machine's clock is {abs(skew):.2f} s " + (
         "ahead of ZooKeeper's" if skew > 0 else "behind ZooKeeper's"
     )
     if took > _SLOW:
-        return Finding(Level.WARNING, text, "heartbeats are writes: give the servers' logs a disk of their own")
+        return Finding(Level.WARNING, text, "heartbeats are writes: put the servers' logs on a disk of their own")
     if abs(skew) > _SKEW:
-        return Finding(Level.WARNING, text, "no promise depends on it, but times of errors and ages of nodes are off")
+        return Finding(Level.WARNING, text, "no promise depends on it, but error times and node ages are wrong")
     return Finding(Level.OK, text)
 
 
 def _undeliverable(layout: Layout, listed: dict[str, list[str]]) -> Iterator[Finding]:
-    """Report commands to nodes that are gone."""
+    """Report commands addressed to nodes that are gone."""
     nodes = set(listed[layout.nodes])
     queued = map(layout.parse_node_command, listed[layout.node_commands])
     count = sum(command is not None and command[0] not in nodes for command in queued)
     if count:
         hint = "harmless: the next node that joins deletes them"
-        yield Finding(Level.WARNING, f"{count} commands of nodes that are gone", hint)
+        yield Finding(Level.WARNING, f"{count} commands for nodes that are gone", hint)
 
 
 def _sequence_numbers(layout: Layout, listed: dict[str, list[str]]) -> Iterator[Finding]:
-    """Report how far the sequence numbers of commands and claims have come."""
+    """Report the highest sequence number of a command or claim."""
     queued = map(layout.parse_node_command, listed[layout.node_commands])
     seqs = [command[1] for command in queued if command is not None]
     for bucket in layout.buckets:
@@ -172,14 +172,14 @@ def _sequence_numbers(layout: Layout, listed: dict[str, list[str]]) -> Iterator[
     highest = max(seqs, default=0)
     text = f"highest sequence number {highest:,} of {_LAST_SEQ:,}"
     if highest > _LAST_SEQ // 2:
-        hint = "beyond the end nothing can be claimed in that bucket: move to a new namespace in time"
+        hint = "after the last number, nothing can be claimed in that bucket: move to a new namespace in time"
         yield Finding(Level.PROBLEM, text, hint)
     elif seqs:
         yield Finding(Level.OK, text)
 
 
 def _names(layout: Layout, listed: dict[str, list[str]]) -> Iterator[Finding]:
-    """Report names in the directories that are not ours. Nodes ignore them."""
+    """Report the names in the directories that Metafora did not write. Nodes ignore them."""
     strange = [f"{layout.nodes}/{name}" for name in listed[layout.nodes] if layout.parse_node(name) is None]
     strange += [
         f"{layout.node_commands}/{name}"

@@ -1,1 +1,1 @@
-"""The `Connection` on kazoo: the only room with threads."""
+"""The `Connection` on kazoo. No other part of the package uses threads."""

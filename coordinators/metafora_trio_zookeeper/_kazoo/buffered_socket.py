@@ -1,7 +1,7 @@
-"""A socket with buffers in user space, for kazoo's loop.
+"""BufferedSocket: a socket with buffers in user space, for kazoo's loop.
 
-kazoo asks the system several times for every frame. Here one system call fetches all there is, and what
-kazoo sends is collected until its loop is about to sleep: half a system call an operation instead of 38.
+kazoo makes several system calls for every frame. Here one call fetches everything that has arrived, and output is
+collected until kazoo's loop is about to sleep. That takes half a system call per operation instead of 38.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _GREETING = struct.Struct("!iiiq")  # frame length, protocol version, session ti
 
 
 class BufferedSocket:
-    """What kazoo uses of a socket, buffered both ways; plain TCP or TLS.
+    """The part of a socket's interface that kazoo uses, buffered both ways; plain TCP or TLS.
 
-    Used by kazoo's thread only, except for `shutdown`, which any thread may call.
+    Only kazoo's thread may use it, except for `shutdown`, which any thread may call.
     """
 
     def __init__(self, raw: socket.socket) -> None:
@@ -38,7 +38,7 @@ class BufferedSocket:
     def session(self) -> tuple[float, int] | None:
         """The negotiated session timeout in seconds and the session's id, once the server has sent them.
 
-        They are in the first frame; kazoo does not pass the timeout on.
+        Read here from the first frame, because kazoo does not pass the timeout on.
         """
         if len(self._greeting) < _GREETING.size:
             return None
@@ -47,24 +47,24 @@ class BufferedSocket:
 
     @property
     def unsent(self) -> bool:
-        """Whether something waits for room in the system's send buffer."""
+        """True while bytes wait for space in the system's send buffer."""
         return bool(self._unsent)
 
     def fileno(self) -> int:
         return self._raw.fileno()
 
     def setblocking(self, flag: bool) -> None:
-        """Always non-blocking; kazoo asks for that, too."""
+        """Do nothing: the socket is always non-blocking, and kazoo asks for nothing else."""
 
     def pending(self) -> int:
-        """How many bytes `recv` has at hand."""
+        """Return the number of bytes that `recv` can return."""
         return len(self._received)
 
     def has_frame(self) -> bool:
-        """Whether the loop can read a whole frame, or the end, without waiting.
+        """Return whether the loop can read a whole frame, or the end of the stream, without waiting.
 
-        Half a frame, or a TLS record without data, must not catch kazoo in a blocking read: nothing could
-        be sent until the rest has come.
+        kazoo must not start to read half a frame, or a TLS record without data: the read would block, and nothing
+        could be sent until the rest has come.
         """
         received = self._received
         if len(received) < _LENGTH.size:
@@ -72,11 +72,11 @@ class BufferedSocket:
         return self._ended or len(received) >= _LENGTH.size + _LENGTH.unpack_from(received)[0]
 
     def readable(self) -> bool:
-        """Whether `recv` has something to say: bytes, or the end."""
+        """Return whether `recv` can return bytes or report the end of the stream."""
         return bool(self._received) or self._ended
 
     def fill(self) -> None:
-        """Fetch what has arrived; does not wait. Raises OSError when the connection is broken."""
+        """Fetch what has arrived, without waiting. Raises OSError if the connection is broken."""
         try:
             data = self._raw.recv(_CHUNK)
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
@@ -88,13 +88,13 @@ class BufferedSocket:
         self._received += data
 
     def recv(self, size: int) -> bytearray:
-        """At most `size` bytes of those at hand; none mean the end (see `readable`)."""
+        """Return up to `size` buffered bytes. Call it only when `readable`; no bytes then mean the end."""
         data = self._received[:size]
         del self._received[:size]
         return data
 
     def take_frame(self, start: bytes) -> bytes | None:
-        """The next frame, without its length, if it is at hand as a whole and begins with `start`."""
+        """Return the next frame without its length, or None unless it has arrived whole and begins with `start`."""
         received = self._received
         if not received.startswith(start, _LENGTH.size):
             return None
@@ -106,22 +106,22 @@ class BufferedSocket:
         return frame
 
     def send(self, data: bytes | memoryview) -> int:
-        """Take all of `data`; it leaves with the next `flush`."""
+        """Buffer all of `data`; the next `flush` sends it."""
         self._unsent += data
         return len(data)
 
     def flush(self) -> None:
-        """Send what the system takes now; does not wait. Raises OSError when the connection is broken."""
+        """Send as much as the system takes, without waiting. Raises OSError if the connection is broken."""
         with contextlib.suppress(BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             while self._unsent:
                 del self._unsent[: self._raw.send(self._unsent)]
 
     def shutdown(self) -> None:
-        """End the connection both ways, so that kazoo's loop finds it broken. May be called from any thread."""
-        # The lock: a descriptor closed meanwhile may already belong to another file.
+        """Shut the connection down both ways, so that kazoo's loop finds it broken. May be called from any thread."""
+        # The lock keeps `close` out: a descriptor closed in between may already belong to another file.
         with self._closing, contextlib.suppress(OSError):
-            # Not the method of SSLSocket: it forgets its TLS state first, and a concurrent recv would then
-            # return ciphertext as data.
+            # Not SSLSocket.shutdown: it drops its TLS state first, and a concurrent recv would then return
+            # ciphertext as data.
             socket.socket.shutdown(self._raw, socket.SHUT_RDWR)
 
     def close(self) -> None:

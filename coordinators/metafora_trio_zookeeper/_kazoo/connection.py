@@ -1,14 +1,14 @@
-"""The `Connection` on kazoo.
+"""KazooConnection: the `Connection` on kazoo.
 
-Why this is hard: kazoo lives in a thread of its own and has its own idea of a session's life: it starts a second
-session after the first, repeats what was queued, blocks its callers, and delivers events and replies by
-different ways. What keeps it simple here:
+Why this is hard: kazoo runs in its own thread and manages sessions differently. It starts a second session after the
+first, repeats queued requests, blocks its callers, and delivers events and replies on separate paths. These rules keep
+it simple here:
 
-* kazoo's thread only posts: states, events and replies go through one `Inbox`, in wire order. All decisions are
-  made in the Trio thread.
-* Outstanding requests are known to `ConnectionBase`; what kazoo thinks of them does not matter. A state comes
-  through the inbox after all that was read on its connection.
-* A request carries the number of its connection and is written on no other (see `TrioHandler`).
+* kazoo's thread only posts states, events and replies through one `Inbox`, in wire order. All decisions are made in the
+  Trio thread.
+* `ConnectionBase` keeps the outstanding requests; kazoo's own record of them is ignored. A state comes through the
+  inbox after everything that was read on the connection before it.
+* A request carries the number of its connection and is never written on another (see `TrioHandler`).
 * The first final state (EXPIRED, AUTH_FAILED, CLOSED) stops kazoo in its own thread, before it can connect again.
 """
 
@@ -53,19 +53,19 @@ _ENDS: Final = {
 
 
 class KazooConnection(ConnectionBase[Request]):
-    """One ZooKeeper session through one KazooClient, which is never revived.
+    """One ZooKeeper session through one KazooClient, which is never restarted.
 
-    To be made inside `trio.run`, and closed by `aclose`, whether opened or not. `proof` is set in kazoo's thread.
+    Create it inside `trio.run`, and call `aclose` even if it was never opened. `proof` is set in kazoo's thread.
 
     Args:
         hosts: `host:port,host:port`; without a chroot.
-        session_timeout: what to ask the servers for, in seconds.
-        auth: (scheme, credential) pairs, sent on every connect, e.g. ("digest", "user:password").
+        session_timeout: the timeout to request from the servers, in seconds.
+        auth: (scheme, credential) pairs, sent on every connect, such as ("digest", "user:password").
         sasl: kazoo's `sasl_options`; needs the package pure-sasl.
-        acl: of every znode created; None: open to the world.
+        acl: the ACL of every znode created; None leaves them open to the world.
         tls: None, or kazoo's options: `ca`, `certfile`, `keyfile`, `keyfile_password`, `verify_certs` (True),
             `check_hostname` (False), `use_ssl` (True). With `ca`, only that authority is trusted.
-        connect_timeout: seconds to try one address; by default min(1, session_timeout / (4 x hosts)), at least 0.2.
+        connect_timeout: seconds to try one address; by default session_timeout / (4 x hosts), from 0.2 to 1.
         randomize_hosts: whether to try the hosts in random order.
         logger: for kazoo and for this connection.
 
@@ -114,7 +114,7 @@ class KazooConnection(ConnectionBase[Request]):
             handler=self._handler,
             auth_data=list(auth),
             randomize_hosts=randomize_hosts,
-            # kazoo's own delay grows to an hour.
+            # Not kazoo's default, whose delay grows to an hour.
             connection_retry={"max_tries": -1, "delay": 0.05, "backoff": 1.5, "max_delay": session_timeout / 10},
             logger=self._logger,
         )
@@ -159,14 +159,14 @@ class KazooConnection(ConnectionBase[Request]):
         self._handler.submit(self.number, request)
 
     def _transmit_close(self) -> None:
-        # A server that stays silent is given up by kazoo after two thirds of the session timeout.
+        # If the server stays silent, kazoo breaks the connection after two thirds of the session timeout.
         self._handler.submit(self.number, CloseInstance)
 
     def _post(self, call: Callable[[Any, Any], None], first: Any, second: Any) -> None:
         self._inbox.post(call, first, second)
 
     def _failed(self, error: Exception) -> None:
-        """Keep the first error, and end the session: what the callback missed is unknown."""
+        """Keep the first error and end the session, because the callback may have missed anything."""
         self._logger.error("a callback of the ZooKeeper connection failed", exc_info=error)
         self._error = self._error or error
         self._halt()
@@ -180,16 +180,16 @@ class KazooConnection(ConnectionBase[Request]):
         if self._sink is None:
             self._handler.free()
             return
-        # The loop looks up within 0.1 s, or when its attempt to connect runs out.
+        # The loop notices within 0.1 s, or when its attempt to connect times out.
         with trio.move_on_after(self._connect_timeout + 1) as scope:
             await self._thread_ended.wait()
         if scope.cancelled_caught:
-            self._logger.warning("the ZooKeeper thread hangs, probably in a name look-up; it is left to end by itself")
+            self._logger.warning("the ZooKeeper thread has not ended, probably because of a name lookup; leaving it")
 
     # ---- in kazoo's thread
 
     def _halt(self) -> None:
-        """From any thread: no other connection, no second session."""
+        """Prevent any further connection or session. May be called from any thread."""
         halt(self._client)
         self._handler.close()
 
@@ -224,7 +224,7 @@ class KazooConnection(ConnectionBase[Request]):
 
 
 def _tls_context(options: Mapping[str, Any] | None) -> ssl.SSLContext | None:
-    """kazoo's TLS options as one context, made early, so that a missing file is no endless reconnect."""
+    """Make a context of kazoo's TLS options, before connecting. Otherwise a missing file means endless reconnects."""
     if options is None or not options.get("use_ssl", True):
         return None
     known = {"use_ssl", "ca", "certfile", "keyfile", "keyfile_password", "verify_certs", "check_hostname"}

@@ -1,4 +1,4 @@
-"""The one way from kazoo's thread into Trio."""
+"""Inbox: the only way by which kazoo's thread calls into Trio."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _BATCH = 1000
 
 
 class Inbox:
-    """Calls posted from any thread, made in the Trio thread in the order in which they were posted.
+    """Makes calls that any thread has posted, in the Trio thread and in the order in which they were posted.
 
-    Trio looks after its other tasks between batches of 1000.
+    Other Trio tasks run between batches of 1000.
 
     Args:
         on_error: called with the exception of a call that raised; the calls after it are still made.
@@ -32,19 +32,19 @@ class Inbox:
         return len(self._calls)
 
     def post(self, call: Callable[[Any, Any], None], first: Any, second: Any) -> None:
-        """Have `call(first, second)` made in the Trio thread. Never blocks, never raises."""
+        """Have the Trio thread make `call(first, second)`. Never blocks and never raises."""
         self._calls.append((call, first, second))
         self.wake()
 
     def put(self, call: Callable[[Any, Any], None], first: Any, second: Any) -> None:
         """Post a call, but let Trio sleep until the next `wake`.
 
-        Waking is a system call and a change of threads, which cost more than all the rest of an event.
+        Waking takes a system call and a thread switch, which cost more than the rest of an event's handling.
         """
         self._calls.append((call, first, second))
 
     def wake(self) -> None:
-        """Have Trio look at what was `put`. Never blocks, never raises."""
+        """Have Trio make the calls that were `put`. Never blocks and never raises."""
         if self._woken or not self._calls:
             return
         self._woken = True
@@ -61,6 +61,6 @@ class Inbox:
             call, first, second = calls.popleft()
             try:
                 call(first, second)
-            except Exception as error:  # noqa: BLE001  # on_error decides what becomes of it
+            except Exception as error:  # noqa: BLE001  # `on_error` handles it
                 self._on_error(error)
         self.wake()

@@ -1,7 +1,7 @@
-"""ZooKeeper's requests, as bytes: encoding in the caller's call, decoding where the reply is read.
+"""ZooKeeper's requests as bytes: encoded in the caller's call, decoded where the reply is read.
 
-kazoo knows neither multiRead nor the persistent watch, and its transaction costs several objects an operation.
-What is here is the little of the protocol (zookeeper.jute) that the coordinator uses.
+kazoo supports neither multiRead nor persistent watches, and its transactions need several objects per operation. This
+module implements the small part of the protocol (zookeeper.jute) that the coordinator uses.
 """
 
 from __future__ import annotations
@@ -60,12 +60,12 @@ _CODES = {
 
 
 class Request:
-    """One request: what kazoo's loop wants of it (`type`, `serialize`) and what becomes of its reply.
+    """One request: `type` and `serialize` are for kazoo's loop, `decode` and `stamp` are for its reply.
 
     Attributes:
         type: ZooKeeper's operation code.
-        decode: makes the reply's value of a frame and the offset of its body; raises RequestError.
-        stamp: of a heartbeat, what it proves when it is acknowledged.
+        decode: takes a frame and the offset of its body, and returns the reply's value; raises RequestError.
+        stamp: for a heartbeat, the value of `Connection.proof` once it is acknowledged.
     """
 
     __slots__ = ("_body", "decode", "stamp", "type")
@@ -86,21 +86,21 @@ class Request:
         return self._body
 
     def set_exception(self, error: Exception) -> None:
-        """Ignore that kazoo gave the request up: it also reports the state, which fails all outstanding requests."""
+        """Do nothing. When kazoo fails a request, it also reports a state, and that fails all outstanding requests."""
 
 
 def transact(ops: Iterable[WriteOp], acl: bytes) -> Request:
-    """All of `ops` or none; `acl` (see `encode_acl`) is given to every created znode."""
+    """Make the request that carries out all of `ops` or none. Every created znode gets `acl` (see `encode_acl`)."""
     return Request(_MULTI, _encode_writes(ops, acl), _decode_writes)
 
 
 def heartbeat(path: str, stamp: float) -> Request:
-    """A write that changes nothing, but needs a quorum and the znode at `path`."""
+    """Make a write that changes nothing, but needs a quorum and the znode at `path`."""
     return Request(_MULTI, _encode_writes((Check(path),), b""), _decode_heartbeat, stamp)
 
 
 def read(paths: Sequence[str]) -> Request:
-    """The data of many znodes; needs ZooKeeper 3.6."""
+    """Make the request that reads many znodes; needs ZooKeeper 3.6."""
     head = _HEADER.pack(_GET_DATA, False, -1)
     body = b"".join(head + _text(path) + _NO_WATCH for path in paths)
     return Request(_MULTI_READ, body + _END, _decode_reads)
@@ -111,7 +111,7 @@ def children(path: str) -> Request:
 
 
 def add_watch(path: str) -> Request:
-    """A persistent recursive watch; needs ZooKeeper 3.6."""
+    """Make the request for a persistent recursive watch; needs ZooKeeper 3.6."""
     return Request(_ADD_WATCH, _text(path) + _INT.pack(_PERSISTENT_RECURSIVE), _decode_nothing)
 
 
@@ -122,7 +122,7 @@ def encode_acl(acl: Sequence[Any]) -> bytes:
 
 
 def request_error(code: int, index: int | None = None) -> RequestError:
-    """Translate ZooKeeper's error number."""
+    """Translate ZooKeeper's error number into a `RequestError`."""
     known = _CODES.get(code)
     if known is None:
         return RequestError(ErrorCode.OTHER, index, f"ZooKeeper error {code}")
@@ -164,8 +164,8 @@ def _decode_writes(frame: bytes, at: int) -> tuple[str | None, ...]:
             path, at = _read_buffer(frame, at)
             results.append(path.decode())
         elif kind == _ERROR:
-            # In a failed transaction every operation has an error; all but one are "rolled back" (those
-            # before the culprit) or "runtime inconsistency" (those after it).
+            # In a failed transaction every operation has an error. Only one of them is the cause: those before it
+            # are "rolled back", and those after it "runtime inconsistency".
             if error not in (_ROLLED_BACK, _RUNTIME_INCONSISTENCY):
                 raise request_error(error, len(results))
             at += _INT.size

@@ -1,16 +1,15 @@
-"""What kazoo's connection loop runs on: one thread, a buffered socket, a wake-up that never blocks.
+"""TrioHandler: runs kazoo's connection loop in one thread, on a buffered socket, with a wake-up that never blocks.
 
-This is kazoo's documented seam (`kazoo.interfaces.IHandler`), as far as the connection loop uses it. Only the
-loop of one client is run, in the only thread; nothing here is for kazoo's recipes.
+It implements kazoo's documented seam (`kazoo.interfaces.IHandler`) as far as the connection loop uses it. It runs only
+the loop of one client, in one thread, and supports none of kazoo's recipes.
 
 The rules it keeps:
 
-* **A request travels on the connection it was meant for, or not at all.** Requests wait in the outbox with the
-  number of their connection; the loop takes them over itself, between two frames, and discards those of an
-  older number.
-* **Submitting never blocks.** Appending to a deque, and at most one byte into a non-blocking socket pair when
-  the loop sleeps.
-* **The loop sleeps only when it has nothing to do**: all frames read, all requests written.
+* **A request is sent on the connection it was meant for, or never.** Requests wait in the outbox with the number of
+  their connection. Between two frames, the loop takes them from there and discards those with an older number.
+* **Submitting never blocks.** It appends to a deque and, if the loop sleeps, writes one byte to a non-blocking socket
+  pair.
+* **The loop sleeps only when it has nothing to do**: all frames are read and all requests are written.
 """
 
 from __future__ import annotations
@@ -36,9 +35,9 @@ _LOOK_AROUND = 64
 
 
 class _Wake:
-    """Both ends of what kazoo calls its socket pair.
+    """Both ends of kazoo's socket pair, as one object.
 
-    kazoo sends a byte for every request it queued and takes one for every request it wrote: that is a counter.
+    kazoo sends a byte for every request it queues and takes one for every request it writes, so a counter suffices.
     The real sockets only end a sleep.
     """
 
@@ -60,7 +59,7 @@ class _Wake:
         return b"\0"
 
     def ring(self) -> None:
-        """End the sleep of the loop. Never blocks: a full pair is awake already."""
+        """End the loop's sleep. Never blocks: if the pair is full, the loop is being woken already."""
         with contextlib.suppress(BlockingIOError):
             self._writer.send(b"\0")
 
@@ -74,17 +73,17 @@ class _Wake:
 
 
 class TrioHandler:
-    """One kazoo client's handler.
+    """The handler of one kazoo client.
 
     Args:
         admit: puts a request into kazoo's own queue; called in kazoo's thread.
-        idle: called in kazoo's thread when what was read should be passed on: before the loop sleeps, and
-            now and then while it does not.
-        ended: called in kazoo's thread when its loop has ended, as the last thing.
-        connect_timeout: seconds to wait for one server's TCP (and TLS) handshake, and for its answer to ours
-            at first; the latter grows with each failure, to `patience`, as an overloaded server would never
-            be reached else.
-        patience: seconds, see there.
+        idle: called in kazoo's thread when what it has read should be passed on: before the loop sleeps, and
+            occasionally while it is busy.
+        ended: called in kazoo's thread, as the last thing, when its loop has ended.
+        connect_timeout: seconds to wait for one server's TCP (and TLS) handshake, and at first also for its answer to
+            the session's first message. The latter wait grows with each failure, up to `patience`. Otherwise an
+            overloaded server would never be reached.
+        patience: see `connect_timeout`; seconds.
         context: for TLS, or None.
     """
 
@@ -136,13 +135,13 @@ class TrioHandler:
             self._wake.ring()
 
     def drop(self, number: int) -> None:
-        """Break connection `number` if it is the present one, and pass over its server once."""
+        """Break connection `number` if it is the present one, and skip its server once."""
         if number == self.number and self._socket is not None:
             self._avoid = self._address
             self._socket.shutdown()
 
     def close(self) -> None:
-        """Break the connection and make no other. From any thread."""
+        """Break the connection and make no other. May be called from any thread."""
         self._closed = True
         if self._socket is not None:
             self._socket.shutdown()
@@ -152,7 +151,7 @@ class TrioHandler:
         return self._closed
 
     def free(self) -> None:
-        """Give back what the loop does not need any more, once it has ended."""
+        """Close the wake-up sockets. Call this once the loop has ended."""
         self._wake.close()
 
     # ---- called in kazoo's thread
@@ -161,13 +160,13 @@ class TrioHandler:
         """Note that a new connection is established.
 
         Returns:
-            when its socket was connected (`time.perf_counter`), its number, its server, the negotiated session timeout,
-            and the session's id.
+            The time at which its socket was connected (`time.perf_counter`), its number, its server, the negotiated
+            session timeout, and the session's id.
         """
         assert self._socket is not None
-        assert self._socket.session is not None, "kazoo has read the first frame before it says so"
+        assert self._socket.session is not None, "kazoo reads the first frame before it reports a connection"
         self.number += 1
-        self._wake.queued = 0  # kazoo has dropped what it had queued
+        self._wake.queued = 0  # kazoo has dropped its queue
         self._patience = self._connect_timeout
         return (self._connected_at, self.number, self.server, *self._socket.session)
 
@@ -176,13 +175,13 @@ class TrioHandler:
         return None if self._socket is None else self._socket.take_frame(start)
 
     def start(self) -> None:
-        """Nothing to start: there is no thread but the loop's."""
+        """Do nothing: the only thread is the loop's, which `spawn` starts."""
 
     def stop(self) -> None:
-        """Nothing to stop, see `start`."""
+        """Do nothing, see `start`."""
 
     def spawn(self, func: Callable[[], None]) -> threading.Thread:
-        """Start the connection loop's thread; a daemon, as it may be in a name look-up that does not end."""
+        """Start the connection loop's thread. It is a daemon, because it may be stuck in a name lookup."""
 
         def run() -> None:
             try:
@@ -198,13 +197,13 @@ class TrioHandler:
         return self._wake, self._wake
 
     def create_connection(self, address: Any, hostname: str, **options: Any) -> BufferedSocket:
-        """Connect to one server. kazoo's timeout (the whole session's) and TLS options are not used, as ours
-        are set already."""
+        """Connect to one server. kazoo's timeout (the whole session's) and TLS options are ignored; the constructor
+        was given ours."""
         if self._closed:
             raise ConnectionAbortedError("the connection is being closed")
         if address == self._avoid:
             self._avoid = None
-            raise ConnectionRefusedError("this server was given up a moment ago, trying another first")
+            raise ConnectionRefusedError("this server was dropped a moment ago; trying another first")
         raw = socket.create_connection(address, self._connect_timeout)
         try:
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -219,13 +218,13 @@ class TrioHandler:
         self._connected_at = time.perf_counter()
         self._socket = BufferedSocket(raw)
         if self._closed:
-            self._socket.shutdown()  # close() may have come between
+            self._socket.shutdown()  # close() may have been called before `_socket` was set
         return self._socket
 
     def select(
         self, rlist: Sequence[Any], wlist: Sequence[Any], xlist: Sequence[Any], timeout: float | None = None
     ) -> tuple[Sequence[Any], Sequence[Any], Sequence[Any]]:
-        """As kazoo calls it: to write; for the rest of a frame; or, in its main loop, for anything to do."""
+        """Wait as kazoo asks: for space to write, for the rest of a frame, or (in its main loop) for anything to do."""
         if wlist:
             return [], wlist, []
         sock: BufferedSocket = rlist[0]
@@ -240,7 +239,7 @@ class TrioHandler:
         if not busy:
             self._sleep(sock, self._anything_to_do, timeout)
         elif self._turn % _LOOK_AROUND == 0:
-            # An endless stream of requests must starve neither what arrives nor what is to leave.
+            # Poll now and then. Otherwise an endless stream of requests would starve both receiving and sending.
             self._sleep(sock, sock.has_frame, 0.0)
         ready: list[Any] = [sock] if sock.has_frame() else []
         if self._wake.queued > 0:
@@ -261,12 +260,12 @@ class TrioHandler:
         return self._wake.queued > 0 or self._socket.has_frame()
 
     def _sleep(self, sock: BufferedSocket, awake: Callable[[], bool], timeout: float | None) -> None:
-        """Send what is to be sent and fetch what arrives, until `awake()` or for `timeout` seconds."""
+        """Send the buffered bytes and fetch what arrives, until `awake()` or for `timeout` seconds."""
         self._idle()
         end = None if timeout is None else time.monotonic() + timeout
         while True:
             sock.flush()
-            self._asleep = True  # before the look: a request that comes after it then rings
+            self._asleep = True  # set before the check, so that a request that comes after the check rings
             if awake():
                 break
             rest = None if end is None else max(0.0, end - time.monotonic())

@@ -1,7 +1,7 @@
-"""kazoo's connection loop, changed to hand its replies and watch events to us.
+"""Wire: kazoo's connection loop, changed to pass its replies and watch events to us.
 
-This file holds every private name of kazoo that the adapter uses; `check_kazoo` says whether they are as they
-were in kazoo 2.11.
+Every private name of kazoo that the adapter uses is in this file; `check_kazoo` checks that they still are as in
+kazoo 2.11.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from .requests import Request
 __all__ = ["Wire", "admit", "check_kazoo", "halt", "install"]
 
 _EVENTS: dict[int, EventType] = {int(event): event for event in EventType}
-# An event has the header xid -1 (int), zxid (long), error (int), and the body type (int), session state (int),
-# and its path as length (int) and bytes, which end it.
+# An event frame is: xid -1 (int), zxid (long), error (int); then type (int), session state (int), and the path as its
+# length (int) and bytes, up to the frame's end.
 _EVENT_XID = b"\xff\xff\xff\xff"
 _HEADER_SIZE, _TYPE_SIZE, _PATH_START = 16, 4, 12
 
@@ -53,8 +53,8 @@ class Wire(ConnectionHandler):  # type: ignore[misc]  # kazoo is untyped
         if not isinstance(request, Request):
             return super()._read_response(header, buffer, offset)
         if header.xid != xid:
-            # kazoo lets its thread die of that; but the session is fine, only this connection is not.
-            raise ConnectionDropped(f"reply {header.xid} came where {xid} was due")
+            # kazoo would let its thread die. But the session is fine: only this connection is broken.
+            raise ConnectionDropped(f"got reply {header.xid}, expected {xid}")
         client._pending.popleft()
         if header.zxid > 0:
             client.last_zxid = header.zxid
@@ -62,7 +62,7 @@ class Wire(ConnectionHandler):  # type: ignore[misc]  # kazoo is untyped
         return None
 
     def _read_watch_event(self, buffer: bytes, offset: int) -> None:
-        # Events come in crowds, and a turn of kazoo's loop costs more than an event: so take all that follow.
+        # Take all events that follow, since they come in bursts and a turn of kazoo's loop costs more than an event.
         frame: bytes | None = buffer[offset - _HEADER_SIZE :]
         while frame is not None:
             event = _EVENTS.get(int.from_bytes(frame[_HEADER_SIZE : _HEADER_SIZE + _TYPE_SIZE], "big", signed=True))
@@ -72,25 +72,26 @@ class Wire(ConnectionHandler):  # type: ignore[misc]  # kazoo is untyped
 
 
 def install(client: Any, wire: Wire) -> None:
-    """Have `client`, not started yet, use `wire` for its connections."""
+    """Make `client`, which must not have been started, use `wire` for its connections."""
     client._connection = wire
 
 
 def admit(client: Any, request: Any) -> None:
-    """Queue a request behind those that kazoo has. In kazoo's thread only."""
+    """Add a request to kazoo's queue. Call it in kazoo's thread only."""
     client._call(request, request if isinstance(request, Request) else None)
 
 
 def halt(client: Any) -> None:
-    """Let the loop end instead of connecting once more. From any thread.
+    """Make the loop end instead of connecting again. May be called from any thread.
 
-    `KazooClient.stop` cannot be used: it waits for the thread, on which the end of a session is reported.
+    `KazooClient.stop` cannot be used: it waits for kazoo's thread, and this is also called in that thread, when a
+    session ends.
     """
     client._stopped.set()
 
 
 def check_kazoo() -> list[str]:
-    """What of kazoo's private face is not as this file expects it; empty if all is well."""
+    """Return the differences between kazoo's private names and what this file expects; empty if there are none."""
     wrong = []
     for owner, name, parameters in (
         (ConnectionHandler, "__init__", ["self", "client", "retry_sleeper", "logger", "sasl_options"]),

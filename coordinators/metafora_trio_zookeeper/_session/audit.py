@@ -1,7 +1,7 @@
-"""The slow audit: one directory at a time is listed and compared with the view.
+"""The audit: slowly lists one directory after another and compares each with the view.
 
-It should never find anything: events come in order on one connection, and are missed only when that breaks. It exists
-because a view that has silently lost an event would leave a task alone for ever.
+It should never find a difference, because events come in order on one connection and are missed only when that breaks.
+It exists because a view that has silently lost an event could leave a task unowned for ever.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from .live_view import LiveView
 __all__ = ["run_audit"]
 
 _PERIOD = 5.0
-"""Seconds between two directories: with 64 buckets of tasks and of claims, each is compared every ten minutes."""
+"""Seconds between two directories. With 64 buckets of tasks and of claims, each is compared about every 11 minutes."""
 
 _log = logging.getLogger("metafora_trio.zookeeper")
 
 
 async def run_audit(connection: Connection, layout: Layout, live: LiveView, rng: random.Random) -> None:
-    """Compare one directory after the other, until cancelled; resync on a difference."""
+    """Compare one directory after another until cancelled; resync on a difference."""
     directories = [(section, bucket) for section in (layout.tasks, layout.claims) for bucket in layout.buckets]
     while True:
         rng.shuffle(directories)
@@ -40,7 +40,7 @@ async def run_audit(connection: Connection, layout: Layout, live: LiveView, rng:
 def _compare(
     connection: Connection, layout: Layout, live: LiveView, section: str, bucket: str, reply: Reply | RequestError
 ) -> None:
-    """Compare a listing with the view. The reply came behind all events before it, so they must agree exactly."""
+    """Compare a listing with the view. Every earlier event came before the reply, so the two must agree exactly."""
     if not isinstance(reply, Reply) or not live.current:
         return
     view = live.view
@@ -51,5 +51,5 @@ def _compare(
         claims = [claim for name in reply.value if (claim := layout.parse_claim(bucket, name))]
         same = len(claims) == live.claim_counts[bucket] and all(claim in view.queue(claim.task) for claim in claims)
     if not same:
-        _log.error("what is in %s/%s is not what the view shows; resyncing", section, bucket)
+        _log.error("the view differs from the listing of %s/%s; resyncing", section, bucket)
         connection.drop()

@@ -1,12 +1,12 @@
-"""Batching of writes: many small units in few transactions.
+"""Batch: sends many small units of writes in few transactions.
 
-A transaction of one znode costs twenty times what that znode costs among many. A unit is what must happen together
-(the operations of one task), so it is never split. A transaction is all or nothing, so its failure says nothing about
-the units beside the one that was refused. That one is settled; the others are sent again in two halves, since sending
-them one by one would be quadratic when many are refused.
+A znode written in its own transaction costs twenty times as much as one of many. A unit holds the operations that must
+happen together (those for one task), so it is never split. A transaction is all or nothing, so a failure says nothing
+about the units other than the refused one. The refused unit is settled. The others are sent again in two halves, since
+sending them one by one would be quadratic when many are refused.
 
-At most two transactions are in flight. Their replies come behind the events that they cause at this node, so a cold
-start of many nodes paces itself by what each of them can take in.
+At most two transactions are in flight. Their replies come after the events that they cause at this node, so during a
+cold start each of many nodes writes only as fast as it can read.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["Batch", "Unit", "take", "unit_size"]
 
 MAX_IN_FLIGHT = 2
 _OP_OVERHEAD = 64
-"""Bytes of an operation besides path and data: header, lengths, flags and an ACL of the usual length."""
+"""Bytes of an operation besides its path and data: header, lengths, flags and an ACL of the usual length."""
 
 
 @dataclass(slots=True, eq=False)
@@ -34,11 +34,11 @@ class Unit:
 
     Attributes:
         ops: the operations.
-        settle: called with how it ended: None, or the error with the index of the operation *within the unit*. Not
-            called when the connection broke: then its end is unknown.
-        task: which task it is about.
-        claim: which claim of ours it gives up.
-        read: a path to read right behind the transaction, or the empty string.
+        settle: called with the outcome: None, or the error with the index of the operation *within the unit*. Not
+            called if the connection broke, since the outcome is then unknown.
+        task: the task it is about. For a command's removal, the command's name.
+        claim: our claim that it gives up, or None.
+        read: a path to read right after the transaction, or the empty string.
     """
 
     ops: tuple[WriteOp, ...]
@@ -49,7 +49,7 @@ class Unit:
 
 
 def unit_size(unit: Unit) -> int:
-    """About how many bytes a unit adds to a request."""
+    """Return about how many bytes a unit adds to a request."""
     size = 0
     for op in unit.ops:
         size += _OP_OVERHEAD + len(op.path)
@@ -59,7 +59,7 @@ def unit_size(unit: Unit) -> int:
 
 
 def take(queue: deque[Unit]) -> list[Unit]:
-    """Take from the queue's head what fits into one transaction: at least one unit, never half of one."""
+    """Remove from the queue's head as many whole units as fit into one transaction, but at least one."""
     units: list[Unit] = []
     ops = size = 0
     while queue:
@@ -76,9 +76,9 @@ class Batch:
     """The queue of units of one connection.
 
     Args:
-        connection: where to send them.
-        on_read: called with a unit and what its `read` brought: the znode, None for no such znode, or the error with
-            which the reads of a whole transaction were refused.
+        connection: the connection to send them on.
+        on_read: called with a unit and the result of its `read`: the znode, None for no such znode, or the error if the
+            reads for the whole transaction were refused.
     """
 
     def __init__(
@@ -93,8 +93,8 @@ class Batch:
         self._wake = AsyncBool()
 
     def add(self, unit: Unit) -> None:
-        """Queue a unit. It is sent once the batch is open, and a turn of the event loop later, so that what is asked
-        for together travels together."""
+        """Queue a unit. It is sent when the batch is open, and not before the next turn of the event loop, so that
+        units added in the same step share a transaction."""
         self._queue.append(unit)
         if self._in_flight < MAX_IN_FLIGHT:
             self._wake.value = True
@@ -105,13 +105,13 @@ class Batch:
         self._wake.value = True
 
     def close(self) -> None:
-        """Send nothing for now; forget what is queued."""
+        """Send nothing until reopened, and drop the queue."""
         self._open = False
         self._queue.clear()
         self._halves.clear()
 
     async def run(self) -> None:
-        """Send what is added, until cancelled."""
+        """Send the queued units, until cancelled."""
         while True:
             await self._wake.wait_value(True)
             self._wake.value = False

@@ -1,7 +1,7 @@
-"""The heartbeat: proofs of life, and the lease that follows from them.
+"""Heartbeat: proves that the session is alive, and renews its lease.
 
-A heartbeat is a transaction that only checks the node's own znode. Only a quorum can answer it: a follower that is cut
-off from its leader answers reads and pings for seconds, while the leader has already expired the session.
+A heartbeat is a transaction that only checks the node's own znode. Only a quorum can answer it. A read or ping would
+not do: a follower that is cut off from its leader answers those for seconds after the leader has expired the session.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _log = logging.getLogger("metafora_trio.zookeeper")
 
 
 def suspended_seconds() -> float:
-    """Return for how long this machine has been suspended since it booted; 0 where the system does not say.
+    """Return how many seconds this machine has been suspended since it booted; 0 if the system does not report it.
 
-    Trio's clock stops meanwhile, the server's does not.
+    During a suspend Trio's clock stops, but the server's does not.
     """
     if not hasattr(time, "CLOCK_BOOTTIME"):
         return 0.0
@@ -38,10 +38,10 @@ class Heartbeat:
     Args:
         connection: the session's.
         path: the node's own znode.
-        lease: renewed here.
+        lease: the lease to renew.
         renewed: called whenever the lease has changed.
-        over: called with the reason when the session must not be believed in any more.
-        deliveries: a number that changes as long as anything is heard from the server.
+        over: called with the reason when the session must be considered lost.
+        deliveries: returns a number that changes whenever something arrives from the server.
         suspended: see `suspended_seconds`.
     """
 
@@ -66,17 +66,17 @@ class Heartbeat:
         self._suspended = suspended
         self._number = 0
         self._previous = 0.0
-        # The stamp and the time of sending of each heartbeat without an answer, oldest first.
+        # The stamp and the sending time of each unanswered heartbeat, oldest first.
         self._unanswered: deque[tuple[float, float]] = deque()
         self._last_deliveries = 0
-        self._last_heard = 0.0
+        self._last_arrival = 0.0
         self._last_suspended = suspended()
         self._started = trio.Event()
 
     def set_terms(self, terms: LeaseTerms) -> None:
-        """Go on with what this connection has negotiated."""
+        """Use the terms that this connection has negotiated."""
         if self._lease.finite:
-            # From this connect on the server may be less patient than it was when the lease was given.
+            # From this connect on, the server may use a shorter timeout than the one the lease was based on.
             established = self._connection.connected_at
             self._lease.cancel_at = min(self._lease.cancel_at, established + terms.until_cancel)
             self._lease.end = min(self._lease.end, established + terms.until_end)
@@ -85,13 +85,13 @@ class Heartbeat:
         self._started.set()
 
     def send(self, done: Done | None = None) -> None:
-        """Send one. The first on a connection is part of its barrier, and `done` then belongs to that burst."""
+        """Send one heartbeat. The first on a connection is part of its barrier; `done` is then a slot of that burst."""
         connection, now = self._connection, trio.current_time()
         if self._number != connection.number:
             self._number = connection.number
             self._previous = connection.connected_at
             self._unanswered.clear()
-            self._last_heard = now
+            self._last_arrival = now
         stamp = self.terms.stamp(now, self._previous)
         self._previous = now
         self._unanswered.append((stamp, now))
@@ -112,20 +112,20 @@ class Heartbeat:
             self._over(f"a heartbeat was refused: {reply}")
 
     def renew(self) -> None:
-        """Count from the newest proof. The connection knows it before the replies come through a backlog."""
+        """Renew the lease from the newest proof. The connection has it before the replies get through a backlog."""
         if self._lease.renew(self.terms, self._connection.proof):
             self._renewed()
 
     async def run(self) -> None:
-        """Send heartbeats and watch what comes of them, until cancelled."""
+        """Send heartbeats and check for their answers, until cancelled."""
         await self._started.wait()
         while True:
             now = trio.current_time()
             self.renew()
             self.check_suspended()
             if now > self._lease.end + 2 * self.terms.session_timeout:
-                # The connection may be such that what we send arrives and no answer does: each attempt to connect then
-                # keeps the session alive, and its claims from all other nodes.
+                # Perhaps our messages arrive, but no answer does. Each attempt to connect would then keep the session
+                # alive, and no other node could own its tasks.
                 self._over("no answer for two session timeouts after the lease ran out")
             due = now + self.terms.heartbeat_period
             if self._beating and self._overdue(now):
@@ -139,23 +139,23 @@ class Heartbeat:
 
     @property
     def _beating(self) -> bool:
-        """Whether the barrier of the present connection has been sent: nothing may overtake it."""
+        """True once the barrier of the present connection has been sent. No heartbeat may be sent before it."""
         connected = self._connection.state is ConnectionState.CONNECTED
         return connected and self._number == self._connection.number
 
     def _overdue(self, now: float) -> bool:
-        """Whether a heartbeat has been waiting for T/6 while nothing at all was heard."""
+        """Return whether a heartbeat has been unanswered for T/6 while nothing else arrived either."""
         if self._connection.backlog or self._last_deliveries != self._deliveries():
             self._last_deliveries = self._deliveries()
-            self._last_heard = now
+            self._last_arrival = now
         while self._unanswered and self._unanswered[0][0] <= self._connection.proof:
             self._unanswered.popleft()
         if not self._unanswered:
             return False
-        return now - max(self._unanswered[0][1], self._last_heard) > self.terms.session_timeout / 6
+        return now - max(self._unanswered[0][1], self._last_arrival) > self.terms.session_timeout / 6
 
     def check_suspended(self) -> None:
-        """End the session if the machine has been suspended since the last look: its claims may be gone."""
+        """End the session if the machine was suspended since the last check, because its claims may be gone."""
         suspended = self._suspended()
         if suspended - self._last_suspended > self.terms.margin:
             self._over(f"the machine was suspended for {suspended - self._last_suspended:.1f} s")

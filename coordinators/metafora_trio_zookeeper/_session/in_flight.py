@@ -1,4 +1,4 @@
-"""Requests of a session whose end is not known yet, and how many bytes its claims take."""
+"""InFlight: a session's requests whose outcome is not known yet, and the bytes that its claims take."""
 
 from __future__ import annotations
 
@@ -12,23 +12,22 @@ from .batch import Unit
 __all__ = ["InFlight"]
 
 _TYPICAL_ID = 36
-"""Characters of a task id, as long as no claim shows what is usual here: those of a UUID."""
+"""Characters of a task id to assume while there are no claims to average over: those of a UUID."""
 
 
 class InFlight:
-    """What one session has in flight.
+    """The requests that one session has in flight.
 
-    Each entry names the unit it waits for, so that the late end of an earlier unit cannot remove the entry of a later
-    one.
+    Each entry holds the unit it waits for. Otherwise a late reply to an earlier unit could remove a later unit's entry.
 
     Args:
         identity: the session's own; empty for a client, which has nothing in flight.
-        size: what one claim for a task adds to the closing of the session, in bytes.
+        size: returns how many bytes a claim for a task adds to the transaction that closes the session.
 
     Attributes:
-        pending: by task, the unit that creates a claim or bid which is not in the view yet.
+        pending: by task, the unit that creates a claim or bid that is not in the view yet.
         leaving: by claim, the unit that gives it up.
-        released: claims that must go whatever happens.
+        released: the claims that must be deleted unconditionally.
     """
 
     def __init__(self, identity: str, size: Callable[[str], int]) -> None:
@@ -42,27 +41,27 @@ class InFlight:
 
     @property
     def free(self) -> int:
-        """How many more claims fit. Claims in the view count with their own size, those to come with the average."""
+        """The number of further claims that fit, if each has the average size of the claims in the view."""
         typical = self._bytes / self._count if self._count else self._size("-" * _TYPICAL_ID)
         return max(0, int((MAX_SESSION_BYTES - self._bytes) / typical))
 
     def appeared(self, claim: Claim) -> None:
-        """Note that an own claim has come into the view."""
+        """Note that one of the session's claims has appeared in the view."""
         self.pending.pop(claim.task, None)
         self._bytes += self._size(claim.task)
         self._count += 1
 
     def gone(self, claim: Claim) -> None:
-        """Note that an own claim has gone from the view."""
+        """Note that one of the session's claims has gone from the view."""
         self.leaving.pop(claim, None)
         self.released.pop(claim, None)
         self._bytes -= self._size(claim.task)
         self._count -= 1
 
     def restart(self, own: Iterable[Claim]) -> None:
-        """Start again after a resync with the claims that are there: nothing is in flight any more.
+        """Start again with the claims of the session that a resync found: nothing is in flight any more.
 
-        A claim in `released` that is still there stays in it, and its deletion has to be requested again.
+        A released claim that still exists stays in `released`; the caller must request its deletion again.
         """
         self.pending.clear()
         self.leaving.clear()

@@ -1,16 +1,16 @@
 """LiveView: a ClusterView that follows ZooKeeper over one connection, through reconnects.
 
-Why it is hard: watches die with each connection, and the next server may lag behind what was already seen. So each
+Why this is hard: watches end with each connection, and the next server may lag behind what was already seen. So each
 connect sends one pipelined burst:
 
-    add_watch...    from here on nothing is missed
-    the barrier     a quorum write: what is read behind it is not older than anything seen before
-    lists, reads    what there is
+    add_watch...    from now on no event is missed
+    the barrier     a quorum write: nothing read after it is older than anything seen before
+    lists, reads    the present contents
 
-Until all of it has been answered on this very connection, the old view stays as it was, and the live view is not
-`current`. The new view is built aside: first the lists, then the events since the watches, in order. It does not matter
-when between the watches and now a list was made: for each znode the last event since then decides, and a znode without
-an event is as it was listed. Then the new view replaces the old one in a single step.
+Until everything has been answered on this connection, the old view stays unchanged and the live view is not `current`.
+The new view is built separately: first from the lists, then from the events since the watches, in order. It does not
+matter when after the watches a list was made. For each znode the last event decides, and a znode without an event is
+as it was listed. Then the new view replaces the old one in a single step.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ __all__ = ["LiveView"]
 _CHUNK = 500
 """Events to apply between two checkpoints: about 3 ms."""
 _MOST_JITTER = 2.0
-"""Seconds. A change of leader makes every node list at once; spread it."""
+"""Seconds over which resyncs are spread, since a change of leader makes every node list at the same time."""
 
 _log = logging.getLogger("metafora_trio.zookeeper")
 
@@ -67,18 +67,19 @@ class LiveView:
     """See the module.
 
     Args:
-        connection: the owner passes its states and events to `on_state` and `on_event`. A client may replace it when
-            its session has expired.
+        connection: the connection to follow. Its owner passes states and events on to `on_state` and `on_event`. A
+            client may replace it when its session has expired.
         layout: the namespace.
-        in_flight: of the session that owns this view. A client's has no identity, and then commands are not followed.
+        in_flight: the requests of the session that owns this view. A client's has no identity; then commands are not
+            followed.
         rng: for the jitter.
 
     Attributes:
-        view: the cluster as last seen; another object after each resync.
-        queued_commands: the commands at the broker.
-        records: of tasks that were read ahead.
-        task_counts, claim_counts: how many of them the view has in each bucket; for the audit.
-        deliveries: counts events and replies, as a sign of life of the connection.
+        view: the cluster as last seen; a new object after each resync.
+        queued_commands: the commands queued at the broker.
+        records: the task records that were read ahead.
+        task_counts, claim_counts: the number of tasks and claims in the view by bucket; for the audit.
+        deliveries: the number of events and replies so far, as a sign of life of the connection.
     """
 
     def __init__(self, connection: Connection, layout: Layout, in_flight: InFlight, rng: random.Random) -> None:
@@ -106,7 +107,7 @@ class LiveView:
 
     @property
     def current(self) -> bool:
-        """Whether the view may be acted on: all of it is of the present connection."""
+        """True while the view may be acted on, because all of it comes from the present connection."""
         return self._current.value
 
     # ---- changes
@@ -116,23 +117,23 @@ class LiveView:
         await self._changed.wait_value(True)
 
     def take_changes(self) -> Changes:
-        """What has changed since the last call."""
+        """Return the changes since the last call."""
         changes, self._changes = self._changes, Changes()
         self._changed.value = False
         return changes
 
     def touch(self, task: str) -> None:
-        """Count a task as changed."""
+        """Report a task as changed."""
         self._changes.tasks[task] = None
         self._changed.value = True
 
     def touch_nodes(self) -> None:
-        """Count the nodes, or what concerns this one, as changed."""
+        """Report the nodes, or this node's commands or record, as changed."""
         self._changes.nodes = True
         self._changed.value = True
 
     def on_record(self, task: str, record: ReadResult | None) -> None:
-        """Take what was read of a task. Call it when the reply comes: only then are it and the view of one moment."""
+        """Take a task's record that was read. Call this from the reply's callback, when record and view still match."""
         self.records.arrived(task, record)
         if record is not None and record.version > 0 and task in self.view.tasks and not self.view.deleted(task):
             self.view.apply(TaskDeleted(task))
@@ -150,7 +151,7 @@ class LiveView:
             self._connected.value = True
 
     async def wait_connected(self) -> None:
-        """Wait for the next connection that has not been waited for. A checkpoint."""
+        """Wait for a connect that no earlier call has returned for. A checkpoint."""
         await self._connected.wait_value(True)
         self._connected.value = False
 
@@ -172,14 +173,14 @@ class LiveView:
     # ---- resync
 
     async def sync(self, barrier: Callable[[Burst], None]) -> bool:
-        """List everything again on the present connection. This returns in the same step in which `current` becomes
-        true, so that the caller can add to that step.
+        """Resync: list everything on the present connection. Returns in the same step in which `current` becomes true,
+        so that the caller can add to that step.
 
         Args:
             barrier: sends the quorum writes of the burst.
 
         Returns:
-            False when the connection broke meanwhile: come back after `wait_connected`.
+            False if the connection broke: call again after `wait_connected`.
 
         Raises:
             RequestError: a request was refused; trying again would not help.
@@ -195,7 +196,7 @@ class LiveView:
     async def _sync(self, barrier: Callable[[Burst], None]) -> None:
         connection, layout = self.connection, self._layout
         epoch = self._epoch
-        burst = Burst(self._heard)
+        burst = Burst(self._count_delivery)
         for path in self._watched:
             connection.add_watch(path, burst.slot())
         barrier(burst)
@@ -206,19 +207,19 @@ class LiveView:
         queued_commands = self._list(burst, layout.node_commands) if self._in_flight.identity else None
         claims = [(bucket, self._list(burst, f"{layout.claims}/{bucket}")) for bucket in layout.buckets]
         tasks = [(bucket, self._list(burst, f"{layout.tasks}/{bucket}")) for bucket in layout.buckets]
-        # Tombstones are not in lists; for what may be running here they must not be missed.
+        # Lists do not show tombstones. Read the tasks that may be running here, to miss none of theirs.
         held = list(self.view.claims_of(self._in_flight.identity))
         records = self._read(burst, map(layout.task_path, held))
         await burst.wait()
 
         identities = [name for name in _names(nodes) if known(layout.parse_node(name), layout.nodes, name)]
         own_commands = self.queued_commands.select_own(_names(queued_commands) if queued_commands else [])
-        burst = Burst(self._heard)
+        burst = Burst(self._count_delivery)
         node_records = self._read(burst, map(layout.node_path, identities))
         command_records = self._read(burst, map(layout.node_command_path, own_commands))
         await burst.wait()
 
-        # Here, not in the callbacks, and a bucket at a time: 100,000 names take most of a second.
+        # Not in the callbacks, and one bucket at a time, because 100,000 names take most of a second.
         view = self._building = ClusterView()
         self.claim_counts.clear()
         self.task_counts.clear()
@@ -249,10 +250,10 @@ class LiveView:
             done = min(done + _CHUNK, len(events))
             if done < len(events):
                 await self._checkpoint(epoch)
-        # No await between the last look at the events and this.
+        # There must be no await between applying the last events and the swap.
         self._check_epoch(epoch)
-        # A task is removed together with its owner's claim. If the view saw it removed before its claim, that event is
-        # older than the lists, and they already show the next life of that task, with the next claim at the head.
+        # A task is removed together with its owner's claim. If the view saw the task removed but not the claim, that
+        # event is older than the lists, which already show the task submitted again, with a new claim at the head.
         view.orphaned.clear()
         self.view, self._building, self._events = view, None, []
         self.records.clear()
@@ -261,13 +262,13 @@ class LiveView:
         self._changed.value = True
 
     def _read_one(self, path: str, done: Done) -> None:
-        def heard(reply: Reply | RequestError) -> None:
-            self._heard()
+        def counted(reply: Reply | RequestError) -> None:
+            self._count_delivery()
             done(reply)
 
-        self.connection.read([path], heard)
+        self.connection.read([path], counted)
 
-    def _heard(self) -> None:
+    def _count_delivery(self) -> None:
         self.deliveries += 1
 
     def _list(self, burst: Burst, path: str) -> Slot:
@@ -311,7 +312,7 @@ class LiveView:
         claim = known(self._layout.parse_claim(bucket, name), self._layout.claims, name)
         if claim is None:
             return
-        # What is in flight follows the live view only. It is rebuilt when the new view is swapped in.
+        # `_in_flight` follows the live view only. It is rebuilt when the new view is swapped in.
         own = claim.node == self._in_flight.identity and view is self.view
         before = len(view.queue(claim.task))
         if event == EventType.CREATED:
@@ -323,7 +324,7 @@ class LiveView:
             if own:
                 self._in_flight.gone(claim)
                 self.records.forget(claim.task)
-        # Add the change in length, not 1: an event sent before the listing may repeat what the listing showed.
+        # Add the change in length, not 1: an event sent before the listing may repeat what the listing already showed.
         self.claim_counts[bucket] += len(view.queue(claim.task)) - before
         self.touch(claim.task)
 
@@ -378,9 +379,9 @@ def _results(slots: Iterable[Slot]) -> list[ReadResult | None]:
 
 
 def _decode_node(identity: str, record: ReadResult) -> NodeInfo:
-    """Decode a node's record. If it cannot be read, return what is known without it: that the node exists."""
+    """Decode a node's record. If it cannot be read, return a `NodeInfo` with the identity only."""
     try:
         return NodeInfo.decode(identity, record.data)
     except (ValueError, TypeError, RecursionError) as error:
-        _log.warning("the record of node %s cannot be read: %s", identity, error)
+        _log.warning("cannot read the record of node %s: %s", identity, error)
         return NodeInfo(identity)

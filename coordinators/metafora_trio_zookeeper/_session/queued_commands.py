@@ -1,4 +1,4 @@
-"""The commands to nodes that are at the broker: those to this session, and those to others."""
+"""QueuedCommands: the commands to nodes that are queued at the broker, for this session and for others."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ __all__ = ["QueuedCommands"]
 
 
 class QueuedCommands:
-    """Follows the commands. They are no part of the view: one that comes late, or is seen twice, does no harm.
+    """Follows the queued commands. They are not part of the view, since one that is seen late or twice does no harm.
 
     Args:
         layout: the namespace.
         identity: the session's own.
         read: reads a znode.
-        changed: called when there is something new for this session.
+        changed: called when a command for this session is added or removed.
 
     Attributes:
-        own: the commands addressed to this session, by the name of their znode.
-        others: the names of commands addressed to others, with the time at which they were first seen.
+        own: the commands for this session, by the name of their znode.
+        others: the names of the commands for other sessions, with the time at which each was first seen.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class QueuedCommands:
         self._changed = changed
 
     def select_own(self, names: Iterable[str]) -> list[str]:
-        """Return the names of commands that are addressed to this session; remember the others."""
+        """Return the names of the commands for this session, and note those for others in `others`."""
         own = []
         for name in names:
             queued = known(self._layout.parse_node_command(name), self._layout.node_commands, name)
@@ -56,7 +56,7 @@ class QueuedCommands:
         return own
 
     def restart(self, names: Iterable[str], records: Iterable[ReadResult | None]) -> None:
-        """Start again with the own commands that are there."""
+        """Start again with the commands for this session that a resync found."""
         self.own.clear()
         for name, record in zip(names, records, strict=True):
             self._add(name, record)
@@ -84,6 +84,6 @@ class QueuedCommands:
         try:
             command = Command.decode(record.data)
         except (ValueError, RecursionError):
-            command = None  # the node that carries it out reports and discards it
+            command = None  # the node reports and discards it when its turn comes
         self.own[name] = QueuedCommand(name, self._identity, command)
         self._changed()

@@ -1,4 +1,4 @@
-"""Records of tasks read ahead: right behind a claim, so that the winner can start at once."""
+"""ReadAhead: task records that are read right after claiming, so that the winner can start at once."""
 
 from __future__ import annotations
 
@@ -10,46 +10,46 @@ __all__ = ["ReadAhead"]
 
 
 class ReadAhead:
-    """Keeps what was read of tasks, until an event makes it old.
+    """Keeps the task records that were read, until an event makes them stale.
 
-    Replies and events come in the order of the wire, so what is here is true as of the last event delivered.
+    Replies and events come in wire order, so every record here is current as of the last event delivered.
     """
 
     def __init__(self) -> None:
         self._read: dict[str, ReadResult | None] = {}
-        # Reads under way, each with an event once a task waits for it.
+        # The tasks whose reads are on their way, each with an event if a caller of `take` waits for it.
         self._expected: dict[str, trio.Event | None] = {}
 
     def expect(self, task: str) -> None:
-        """Note that a read of this task has been queued."""
+        """Note that a read of this task's record has been queued."""
         self._expected.setdefault(task, None)
 
     def arrived(self, task: str, record: ReadResult | None) -> None:
-        """Keep what a read has brought (None: no such task)."""
+        """Keep the record that was read (None: no such task)."""
         self._read[task] = record
         self.cancel(task)
 
     def cancel(self, task: str) -> None:
-        """Expect no read of this task any more: it has come, or will not come."""
+        """Stop expecting a read of this task: it has arrived, or will not."""
         waiting = self._expected.pop(task, None)
         if waiting is not None:
             waiting.set()
 
     def forget(self, task: str) -> None:
-        """Forget what was read of a task: something has happened to it."""
+        """Drop a task's record, because it may have changed."""
         self._read.pop(task, None)
 
     def clear(self) -> None:
-        """Forget everything, and expect nothing."""
+        """Drop all records, and expect none."""
         self._read.clear()
         for task in list(self._expected):
             self.cancel(task)
 
     async def take(self, task: str) -> tuple[ReadResult | None] | None:
-        """Take what was read, once: it is not needed twice. Waits for a read that is under way. A checkpoint.
+        """Remove a task's record and return it, after waiting for an expected read. A checkpoint.
 
         Returns:
-            The record within a tuple, or None if it has to be read.
+            The record in a tuple, or None if the caller has to read it.
         """
         await trio.lowlevel.checkpoint()
         if task in self._expected:

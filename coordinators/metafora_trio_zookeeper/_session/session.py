@@ -1,7 +1,7 @@
-"""ZooKeeperSession: one membership of one node, on one connection of its own.
+"""ZooKeeperSession: one membership of one node, on its own connection.
 
-Three things run for it: `Writes` sends what was asked for, `Heartbeat` keeps the lease, and `_follow` joins on the
-first connection and resyncs on each later one.
+Its main tasks: `Writes` sends its requests, `Heartbeat` keeps its lease, and `_follow` joins on the first connect and
+resyncs on each later one.
 """
 
 from __future__ import annotations
@@ -47,28 +47,28 @@ from .writes import Writes
 __all__ = ["ZooKeeperSession"]
 
 _FLUSH_TIMEOUT = 2.0
-"""Seconds for what has been given up to reach the servers, when the session is left."""
+"""Seconds to wait, when the session is left, until the claims given up are gone."""
 _UNDELIVERABLE_FRACTION = 4
-"""A command whose addressee was not seen for this fraction of the session timeout will never be read."""
+"""A command is undeliverable once its addressee has been missing for the session timeout divided by this."""
 
 _log = logging.getLogger("metafora_trio.zookeeper")
 
 
 class ZooKeeperSession(Session):
-    """See `Session`. `ZooKeeperCoordinator.open_session` makes it, serves it and closes it.
+    """See `Session`. `ZooKeeperCoordinator.open_session` makes it, runs `serve` and closes it.
 
     Args:
-        connection: its own, for the length of its life.
+        connection: a connection for this session only; the coordinator opens and closes it.
         layout: the namespace.
-        node: with the session's own identity.
-        asked_timeout: the session timeout that was asked for, in seconds.
+        node: this node, with the session's own identity.
+        asked_timeout: the requested session timeout, in seconds.
         rng: for jitter.
         suspended: see `suspended_seconds`.
         watched: see `Session.watched`.
 
     Attributes:
         scope: the cancel scope of the body; its deadline is the lease.
-        lost: why the session is over, once it is.
+        lost: why the session is over; None before.
         server: the server last used, as `host:port`.
     """
 
@@ -112,7 +112,7 @@ class ZooKeeperSession(Session):
         self._failure: Exception | None = None
         self._closing = False
 
-    # ---- what it shows
+    # ---- the view, for the consumer
 
     @property
     def current(self) -> bool:
@@ -140,11 +140,11 @@ class ZooKeeperSession(Session):
         live = self._live
         while True:
             if found := await live.records.take(task):
-                # Its reader may be about to open a scope, and Trio's clock stops while a machine is suspended.
+                # The caller may be about to open a run's scope, and Trio's clock stops while a machine is suspended.
                 self._heartbeat.check_suspended()
                 return decode_record(task, found[0])
-            # Not before the barrier: a server that lags behind would show the past. A session that is over waits for
-            # the cancellation, which is on its way.
+            # Do not read before the barrier, because a server that lags would return an old record. A session that is
+            # over waits here until it is cancelled, which is about to happen.
             await live.wait_current()
             live.records.expect(task)
             self._connection.read([self._layout.task_path(task)], partial(self._on_read, task))
@@ -216,7 +216,7 @@ class ZooKeeperSession(Session):
     # ---- its life, for the coordinator
 
     async def serve(self) -> None:
-        """Do what the session needs, until cancelled."""
+        """Run the session's background tasks, until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._writes.run)
             nursery.start_soon(self._heartbeat.run)
@@ -228,14 +228,14 @@ class ZooKeeperSession(Session):
         """Wait until the session is current for the first time.
 
         Raises:
-            RequestError, CoordinatorUnavailable, SessionLost: it will never be.
+            RequestError, CoordinatorUnavailable, SessionLost: the session cannot join.
         """
         await self._joined.wait()
         if self._failure is not None:
             raise self._failure
 
     async def flush(self) -> None:
-        """Wait until what has been given up is gone, as far as the lease and a short time allow."""
+        """Wait until the claims given up are gone, for at most 2 s and not beyond the lease. Shielded."""
         deadline = min(trio.current_time() + _FLUSH_TIMEOUT, self.lease.cancel_at)
         with trio.CancelScope(shield=True, deadline=deadline):
             while self.current and (self._in_flight.leaving or self._in_flight.released):
@@ -243,19 +243,19 @@ class ZooKeeperSession(Session):
                 self._live.take_changes()
 
     def close(self) -> None:
-        """Take no more requests."""
+        """Ignore all further requests."""
         self._closing = True
 
     @property
     def progress(self) -> str:
-        """How far joining has come, for a message."""
+        """The progress of joining, for an error message."""
         if not self._connection.number:
             return "no connection was made"
         state = self._connection.state.value
         return f"{self.server} was reached (now {state}), but a quorum did not answer"
 
     def end(self, reason: str, cause: Exception | None = None) -> None:
-        """End the session. The first reason counts."""
+        """End the session. Only the first call counts."""
         if self._failure is not None or self._closing:
             return
         self.lost = SessionLost(f"node {self._me}: {reason}")
@@ -264,7 +264,7 @@ class ZooKeeperSession(Session):
             self._failure = self.lost
             self.lease.cancel_at = min(self.lease.cancel_at, trio.current_time())
             self.scope.cancel(reason=str(self.lost))
-        else:  # there is no body yet, but a task in `wait_joined`, which wants the cause
+        else:  # there is no body to cancel yet, but a task in `wait_joined`, which raises the cause
             self._failure = cause or self.lost
             self._joined.set()
 
@@ -272,7 +272,7 @@ class ZooKeeperSession(Session):
         self.end(f"{what}: {error}", error)
 
     def _on_over(self, reason: str) -> None:
-        """End the session now: its claims are gone, or may be. Only the margin is left for the scopes to close."""
+        """End the session now, because its claims may be gone. Only the lease's margin is left to close the runs."""
         self.lease.end = min(self.lease.end, trio.current_time() + self._heartbeat.terms.margin)
         self.end(reason)
 
@@ -298,9 +298,9 @@ class ZooKeeperSession(Session):
         timeout, asked = self._connection.session_timeout, self._asked_timeout
         if timeout == self._heartbeat.terms.session_timeout:
             return
-        both = f"asked for a session timeout of {asked:g} s, {self.server} grants {timeout:g} s"
+        both = f"asked for a session timeout of {asked:g} s, but {self.server} grants {timeout:g} s"
         if timeout < MIN_SESSION_TIMEOUT:
-            problem = f"{both}, less than the {MIN_SESSION_TIMEOUT:g} s that are needed"
+            problem = f"{both}, less than the required {MIN_SESSION_TIMEOUT:g} s"
             self.end(problem, CoordinatorUnavailable(problem))
             return
         if abs(timeout - asked) > 0.001:
@@ -318,7 +318,7 @@ class ZooKeeperSession(Session):
                 synced = await self._live.sync(self._barrier)
             except RequestError as error:
                 if not is_broken(error):
-                    self._refused(f"looking at {self._layout.root}", error)
+                    self._refused(f"reading {self._layout.root}", error)
             except CoordinatorUnavailable as error:
                 self.end(str(error), error)
             else:
@@ -326,7 +326,7 @@ class ZooKeeperSession(Session):
                     self.view = self._live.view
                     self._writes.resume()
                     if not self._joined.is_set():
-                        self._live.take_changes()  # the view as joined is where changes begin
+                        self._live.take_changes()  # changes are reported relative to the view at joining
                         self._joined.set()
 
     def _barrier(self, burst: Burst) -> None:
@@ -335,7 +335,7 @@ class ZooKeeperSession(Session):
 
             def on_created(reply: Reply | RequestError) -> None:
                 if isinstance(reply, RequestError) and reply.code is ErrorCode.NODE_EXISTS:
-                    # No other session has this mark: an earlier attempt of ours arrived, its reply did not.
+                    # An earlier attempt of ours arrived and its reply was lost, since no other session has this mark.
                     created(Reply(None, 0))
                     return
                 if isinstance(reply, RequestError) and not is_broken(reply):
@@ -346,7 +346,7 @@ class ZooKeeperSession(Session):
         self._heartbeat.send(burst.slot())
 
     async def _remove_undeliverable(self) -> None:
-        """Remove commands whose addressee is gone. Only the first node by name does it. Otherwise all would."""
+        """Remove commands whose addressee is gone. Only the first node by name does so. Otherwise every node would."""
         await self._joined.wait()
         while True:
             patience = self.session_timeout / _UNDELIVERABLE_FRACTION

@@ -1,8 +1,8 @@
-"""The queued requests of a session: as units of writes, and what their end means.
+"""Writes: sends a session's requests as units of a batch, and handles their outcomes.
 
-The events of a write come before its reply, so the view shows how it ended before the reply is here. The reply has
-little left to do: if a condition did not hold, the request is no longer in flight and the task is looked at again; if
-the event that had to come did not, the stream is broken, and the connection is dropped for a resync.
+The events of a write come before its reply, so the view shows the outcome before the reply is here. The reply has only
+two cases left to handle. If a condition did not hold, the request is no longer in flight and its task is reported as
+changed. If an expected event did not come, the event stream is broken, and the connection is dropped to resync.
 """
 
 from __future__ import annotations
@@ -35,18 +35,19 @@ _log = logging.getLogger("metafora_trio.zookeeper")
 
 
 class Writes:
-    """What a session asks ZooKeeper to change.
+    """A session's requests to change something in ZooKeeper.
 
-    Requests are taken while the view is current. `release`, `announce` and `remove_command` outlast a reconnect.
+    Requests are accepted only while the view is current. `release`, `announce` and `remove_command` survive a
+    reconnect.
 
     Args:
         connection: the session's.
         layout: the namespace.
-        live: the view that the requests are about.
-        in_flight: what was asked for; kept up to date here and by the view.
-        node: the node as announced by its creation.
-        refused: called with what was tried and the error, when a request failed for a reason the protocol does
-            not expect, such as a missing permission: asking again would fail for ever.
+        live: the view that the requests are based on.
+        in_flight: the requests in flight; updated here and by the view.
+        node: the node's record as stored when joining.
+        refused: called with the attempted action and the error, if a request failed for an unexpected reason, such as a
+            missing permission. Trying again would fail for ever.
     """
 
     def __init__(
@@ -74,17 +75,17 @@ class Writes:
 
     @property
     def outstanding(self) -> int:
-        """How many requests are queued or unanswered."""
+        """The number of requests that are queued or unanswered."""
         in_flight = self._in_flight
         return len(in_flight.pending) + len(in_flight.leaving) + len(self._removing) + (self._announcing is not None)
 
     def suspend(self) -> None:
-        """Stop sending: the connection broke. What is in flight stays so, since its end is unknown."""
+        """Stop sending, because the connection broke. Requests in flight stay so, since their outcome is unknown."""
         self._batch.close()
 
     def resume(self) -> None:
-        """Go on after a resync: nothing is in flight, the view is the answer. Call it in the step of the swap, so that
-        claims that must go are leaving before the consumer looks."""
+        """Continue after a resync. Nothing is in flight any more, since the view shows every outcome. Call this in the
+        same step as the swap, so that the consumer sees released claims as leaving."""
         in_flight, view = self._in_flight, self._live.view
         in_flight.restart(claim for queue in view.claims_of(self._me).values() for claim in queue)
         self._batch.open()
@@ -102,13 +103,13 @@ class Writes:
     # ---- claims
 
     def create_claim(self, task: str, kind: ClaimKind) -> None:
-        """Queue up for a task, and read it ahead."""
+        """Create a claim or bid for a task, and read the task's record ahead."""
         live, in_flight = self._live, self._in_flight
         if not live.current or task in in_flight.pending or live.view.own_claims(task, self._me):
             return
         full = in_flight.free <= len(in_flight.pending)
         if full and not self._full:
-            _log.warning("node %s holds as many claims as one session may, and takes no more", self._me)
+            _log.warning("node %s has as many claims as one session can hold; it creates no more", self._me)
         self._full = full
         if full:
             return
@@ -121,18 +122,18 @@ class Writes:
     def _on_claimed(self, unit: Unit, error: RequestError | None) -> None:
         if self._in_flight.pending.get(unit.task) is unit:
             if error is None:
-                self._break(f"no event of the own claim for task {unit.task!r}")
+                self._break(f"no event for the creation of its claim for task {unit.task!r}")
             else:
                 self._refused(f"claiming task {unit.task!r}", error)
 
     def _on_read(self, unit: Unit, record: ReadResult | RequestError | None) -> None:
         if isinstance(record, RequestError):
-            self._live.records.cancel(unit.task)  # a later `read` asks for it alone, and learns why it cannot be read
+            self._live.records.cancel(unit.task)  # a later `read` reads this record alone and reports its error
         else:
             self._live.on_record(unit.task, record)
 
     def release(self, claim: Claim) -> None:
-        """Give up a claim unconditionally: now, or after the reconnect."""
+        """Give up a claim unconditionally: now, or after the next resync if the view is not current."""
         live, in_flight = self._live, self._in_flight
         if claim not in live.view.own_claims(claim.task, self._me) or claim in in_flight.released:
             return
@@ -148,7 +149,7 @@ class Writes:
         self._on_given_up(unit, None if done else error)
 
     def give_up_if(self, claim: Claim, other: Claim) -> None:
-        """Give up a claim if another one is there."""
+        """Give up a claim on the condition that another claim exists."""
         if self._live.current and claim not in self._in_flight.leaving:
             path = self._layout.claim_path
             self._give_up(claim, (Check(path(other)), Delete(path(claim))), self._on_given_up)
@@ -159,12 +160,12 @@ class Writes:
             self._finish(claim, None if state is None else state.encode(), recorded=True)
 
     def _finish(self, claim: Claim, state: bytes | None, *, recorded: bool) -> None:
-        """Queue the end of a task.
+        """Queue the unit that ends a task.
 
         Args:
-            claim: its owner's.
-            state: the encoded state, None to remove the record.
-            recorded: whether there is a record; found out by trying, as there nearly always is.
+            claim: the owner's claim.
+            state: the encoded state, or None to remove the state record.
+            recorded: whether to expect a state record. There nearly always is one, so try with True first.
         """
         layout, task = self._layout, claim.task
         path = layout.state_path(task)
@@ -202,7 +203,7 @@ class Writes:
         if self._in_flight.leaving.get(unit.claim) is not unit:
             return
         if error is None:
-            self._break(f"no event of the end of the own claim for task {unit.task!r}")
+            self._break(f"no event for the deletion of its claim for task {unit.task!r}")
         elif error.code in (ErrorCode.NO_NODE, ErrorCode.BAD_VERSION):
             del self._in_flight.leaving[unit.claim]
             self._live.touch(unit.task)
@@ -216,13 +217,14 @@ class Writes:
     # ---- the node and the commands to it
 
     def announce(self, node: NodeInfo) -> None:
-        """Store a new record of this node, for the other nodes to see."""
+        """Store a new record of this node, for other nodes to read. Survives a reconnect."""
         self._wanted = node
         if self._live.current and self._announcing is None:
             self._announce()
 
     def _announce(self) -> None:
-        """Send one record at a time: a unit that is sent again, because one beside it was refused, may be overtaken."""
+        """Send the wanted record. Only one is in flight at a time: a unit that is sent again, because another in its
+        transaction was refused, could otherwise be overtaken and overwrite a newer record."""
         node = self._wanted
         op = SetData(self._layout.node_path(self._me), node.encode())
         self._announcing = Unit((op,), lambda unit, error: self._on_announced(unit, error, node))
@@ -245,7 +247,7 @@ class Writes:
         return sorted(kept, key=lambda queued: int(queued.id.rpartition("~")[2]))
 
     def remove_command(self, name: str) -> None:
-        """Remove a command; tried again after a reconnect."""
+        """Remove a command; try again after a reconnect."""
         if name not in self._removing:
             unit = Unit((Delete(self._layout.node_command_path(name)),), self._on_command_removed, task=name)
             self._removing[name] = unit

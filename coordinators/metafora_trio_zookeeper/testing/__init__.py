@@ -1,6 +1,6 @@
-"""ZooKeeper for tests.
+"""ZooKeeper ensembles for tests.
 
 * `metafora_trio_zookeeper.testing.real`: servers as plain java processes on this machine, and proxies that disturb the
   network.
-* `metafora_trio_zookeeper.testing.simulated`: an ensemble on virtual time, in one process, which fails in more ways.
+* `metafora_trio_zookeeper.testing.simulated`: an ensemble on virtual time, in one process, with more kinds of faults.
 """

@@ -1,4 +1,4 @@
-"""Claims for tests of sessions."""
+"""own_claim: creates a claim, for tests of sessions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of the connection share."""
+"""Helpers for the tests of the connection."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ PATIENCE = 20.0
 
 
 class Recorder:
-    """A sink that keeps all it hears, in order; tests add what callbacks hear."""
+    """A sink that records states and events in order; tests add the results of callbacks with `add`."""
 
     def __init__(self) -> None:
         self.log: list[Any] = []
-        self._heard = RepeatedEvent()
+        self._added = RepeatedEvent()
 
     def on_state(self, state: ConnectionState) -> None:
         self.add(state)
@@ -33,12 +33,12 @@ class Recorder:
 
     def add(self, entry: Any) -> None:
         self.log.append(entry)
-        self._heard.set()
+        self._added.set()
 
     async def wait(self, condition: Callable[[], bool]) -> None:
         with trio.fail_after(PATIENCE):
             while not condition():
-                await self._heard.wait()
+                await self._added.wait()
 
 
 @contextlib.asynccontextmanager
@@ -56,7 +56,7 @@ async def connect(
 
 
 async def ask(request: Callable[..., None], *arguments: Any) -> Any:
-    """The reply's value."""
+    """Send one request and return the reply's value."""
     answers: list[Reply | RequestError] = []
     came = trio.Event()
 
@@ -65,7 +65,7 @@ async def ask(request: Callable[..., None], *arguments: Any) -> Any:
         came.set()
 
     request(*arguments, done)
-    assert answers == [], "called inside the call"
+    assert answers == [], "the callback ran inside the call"
     with trio.fail_after(PATIENCE):
         await came.wait()
     (answer,) = answers

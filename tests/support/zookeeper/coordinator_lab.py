@@ -58,14 +58,14 @@ class CoordinatorLab(Lab):
 
     @property
     def tree(self) -> Tree:
-        """The znodes, as committed."""
+        """The committed znodes."""
         return self.zookeeper.tree
 
     def connect(self) -> SimulatedConnection:
         return self.zookeeper.connect(4.0)
 
     async def commit(self, *ops: WriteOp) -> None:
-        """Carry out a transaction of somebody else, and wait until every server has applied it."""
+        """Carry out another client's transaction, and wait until every server has applied it."""
         async with open_connection(self.connect, hosts=_HOSTS, patience=5) as connection:
             await ask(lambda done: connection.transact(ops, done))
         await trio.sleep(0.1)
@@ -80,14 +80,14 @@ class CoordinatorLab(Lab):
             await client.submit([Task(id, {"of": id}) for id in ids], again=False)
 
     async def expire(self, session: Session) -> None:
-        """End a session behind its back."""
+        """End a session at the servers."""
         await trio.lowlevel.checkpoint()
         self.zookeeper.expire(connection_of(session).session_id)
 
 
 @contextmanager
 def lab_of(item: pytest.Item) -> Iterator[CoordinatorLab]:
-    """Make a lab and run a test in it. For a fixture, which hands its `request.node` on."""
+    """Make a lab and run a test in it. For a fixture, which passes its `request.node`."""
     with CoordinatorLab() as lab:
         item.add_marker(pytest.mark.trio(run=lab.run), append=False)
         yield lab

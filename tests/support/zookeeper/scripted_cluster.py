@@ -21,7 +21,7 @@ class ScriptedCluster(ScriptedZooKeeper):
     """A scripted ZooKeeper with a coordinator on it.
 
     Attributes:
-        suspended: for how many seconds the machine has been suspended so far.
+        suspended: the seconds for which the machine has been suspended so far.
     """
 
     def __init__(self, session_timeout: float = 4.0, *, buckets: int = 4) -> None:
@@ -48,11 +48,11 @@ class ScriptedCluster(ScriptedZooKeeper):
         async with self.coordinator.open_client() as client:
             await client.submit([Task(id, {"of": id}) for id in ids], again=False)
 
-    # ---- what happens to the newest connection, or to the next transaction on it
+    # ---- faults of the newest connection, or of the next transaction on it
 
     def lose_next_reply(self, *, then_lag: bool = False) -> None:
-        """The next transaction is carried out; its reply never comes, and the connection breaks. The server after it
-        may not have heard of that transaction yet."""
+        """Carry out the next transaction, but lose its reply and break the connection. With `then_lag`, the next server
+        has not applied that transaction yet."""
         connection = self.connections[-1]
 
         def lose(_: Sequence[WriteOp]) -> None:
@@ -68,19 +68,19 @@ class ScriptedCluster(ScriptedZooKeeper):
         connection.cut()
 
     def drop_next_request(self) -> None:
-        """The connection breaks before the next transaction is sent."""
+        """Break the connection before the next transaction is sent."""
         connection = self.connections[-1]
         connection.before_next(lambda _: connection.cut())
 
     def interfere(self, *ops: WriteOp) -> None:
-        """Somebody else is faster than the next transaction."""
+        """Carry out another client's `ops` before the next transaction."""
 
         def commit(_: Sequence[WriteOp]) -> None:
             self.commit(ops)
 
         self.connections[-1].before_next(commit)
 
-    # ---- what the owner of a task does
+    # ---- actions of a task's owner
 
     def end(self, task: str) -> None:
         """Store that a task has completed, and remove it."""

@@ -1,14 +1,14 @@
-"""A ZooKeeper that a test scripts: which request is served, which reply arrives, which event is lost.
+"""ScriptedZooKeeper: a test decides which requests it serves, which replies arrive and which events are lost.
 
-Use `SimulatedZooKeeper` (see `coordinator_lab`) unless the test needs this one. That one fails as real ensembles do,
-when its own timing has it; a differential test compares it with real servers. This one does what they never do, or
-never at a chosen instant: lose one reply, or one event on a connection that goes on; run something between a request
-and its reply; forbid a path; not know an operation; begin a connection at a chosen place of the log. With it, a story
-that goes wrong in one interleaving only is a few lines.
+Use `SimulatedZooKeeper` (see `coordinator_lab`) unless a test needs this one. The simulated ensemble fails like real
+servers and at its own times, and a differential test compares it with them. This one does things that servers never do,
+or never at a chosen moment: it can lose one reply, or one event on a connection that stays open; run something between
+a request and its reply; forbid a path; refuse an operation as unknown; and start a connection at a chosen position of
+the log. So a test needs only a few lines for a fault that shows in a single interleaving.
 
-There is one log of transactions. Each connection reads from a replica of its own, which normally follows the log at
-once; one that lags shows the past until a write of the connection is answered, as with a real follower. What a
-transaction does to the znodes is the simulated ensemble's code, and the life of a session is `ConnectionBase`.
+There is one log of transactions. Each connection reads from its own replica, which normally follows the log at once.
+One that lags shows an old state until a write of the connection is answered, like a real follower. The code for
+transactions is the simulated ensemble's, and the life of a session is `ConnectionBase`.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ class ScriptedZooKeeper:
     """The ensemble.
 
     Attributes:
-        session_timeout: what it grants, in seconds.
+        session_timeout: the session timeout it grants, in seconds.
         has_quorum: whether writes are answered.
         refusing: whether new connections are refused.
         unimplemented: the requests it does not know, by the name of the method.
-        forbidden: below which paths nobody may write.
-        log: what each transaction did, refused ones included.
+        forbidden: the paths below which all writes are refused.
+        log: the outcome of each transaction, refused ones included.
     """
 
     def __init__(self, session_timeout: float = 4.0) -> None:
@@ -82,7 +82,7 @@ class ScriptedZooKeeper:
         return outcome.created
 
     def end_session(self, session: int) -> None:
-        """Let a session end: its ephemerals go in one transaction."""
+        """End a session: its ephemerals go in one transaction."""
         paths = [path for path, node in self.tree.items() if node.owner == session]
         self._publish(end_session(self.tree, paths, zxid=len(self.log) + 1))
 
@@ -101,7 +101,7 @@ class Request:
 
 
 class Wire:
-    """One direction: calls what was put in, in order, `LATENCY` later."""
+    """One direction of a connection: makes each call that was put in, in order, `LATENCY` later."""
 
     def __init__(self) -> None:
         self._calls: deque[tuple[float, Callable[[], None]]] = deque()
@@ -132,10 +132,10 @@ class ScriptedConnection(ConnectionBase[Request]):
     """One session.
 
     Attributes:
-        lagging: its replica does not follow the log by itself.
-        losing: what the server sends does not arrive any more, until the connection breaks.
-        numb: events do not arrive any more.
-        sent: the names of the requests that were made, in order.
+        lagging: whether its replica stops following the log, until a write on the connection is answered.
+        losing: whether all messages from the server are lost, until the connection breaks.
+        numb: whether all events are lost.
+        sent: the names of the requests made so far, in order.
         before, after: called around the sending of each transaction, with its operations.
     """
 
@@ -159,7 +159,7 @@ class ScriptedConnection(ConnectionBase[Request]):
     # ---- faults
 
     def cut(self) -> None:
-        """Break the connection: what is on its way in either direction is lost."""
+        """Break the connection. Messages on their way are lost in both directions."""
         self.losing = False
         if self.state is CONNECTED:
             self._up.clear()
@@ -170,12 +170,12 @@ class ScriptedConnection(ConnectionBase[Request]):
     drop = cut
 
     def expire(self) -> None:
-        """End the session at the servers, and have the client notified."""
+        """End the session at the servers and notify the client."""
         self._zookeeper.end_session(self._session)
         self._set_state(ConnectionState.EXPIRED)
 
     def lag(self, position: int) -> None:
-        """Have the next connection begin at an older position of the log, and stay there."""
+        """Make the next connection start at an older position of the log and stay there."""
         self._next_position = position
 
     def before_next(self, act: Callable[[Sequence[WriteOp]], None]) -> None:
@@ -197,12 +197,12 @@ class ScriptedConnection(ConnectionBase[Request]):
         self.after = once
 
     def silence(self) -> None:
-        """Lose what is on its way here, and all that follows until the connection breaks."""
+        """Lose the messages on their way to the client, and all later ones until the connection breaks."""
         self._down.clear()
         self.losing = True
 
     def serve_next(self, call: Callable[[], None]) -> None:
-        """Have something happen at the servers right behind the requests that were made so far."""
+        """Have `call` made at the servers right after the requests made so far."""
         self._up.put(call)
 
     # ---- requests
@@ -308,7 +308,7 @@ class ScriptedConnection(ConnectionBase[Request]):
             self.catch_up()
 
     def catch_up(self) -> None:
-        """Apply the log; watches fire as it goes."""
+        """Apply the rest of the log and send the events of watches."""
         while self._position < len(self._zookeeper.log):
             outcome = self._zookeeper.log[self._position]
             self._position += 1
@@ -323,4 +323,4 @@ class ScriptedConnection(ConnectionBase[Request]):
 
 
 def nothing(ops: Sequence[WriteOp]) -> None:
-    """What is done around a transaction that is not scripted."""
+    """Do nothing: the default for `before` and `after`."""

@@ -1,4 +1,4 @@
-"""What the tests of the coordinator share."""
+"""Helpers for the tests of the coordinator on real servers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def connection_of(session: Session) -> KazooConnection:
 
 
 async def expire(session: Session) -> None:
-    """End a session behind its back: another client takes it over, by its id and password, and closes it."""
+    """End a session at the servers: another client takes it over, by its id and password, and closes it."""
     client = connection_of(session)._client
     assert client.hosts is not None
     hosts = ",".join(f"{host}:{port}" for host, port in client.hosts)

@@ -1,4 +1,4 @@
-"""What the tests of the simulated ensemble share."""
+"""Helpers for the tests of the simulated ensemble."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CREATED, DELETED, CHANGED = EventType.CREATED, EventType.DELETED, EventType.CHAN
 
 
 class Peer:
-    """A process with one session; `log` has all that it hears, in order, and `times` when."""
+    """A process with one session. `log` holds all states, events and answers in order, and `times` their times."""
 
     def __init__(self, world: World, zookeeper: SimulatedZooKeeper, session_timeout: float) -> None:
         self.log: list[Any] = []
@@ -53,7 +53,7 @@ class Peer:
         self.times.append(self._world.now)
 
     def send(self, request: Callable[..., None], *arguments: Any) -> list[Reply | RequestError]:
-        """Make a request; what it returns has the answer once it has come (and `log` has its value)."""
+        """Send a request. Return a list that gets the answer once it has come; `log` gets its value."""
         answers: list[Reply | RequestError] = []
 
         def done(answer: Reply | RequestError) -> None:
@@ -64,7 +64,7 @@ class Peer:
         return answers
 
     def ask(self, request: Callable[..., None], *arguments: Any) -> Any:
-        """The reply's value, or the error's code."""
+        """Send a request, wait, and return the reply's value or the error's code."""
         answers = self.send(request, *arguments)
         assert self._world.run_until(lambda: answers, within=2), "no answer"
         return answers[0].value if isinstance(answers[0], Reply) else answers[0].code
@@ -73,7 +73,7 @@ class Peer:
         return self.ask(self.connection.transact, ops)
 
     def works(self) -> bool:
-        """Whether a write is answered."""
+        """Return whether a write is answered."""
         return bool(self.transact(SetData("/", b"")) == (None,))
 
     def leave(self) -> None:
@@ -106,14 +106,14 @@ class Lab:
         self.world.close()
 
     def peer(self, session_timeout: float = 4.0, *, at: int | None = None) -> Peer:
-        """A process that is connected; to server `at`, if given."""
+        """Return a process that is connected, to server `at` if given."""
         peer = Peer(self.world, self.zookeeper, session_timeout)
         if at is not None:
             self.move(peer, at)
         return peer
 
     def move(self, peer: Peer, server: int) -> None:
-        """Have a peer's connection be to `server`."""
+        """Move a peer's connection to `server`."""
         while self.zookeeper.servers_of(peer.process) != [server]:
             self.drop(peer)
 
@@ -123,9 +123,9 @@ class Lab:
         assert self.world.run_until(lambda: peer.connection.number > number, within=5)
 
     def until(self, condition: Callable[[], object], *, within: float = 30) -> float:
-        """Let time pass until something is so; how long that took."""
+        """Let time pass until `condition` is true, and return how many seconds that took."""
         start = self.world.now
-        assert self.world.run_until(condition, within=within), "it never came about"
+        assert self.world.run_until(condition, within=within), "the condition never became true"
         return self.world.now - start
 
     def until_state(self, peer: Peer, *states: ConnectionState) -> float:

@@ -1,4 +1,4 @@
-"""A real ZooKeeper ensemble of plain processes on this machine, for tests and benchmarks."""
+"""Ensemble: real ZooKeeper servers as plain processes on this machine, for tests and benchmarks."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from ._server import HOST, Server
 
 __all__ = ["Ensemble", "EnsembleError", "EnsembleOptions", "free_ports", "open_ensemble"]
 
-# Below Linux's range of outgoing ports: a port from it could be taken while a killed server is away.
+# Below Linux's range of outgoing ports: a port from that range could be taken while its server is killed.
 _PORTS = range(15000, 32000)
 _ATTEMPTS = 5
 _POLL = 0.02
 _LEADER_READY = 1.0
-"""Seconds from the election of a leader until it listens. A follower may be there first; one whose connection breaks,
-rather than is refused, begins a new election."""
+"""Seconds from the election of a leader until it listens. A follower may connect before that. If its connection broke
+instead of being refused, it would start a new election."""
 
 
 class EnsembleError(RuntimeError):
-    """The servers did not come up; the message has the end of their logs."""
+    """The servers did not start; the message includes the end of their logs."""
 
 
 class EnsembleOptions(TypedDict, total=False):
-    """The keyword arguments of `Ensemble`, which explains them; `open_ensemble` takes the same."""
+    """The keyword arguments of `Ensemble` and `open_ensemble`, documented at `Ensemble`."""
 
     tick_ms: int
     directory: Path | None
@@ -48,26 +48,27 @@ class EnsembleOptions(TypedDict, total=False):
 
 
 class Ensemble:
-    """Three ZooKeeper servers (or any number; one means standalone) on free ports of 127.0.0.1.
+    """Three ZooKeeper servers (or any number; one runs standalone) on free ports of 127.0.0.1.
 
-    The methods are plain calls. Those which wait for servers block the caller (they say so): in Trio call them by
-    `trio.to_thread.run_sync`, or let `open_ensemble` do it.
+    The methods are plain calls. Those that wait for servers block, as documented. In Trio, call them through
+    `trio.to_thread.run_sync`; `open_ensemble` does so for start and stop.
 
-    A context manager: starts on entry; on exit kills the servers and removes their data.
+    As a context manager, it starts the servers on entry; on exit it kills them and removes their data.
 
     Args:
-        servers: how many.
-        tick_ms: ZooKeeper's tickTime. Sessions can last 2 to 20 ticks; a follower leaves its leader after 10.
-        directory: where to keep the data, not removed at the end; by default a temporary folder, in memory if
+        servers: the number of servers.
+        tick_ms: ZooKeeper's tickTime, in ms. Session timeouts are 2 to 20 ticks; a follower gives its leader up after
+            10 ticks without contact.
+        directory: where to keep the data, which is then not removed; by default a temporary folder, in memory if
             possible.
-        jvm_heap: as Java's -Xmx takes it.
-        linked: lead the connections between servers through proxies, for `isolate`.
-        config: more lines of zoo.cfg; a value given here wins over ours.
-        jvm_options: more options for Java.
-        environment: more environment variables for the servers.
+        jvm_heap: the value for Java's -Xmx.
+        linked: whether to route the connections between servers through proxies, as `isolate` needs.
+        config: further settings for zoo.cfg, which override ours.
+        jvm_options: further options for Java.
+        environment: further environment variables for the servers.
 
     Raises:
-        ZooKeeperNotInstalled: from `start`, saying what to install.
+        ZooKeeperNotInstalled: from `start`; the message says what to install.
     """
 
     def __init__(
@@ -117,7 +118,7 @@ class Ensemble:
         self.stop()
 
     def start(self, timeout: float = 60.0) -> None:
-        """Start all servers and wait until all serve. Blocks: about 2 s, `timeout` seconds at most.
+        """Start all servers and wait until all serve. Blocks for about 2 s, and `timeout` seconds at most.
 
         Raises:
             ZooKeeperNotInstalled, EnsembleError.
@@ -131,7 +132,7 @@ class Ensemble:
                 return
             except BaseException as error:  # noqa: ASYNC103 - it is raised below or within
                 self.stop()
-                # Another program may take a port between its choice and its use.
+                # Another program may take a port after we chose it and before the server binds it.
                 taken = isinstance(error, EnsembleError) and "already in use" in str(error)
                 if not taken or attempt == _ATTEMPTS:
                     raise
@@ -149,10 +150,10 @@ class Ensemble:
         self.servers = []
 
     def wait_ready(self, timeout: float = 60.0) -> None:
-        """Wait until all servers that live serve, one of them as the leader. Blocks.
+        """Wait until all running servers serve, one of them as the leader. Blocks.
 
         Raises:
-            EnsembleError: one has exited, or they do not serve within `timeout` seconds.
+            EnsembleError: a server exited, or they do not all serve within `timeout` seconds.
         """
         end = time.monotonic() + timeout
         expected = [server for server in self.servers if server.alive]
@@ -165,31 +166,31 @@ class Ensemble:
                     f"server {one.id}: {mode}\n{one.log[-2000:]}" for one, mode in zip(expected, modes, strict=True)
                 ]
                 raise EnsembleError("\n".join([f"no ZooKeeper ensemble in {timeout} s", *logs]))
-            time.sleep(_POLL)  # a server does not announce when it serves; `timeout` bounds this
+            time.sleep(_POLL)  # poll, because a server does not announce when it serves; `timeout` bounds this
 
     def leader(self) -> Server | None:
-        """The server that leads (or is alone) now. Blocks, for a second for each server that is paused."""
+        """Return the server that leads now (or runs standalone), if any. Blocks, up to 1 s for each paused server."""
         return next((server for server in self._living() if server.mode() in ("leader", "standalone")), None)
 
     def followers(self) -> list[Server]:
-        """The servers that follow a leader now. Blocks as `leader` does."""
+        """Return the servers that follow a leader now. Blocks like `leader`."""
         return [server for server in self._living() if server.mode() == "follower"]
 
     def server(self, address: str) -> Server:
-        """The server with this `host:port`, such as a client says is in use."""
+        """Return the server at this `host:port`, such as the one a client reports as in use."""
         return next(server for server in self.servers if server.address == address)
 
     def isolate(self, server: Server) -> None:
-        """Cut `server` from all others, silently, both ways; its clients stay connected. Needs `linked`."""
+        """Cut `server` off from all other servers; its clients stay connected. Needs `linked`."""
         self._require_links()
         for pair, proxies in self._links.items():
             if server.id in pair:
                 for proxy in proxies:
-                    # Refused, as a connection that is accepted and stays silent would delay the next election.
+                    # Refuse new ones, because a connection that is accepted but silent would delay the next election.
                     proxy.cut(refuse=True)
 
     def heal(self) -> None:
-        """Undo every `isolate`, and let what is paused run on. Starts no server that was killed."""
+        """Undo every `isolate`, and resume paused servers. Killed servers are not started."""
         for proxies in self._links.values():
             for proxy in proxies:
                 proxy.heal()
@@ -197,7 +198,7 @@ class Ensemble:
             server.resume()
 
     def restore(self, timeout: float = 60.0) -> None:
-        """`heal`, start what was killed, and wait until all serve. Blocks."""
+        """Heal, start the killed servers, and wait until all serve. Blocks."""
         self.heal()
         for server in self.servers:
             if not server.alive:
@@ -209,10 +210,10 @@ class Ensemble:
 
     def _require_links(self) -> None:
         if not self._links:
-            raise ValueError("isolate() needs an ensemble made with linked=True")
+            raise ValueError("isolate() needs an ensemble created with linked=True")
 
     def _prepare(self) -> None:
-        """New folders, new ports."""
+        """Make new folders, ports, proxies and servers."""
         if self._directory is None:
             memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
             self._folder = base = Path(tempfile.mkdtemp(prefix="zookeeper-", dir=memory))
@@ -247,7 +248,7 @@ class Ensemble:
             server.configure([*(f"{key}={value}" for key, value in self._config.items()), *self._members(server)])
 
     def _members(self, server: Server) -> Iterable[str]:
-        """The lines that name the ensemble to `server`: the others, when linked, by the addresses of proxies."""
+        """Return the configuration lines that list the servers for `server`: if linked, the others by their proxies."""
         if self._count == 1:
             return [f"clientPort={server.client_port}", f"clientPortAddress={HOST}"]
         lines = []
@@ -261,9 +262,10 @@ class Ensemble:
 
 @contextlib.asynccontextmanager
 async def open_ensemble(servers: int = 3, **options: Unpack[EnsembleOptions]) -> AsyncGenerator[Ensemble]:
-    """Run an `Ensemble` (see there for the arguments) for the time of the block, without blocking Trio.
+    """Run an `Ensemble` (see there for the arguments) for the length of the block, without blocking Trio.
 
-    Raises what the block raises; and from its start ZooKeeperNotInstalled and EnsembleError.
+    Raises:
+        ZooKeeperNotInstalled, EnsembleError: the servers did not start.
     """
     ensemble = Ensemble(servers, **options)
     try:
@@ -275,7 +277,7 @@ async def open_ensemble(servers: int = 3, **options: Unpack[EnsembleOptions]) ->
 
 
 def free_ports(count: int) -> list[int]:
-    """Different TCP ports of 127.0.0.1 that are free now, and that no outgoing connection will take."""
+    """Return `count` different TCP ports of 127.0.0.1 that are free now and that no outgoing connection will take."""
     found: list[int] = []
     with contextlib.ExitStack() as held:
         for port in random.sample(_PORTS, len(_PORTS)):
@@ -288,4 +290,4 @@ def free_ports(count: int) -> list[int]:
             found.append(port)
             if len(found) == count:
                 return found
-    raise EnsembleError(f"no {count} free ports")
+    raise EnsembleError(f"cannot find {count} free ports")

@@ -1,4 +1,4 @@
-"""Where ZooKeeper and Java are on this machine."""
+"""java_command: finds ZooKeeper and Java on this machine."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 __all__ = ["ZooKeeperNotInstalled", "java_command"]
 
 _DEBIAN_JARS = Path("/usr/share/java")
-# What the manifest of Debian's jar forgets: a logging backend (without it a server that does not start would not
-# say why), and what Netty needs for TLS.
+# Jars missing from the manifest of Debian's jar: a logging backend, without which a server that fails to start gives no
+# reason, and those that Netty needs for TLS.
 _DEBIAN_MISSING = ("slf4j-simple.jar", "netty-codec.jar", "netty-resolver.jar")
 _HELP = (
     "The tests need a real ZooKeeper (3.6 or newer) and Java: {missing}. "
@@ -25,13 +25,13 @@ class ZooKeeperNotInstalled(RuntimeError):
 
 
 def java_command() -> list[str]:
-    """The command that runs a ZooKeeper server, without JVM options and the name of its configuration file.
+    """Return the first part of the command that runs a ZooKeeper server.
 
     Returns:
-        the command's start (`java -cp ...`); what is to follow are JVM options, the main class and its argument.
+        `java -cp ...`, to be followed by JVM options, the main class and the name of the configuration file.
 
     Raises:
-        ZooKeeperNotInstalled: with what to install.
+        ZooKeeperNotInstalled: ZooKeeper's jars or Java were not found.
     """
     home = os.environ.get("JAVA_HOME")
     java = shutil.which("java") or (shutil.which("java", path=f"{home}/bin") if home else None)
@@ -46,7 +46,7 @@ def _class_path() -> list[str]:
         if not any("zookeeper" in Path(jar).name for jar in jars):
             raise ZooKeeperNotInstalled(_HELP.format(missing=f"no lib/zookeeper*.jar in ZOOKEEPER_HOME={home}"))
         return [str(Path(home, "conf")), *jars]
-    jar = _DEBIAN_JARS / "zookeeper.jar"  # its manifest names the others
+    jar = _DEBIAN_JARS / "zookeeper.jar"  # its manifest names most of the others
     if not jar.exists():
         raise ZooKeeperNotInstalled(_HELP.format(missing=f"there is no {jar}, and ZOOKEEPER_HOME is not set"))
     return [str(jar), *(str(_DEBIAN_JARS / name) for name in _DEBIAN_MISSING)]

@@ -1,11 +1,11 @@
-"""A TCP proxy that makes trouble: it holds bytes back, delays them, cuts and refuses connections.
+"""TcpProxy: holds bytes back, delays them, and resets or refuses connections.
 
-Its links run in a thread with a Trio loop of their own (`ProxyLoop`), so that the same proxy serves a Trio test,
-a script without Trio, and an ensemble started by either; and so that it goes on while the program under test
-blocks. Its methods are plain calls from any thread; they have taken effect when they return.
+Proxies run in a separate thread with its own Trio loop (`ProxyLoop`). So the same proxy serves a Trio test, a script
+without Trio, and an ensemble started by either, and it keeps running while the program under test blocks. Its methods
+are plain calls from any thread and have taken effect when they return.
 
-Not like a real network: bytes that were held are delivered after all once the link passes again (as TCP would by
-sending again), and a connection is accepted before its target is reached.
+Two differences from a real network: a connection is accepted before its target is reached, and bytes that were held
+are always delivered once the link passes them again (TCP would retransmit them).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _RESET = struct.pack("ii", 1, 0)
 
 
 class TcpProxy:
-    """One listening address whose connections are carried to one target. Made by `ProxyLoop.open`."""
+    """Listens at one address and forwards its connections to one target. `ProxyLoop.open` makes it."""
 
     def __init__(self, loop: ProxyLoop, target: tuple[str, int], patience: float = 0.0) -> None:
         self._loop = loop
@@ -54,22 +54,22 @@ class TcpProxy:
         return f"{self.host}:{self.port}"
 
     def cut(self, *, up: bool = True, down: bool = True, refuse: bool = False) -> None:
-        """Move no more bytes to the target (`up`) or to its client (`down`); keep them, and the connections.
+        """Hold the bytes to the target (`up`) or to its client (`down`); keep the connections open.
 
-        New connections are accepted and stay silent; or, if `refuse`, are reset at once.
+        New connections are accepted but stay silent. If `refuse` is true, they are reset at once.
         """
         self._set(up, down, refuse)
 
     def hold_replies(self) -> None:
-        """Let requests pass, and hold what comes back. With `drop_all` after it, the replies are lost."""
+        """Pass requests and hold replies. A later `drop_all` loses those replies."""
         self._set(False, True, False)
 
     def heal(self) -> None:
-        """Pass everything, also what was held."""
+        """Pass all bytes, including those held so far, and accept connections."""
         self._set(False, False, False)
 
     def drop_all(self) -> int:
-        """Reset all connections; what is held is lost. Says how many there were."""
+        """Reset all connections; held bytes are lost. Return how many connections there were."""
 
         def drop() -> int:
             for scope in self._connections:
@@ -87,7 +87,7 @@ class TcpProxy:
         self._loop.call(change)
 
     def connections(self) -> int:
-        """How many connections there are now."""
+        """Return the number of connections."""
         return self._loop.call(lambda: len(self._connections))
 
     def close(self) -> None:
@@ -123,7 +123,7 @@ class TcpProxy:
                     nursery.start_soon(self._pump, client, server, "up")
                     nursery.start_soon(self._pump, server, client, "down")
             except* (OSError, trio.BrokenResourceError):
-                pass  # either end went away: so does the connection
+                pass  # one end is gone, so close the other
             finally:
                 self._connections.discard(scope)
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
@@ -140,7 +140,7 @@ class TcpProxy:
             await trio.sleep(_RETRY)
 
     async def _pump(self, source: trio.SocketStream, sink: trio.SocketStream, direction: str) -> None:
-        """Carry bytes one way. Reading goes on while they are held or delayed, so that the source is not slowed."""
+        """Carry bytes one way. Keep reading while they are held or delayed, so that the source is not slowed."""
         send, receive = trio.open_memory_channel[tuple[float, bytes | bytearray]](math.inf)
 
         async def take() -> None:
@@ -163,7 +163,7 @@ class TcpProxy:
 
 
 class ProxyLoop:
-    """The thread in which proxies run. A context manager: it ends, with all its proxies, on exit."""
+    """The thread in which proxies run. A context manager; on exit the thread ends, with all its proxies."""
 
     def __init__(self) -> None:
         self._started = threading.Event()
@@ -189,11 +189,11 @@ class ProxyLoop:
 
         Args:
             listen: where to listen; port 0 means any free one.
-            patience: for how many seconds an accepted connection may wait for a target that does not listen yet. A real
-                network would have refused it, and the client have tried again.
+            patience: seconds that an accepted connection may wait for a target that does not listen yet. A real network
+                would refuse the connection, and the client would try again.
 
         Raises:
-            OSError: the address to listen at is taken.
+            OSError: the listening address is taken.
         """
         done: queue.SimpleQueue[OSError | None] = queue.SimpleQueue()
 
@@ -212,9 +212,9 @@ class ProxyLoop:
         return proxy
 
     def call(self, function: Callable[[], T]) -> T:
-        """Run `function` in the loop and return its result; from any other thread.
+        """Run `function` in the loop and return its result. May be called from any other thread.
 
-        Not by trio.from_thread, which refuses to be called in the thread of another Trio loop.
+        `trio.from_thread` cannot be used, because it refuses to run in the thread of another Trio loop.
         """
         done: queue.SimpleQueue[outcome.Outcome[T]] = queue.SimpleQueue()
 

@@ -1,4 +1,4 @@
-"""One ZooKeeper server as a plain java process."""
+"""Server: one ZooKeeper server as a plain java process."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ __all__ = ["HOST", "Server"]
 
 HOST = "127.0.0.1"
 _MAIN = "org.apache.zookeeper.server.quorum.QuorumPeerMain"
-# Small and quick to start: many of them run on a test machine.
+# Small and quick to start, because many servers run on one test machine.
 _JVM = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xss256k", "-Xshare:auto", "-XX:-UsePerfData")
 _SECONDS_TO_ANSWER = 1.0
 
 
 @dataclass(eq=False)
 class Server:
-    """One server of an `Ensemble`; its files stay when it is killed, so that it can come back.
+    """One server of an `Ensemble`. Its files are kept when it is killed, so that it can be started again.
 
     Attributes:
         id: 1, 2, ...
         client_port, quorum_port, election_port: all on 127.0.0.1.
         folder: holds its configuration, its data and its log (`log.txt`).
-        starter: starts its process, in a thread that lasts as long as the server is to live.
+        starter: starts the process. Its thread must outlive the server, because the server is killed when it ends.
     """
 
     id: int
@@ -52,28 +52,28 @@ class Server:
 
     @property
     def alive(self) -> bool:
-        """Whether its process exists (it may be paused)."""
+        """True while its process exists, even if it is paused."""
         return self.process is not None and self.process.poll() is None
 
     @property
     def log(self) -> str:
-        """What it has printed so far."""
+        """Everything it has printed so far."""
         return (self.folder / "log.txt").read_text(errors="replace")
 
     def configure(self, lines: Sequence[str]) -> None:
-        """Write its files."""
+        """Write its configuration files."""
         data = self.folder / "data"
         data.mkdir(parents=True, exist_ok=True)
         (data / "myid").write_text(f"{self.id}\n")
         (self.folder / "zoo.cfg").write_text("\n".join([f"dataDir={data}", *lines, ""]))
 
     def start(self) -> None:
-        """Start its process; returns before it serves."""
+        """Start its process; return before it serves."""
         self.starter.submit(self._start).result()
 
     def _start(self) -> None:
-        # The servers end with us even if we are killed: nothing else would ever stop them. More exactly, they
-        # end with the thread that starts them (see PR_SET_PDEATHSIG): hence the starter.
+        # The servers must end even if we are killed, because nothing else would stop them. PR_SET_PDEATHSIG ends them
+        # with the thread that starts them, which is why there is a starter.
         tether = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
         command = [*tether, *java_command(), *_JVM, *self.jvm_options, _MAIN, str(self.folder / "zoo.cfg")]
         with (self.folder / "log.txt").open("ab") as log:
@@ -88,21 +88,21 @@ class Server:
             )
 
     def kill(self) -> None:
-        """SIGKILL, also if it is paused; returns when it is gone."""
+        """Kill it with SIGKILL, even if it is paused, and wait until it is gone."""
         if self.process is not None:
             self.process.kill()
             self.process.wait()
 
     def pause(self) -> None:
-        """SIGSTOP: its connections stay, and it does not answer."""
+        """Pause it with SIGSTOP: its connections stay open, but it does not answer."""
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """SIGCONT."""
+        """Resume it with SIGCONT."""
         self._signal(signal.SIGCONT)
 
     def status(self) -> ServerStatus | None:
-        """What it says of itself; None if it is silent for a second or not there. Blocks."""
+        """Return its own status, or None if it does not answer within a second. Blocks."""
         answer = b""
         try:
             with socket.create_connection((HOST, self.client_port), _SECONDS_TO_ANSWER) as asking:
@@ -114,11 +114,11 @@ class Server:
         return parse_srvr(answer.decode(errors="replace"))
 
     def mode(self) -> str | None:
-        """Its `status().mode`, or None if it does not answer. Blocks, for a second at most."""
+        """Return its `status().mode`, or None if it does not answer. Blocks for a second at most."""
         status = self.status()
         return None if status is None else status.mode
 
     def _signal(self, number: signal.Signals) -> None:
         if self.process is None or self.process.poll() is not None:
-            raise ProcessLookupError(f"server {self.id} does not run")
+            raise ProcessLookupError(f"server {self.id} is not running")
         self.process.send_signal(number)

@@ -1,4 +1,4 @@
-"""A ZooKeeper ensemble on virtual time, in one process, and the broker with which a simulated cluster uses it."""
+"""A ZooKeeper ensemble on virtual time, in one process, and the broker through which a simulated cluster uses it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """ZooKeeperBroker: a simulated ensemble in a simulated cluster.
 
-Every node is a process of its own, with a real `ZooKeeperCoordinator`. All below it is simulated: connections, servers,
-the network between them, and time.
+Every node is a separate simulated process with a real `ZooKeeperCoordinator`. Everything below the coordinator is
+simulated: connections, servers, the network between them, and time.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ _LATENCY = 0.001
 
 
 class ZooKeeperBroker:
-    """A `SimulatedBroker`; see there for what the methods do. Hand the class to a `SimulatedCluster`, or
-    `functools.partial(ZooKeeperBroker, servers=5)`.
+    """A `SimulatedBroker`, where the methods are documented. Pass this class, or
+    `functools.partial(ZooKeeperBroker, servers=5)`, to a `SimulatedCluster`.
 
     Args:
         context: see `SimulationContext`.
-        servers: how many ZooKeeper servers there are.
+        servers: the number of ZooKeeper servers.
 
     Attributes:
         zookeeper: the simulated ensemble.
-        tokens: the highest token so far that owned each task.
-        faults: besides those that `SimulatedBroker.faults` names: `isolate_server(server)` cuts a server off from the
-            others, `lag_server(server, seconds)` has it show what was written only this much later,
-            `kill_server(server)` is SIGKILL, and `elect(out)` has the leader change, so that nobody is served for `out`
-            seconds. `partition` takes a `server` (None: all) and a `way` ("to" the servers, "from" them, or "both").
+        tokens: for each task, the highest token that has owned it so far.
+        faults: besides those documented at `SimulatedBroker.faults`: `isolate_server(server)` cuts a server off from
+            the others, `lag_server(server, seconds)` delays all writes at a server, `kill_server(server)` kills it
+            like SIGKILL, and `elect(out)` changes the leader, so that no client is served for `out` seconds.
+            `partition` takes a `server` (None: all) and a `way` ("to" the servers, "from" them, or "both").
         remedies: `resume(node)` and `start_server(server)`.
     """
 
@@ -117,7 +117,7 @@ class ZooKeeperBroker:
         self._processes.resume_all()
 
     def servers_of(self, node: str) -> list[int]:
-        """Return the servers that a node is connected to now, or connecting to."""
+        """Return the servers that a node is connected or connecting to."""
         return self.zookeeper.servers_of(self._processes.process_of(node))
 
     # ---- faults

@@ -1,8 +1,8 @@
-"""The client's side of a simulated ensemble: a `Connection` that acts as the one on kazoo does.
+"""SimulatedConnection: a `Connection` to a simulated ensemble that behaves like the one on kazoo.
 
-It does what kazoo does at the same times: it tries the servers in a random order, goes on with the next when a
-connection breaks, waits longer and longer between rounds, pings a server only when nothing else was sent for a third of
-the session timeout, and gives a connection up when the ping stays without an answer.
+It does the same as kazoo at the same times. It tries the servers in a random order, and the next one when a connection
+breaks. It waits longer after each round. It pings a server only if it has sent nothing else for a third of the session
+timeout, and drops the connection if the ping is not answered.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _LEAST_JITTER, _MOST_JITTER = 0.01, 0.4
 
 
 class Servers(Protocol):
-    """The servers that a connection can try, by number, and the ways to them."""
+    """The servers that a connection can try, by number, and the links to them."""
 
     @property
     def numbers(self) -> Sequence[int]: ...
@@ -49,7 +49,7 @@ class Servers(Protocol):
     def open_channel(
         self, process: Process, server: int, to_client: Callable[[Channel, Sequence[Down]], None]
     ) -> Channel:
-        """Open a TCP connection from a process to a server; `to_client` takes what the server sends."""
+        """Open a TCP connection from a process to a server; `to_client` takes the server's messages."""
         ...
 
     def refuses(self, server: int) -> bool:
@@ -58,10 +58,7 @@ class Servers(Protocol):
 
 
 class SimulatedConnection(ConnectionBase[Request]):
-    """One session on a `SimulatedZooKeeper`, which makes it.
-
-    See `Connection` for what is not said here.
-    """
+    """One session on a `SimulatedZooKeeper`, which makes it; see `Connection`."""
 
     def __init__(
         self,
@@ -79,7 +76,7 @@ class SimulatedConnection(ConnectionBase[Request]):
         self._asked = session_timeout
         self._opened_at = -math.inf
         self._inbox: deque[tuple[Callable[[Any, Any], None], Any, Any]] = deque()
-        # The connection that is open or being made, and what is known of the ways to another.
+        # The connection that is open or being made, and the state of the search for the next.
         self._channel: Channel | None = None
         self._stopped = False
         self._round: list[int] = []
@@ -108,10 +105,10 @@ class SimulatedConnection(ConnectionBase[Request]):
         self._request(Request(Kind.ADD_WATCH, path), done)
 
     def exists(self, path: str, watch: bool, done: Done) -> None:
-        """All of one znode's stat (a `Znode`), or `NO_NODE`; not part of the protocol.
+        """Read one znode's full stat (a `Znode`), or fail with `NO_NODE`. Not part of `Connection`.
 
-        It is here for the trap: a one-shot watch for the next event of `path` itself takes the place of a recursive
-        one at the same path (ZOOKEEPER-4466).
+        This exists to show a ZooKeeper bug: a one-shot watch for the next event of `path` replaces a recursive watch at
+        the same path (ZOOKEEPER-4466).
         """
         self._request(Request(Kind.EXISTS, (path, watch)), done)
 
@@ -142,10 +139,10 @@ class SimulatedConnection(ConnectionBase[Request]):
     def _transmit_close(self) -> None:
         self._transmit(Request(Kind.CLOSE))
 
-    # ---- what arrives; runs in the process
+    # ---- receiving; runs in the process
 
     def receive(self, channel: Channel, messages: Sequence[Down]) -> None:
-        """Take what arrives together on a connection."""
+        """Take the messages that arrive together on a connection."""
         for message in messages:
             if isinstance(message, Answer) and message.request.stamp is not None and isinstance(message.result, Reply):
                 self._prove(message.request.stamp)
@@ -153,7 +150,7 @@ class SimulatedConnection(ConnectionBase[Request]):
         self._drain()
 
     def _post(self, call: Callable[[Any, Any], None], first: Any, second: Any) -> None:
-        """Have a call made in its turn, and not from inside the present one."""
+        """Queue a call behind everything that has arrived; it is never made from inside the present call."""
         self._inbox.append((call, first, second))
         self._world.after(0.0, self.process.call, self._drain)
 
@@ -183,7 +180,7 @@ class SimulatedConnection(ConnectionBase[Request]):
         if request is self._ping:
             self._ping = None
             return
-        # As kazoo does: of replies only, not of events and pings.
+        # Like kazoo, from replies only, not from events and pings.
         self._last_zxid = answer.zxid
         if request.kind is Kind.CLOSE:
             self._halt()
@@ -201,7 +198,7 @@ class SimulatedConnection(ConnectionBase[Request]):
         established = Established(self._opened_at, self.number + 1, server, welcome.timeout, welcome.session)
         self._set_state(ConnectionState.CONNECTED, established)
 
-    # ---- connecting: what kazoo's thread would do
+    # ---- connecting, which kazoo does in its thread
 
     def _later(self, seconds: float, call: Callable[..., None], *args: Any) -> None:
         self._world.after(seconds, self._now, call, args)
@@ -254,7 +251,7 @@ class SimulatedConnection(ConnectionBase[Request]):
         elif refused:
             self._later(2 * link.latency, self._next)
         else:
-            # A server that is connected to and stays silent is given more time at each attempt.
+            # A server that accepts the connection but stays silent gets more time at each attempt.
             self._channel = channel = self._servers.open_channel(self.process, number, self.receive)
             self._opened_at = self.process.time
             channel.send_up(Hello(self.session_id, self._last_zxid, self._asked))

@@ -1,9 +1,13 @@
-"""SimulatedZooKeeper: an ensemble on virtual time, and what can go wrong with it.
+"""SimulatedZooKeeper: an ensemble on virtual time, with faults on demand.
 
-What is modelled, all of it seen on real servers: one log, whose transactions every server applies in order, sooner or
-later; sessions that only the leader expires, in ticks, by what followers report to it every half tick; a follower
-that goes on answering reads and pings while it is cut off from its leader; a leader that does so without a quorum; new
-session timeouts after a change of leader; a session that moves from server to server.
+It models what was observed on real servers:
+
+* one log, whose transactions every server applies in order, sooner or later;
+* sessions that only the leader expires, at full ticks, from the reports that followers send every half tick;
+* a follower that keeps answering reads and pings while it is cut off from its leader;
+* a leader that does the same without a quorum;
+* session timeouts that start again after a change of leader;
+* sessions that move from server to server.
 """
 
 from __future__ import annotations
@@ -32,11 +36,11 @@ class SimulatedZooKeeper:
     Servers are numbered from 1. Every fault is a plain call and has taken effect when it returns.
 
     Args:
-        world: whose time it lives in.
-        servers: how many.
-        tick: ZooKeeper's tickTime in seconds. Sessions can last 2 to 20 ticks, and expire at full ticks.
-        sync_limit: after how many ticks a server that is cut off from the others notices.
-        rng: where it has a choice.
+        world: provides the time.
+        servers: the number of servers.
+        tick: ZooKeeper's tickTime in seconds. Session timeouts are 2 to 20 ticks, and sessions expire at full ticks.
+        sync_limit: the number of ticks after which a server notices that it is cut off from the others.
+        rng: makes all random choices.
 
     Attributes:
         tick: as given.
@@ -56,10 +60,14 @@ class SimulatedZooKeeper:
     # ---- for users
 
     def connect(self, session_timeout: float, process: Process | None = None) -> SimulatedConnection:
-        """A new session's connection, not opened yet, for a process (by default the one that calls).
+        """Return a connection for a new session, not opened yet.
+
+        Args:
+            session_timeout: the timeout to request, in seconds.
+            process: the client's process; by default the calling one.
 
         Raises:
-            RuntimeError: there is no such process.
+            RuntimeError: no process was given, and none is calling.
         """
         process = process or self._world.current
         if process is None:
@@ -68,52 +76,53 @@ class SimulatedZooKeeper:
 
     @property
     def sessions(self) -> Mapping[int, SimulatedSession]:
-        """All that ever were, by id."""
+        """All sessions so far, ended ones included, by id."""
         return self._quorum.sessions
 
     @property
     def tree(self) -> Tree:
-        """What is committed, whichever servers have applied it."""
+        """The committed znodes, no matter which servers have applied them."""
         return self._quorum.tree
 
     @property
     def log(self) -> Sequence[Entry]:
-        """All transactions, refused ones included."""
+        """All transactions so far, refused ones included."""
         return self._quorum.log
 
     def paths(self) -> dict[str, int]:
-        """All znodes of `tree`, with the session that owns them or 0."""
+        """Return the path of each znode of `tree`, with the session that owns it or 0."""
         return {path: node.owner for path, node in self.tree.items()}
 
     @property
     def leader(self) -> int | None:
-        """Which server leads; None while there is an election or no majority for one."""
+        """The number of the leading server; None during an election or without a majority for one."""
         leader = self._quorum.leader
         return None if leader is None else leader.number
 
     @property
     def servers(self) -> Mapping[int, Server]:
-        """By number."""
+        """The servers by number."""
         return self._quorum.servers
 
     def servers_of(self, process: Process) -> list[int]:
-        """The servers that a process has connections to now, one that is being made included."""
+        """Return the servers that a process is connected or connecting to."""
         return [number for (owner, number), link in self._links.items() if owner is process and link.connected]
 
     # ---- links between processes and servers
 
     def cut(self, process: Process, server: int | None = None, way: Way = "both") -> None:
-        """Let nothing arrive any more, neither what is sent from now on nor what is on its way.
+        """Hold all messages, including those already on their way.
 
         Args:
-            server: None: all.
-            way: "to" the server, "from" it, or both.
+            process: the client's process.
+            server: the server's number; None means all.
+            way: "to" the server, "from" it, or "both".
         """
         for link in self._links_of(process, server):
             link.cut(way)
 
     def heal(self, process: Process | None = None, server: int | None = None) -> None:
-        """Let pass everything again, also what was held, and lose no replies. None means all."""
+        """Deliver messages again, including those held, and lose no more replies. None means all."""
         if process is None:
             links = list(self._links.values())
             self._quorum.losing.clear()
@@ -124,31 +133,31 @@ class SimulatedZooKeeper:
             link.heal()
 
     def delay(self, process: Process, seconds: float, server: int | None = None) -> None:
-        """Have messages take this long, each way."""
+        """Set the latency of messages to `seconds`, each way."""
         for link in self._links_of(process, server):
             link.latency = seconds
 
     def lose_replies(self, process: Process) -> None:
-        """The next transaction of the process that changes something takes effect, but the connection breaks before
-        its reply, and perhaps before its events."""
+        """Lose the reply to the process's next transaction that changes something: the transaction takes effect, but
+        the connection breaks before its reply, and perhaps before its events."""
         self._quorum.losing.add(process)
 
     # ---- servers
 
     def isolate_server(self, number: int) -> None:
-        """Cut a server from the other servers. It takes time until it notices, and the others if it leads."""
+        """Cut a server off from the other servers. It notices only later, and so do the others if it leads."""
         server = self.servers[number]
         if server.linked:
             self._quorum.isolate(server)
 
     def lag_server(self, number: int, seconds: float) -> None:
-        """Have a server apply what is committed this much later than others; meaningless while it leads."""
+        """Make a server apply commits this much later than others. Has no effect while it leads."""
         server = self.servers[number]
         server.lag = seconds
         server.advance()
 
     def kill_server(self, number: int) -> None:
-        """SIGKILL. Its data stays."""
+        """Kill a server like SIGKILL. Its data is kept."""
         server = self.servers[number]
         if server.alive:
             self._quorum.kill(server)
@@ -160,7 +169,7 @@ class SimulatedZooKeeper:
             self._quorum.start(server)
 
     def heal_servers(self) -> None:
-        """Link all servers again, start those that were killed, and let none lag."""
+        """Link all servers again, start killed ones, and end every lag."""
         for server in self.servers.values():
             self.lag_server(server.number, 0.0)
             self.start_server(server.number)
@@ -168,15 +177,15 @@ class SimulatedZooKeeper:
                 self._quorum.heal(server)
 
     def elect(self, out: float | None = None) -> None:
-        """Have the leader step down; all connections break, and for `out` seconds no client is served."""
+        """Make the leader step down. All connections break, and no client is served for `out` seconds."""
         if self._quorum.leader is not None:
             self._quorum.lose_leader(out)
 
     def expire(self, session_id: int) -> None:
-        """End a session by hand, however alive it is, as an operator or a second client with its id could."""
+        """End a session even if its client is alive, as an operator or a second client with its id could."""
         self._quorum.expire(self.sessions[session_id])
 
-    # ---- for connections (`Ensemble`)
+    # ---- for connections (`Servers`)
 
     @property
     def numbers(self) -> Sequence[int]:
@@ -190,7 +199,7 @@ class SimulatedZooKeeper:
     def open_channel(
         self, process: Process, server: int, to_client: Callable[[Channel, Sequence[Down]], None]
     ) -> Channel:
-        """Open a TCP connection from a process to a server; `to_client` takes what the server sends."""
+        """Open a TCP connection from a process to a server; `to_client` takes the server's messages."""
         link = self.link(process, server)
         return Channel(self._world, link, process, server, to_server=self.servers[server].receive, to_client=to_client)
 

@@ -1,6 +1,6 @@
-"""LogChecker: reads the log of a simulated ensemble, and checks each transaction at the instant of its commit.
+"""LogChecker: reads the log of a simulated ensemble and checks each transaction at the moment of its commit.
 
-So a claim that goes while its task still runs is found even if nobody else was quick enough to take the task.
+So it finds a claim that goes while its task still runs, even if no other node was quick enough to take the task.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ __all__ = ["LogChecker"]
 
 
 class LogChecker:
-    """Checks transactions, and reports to a monitor.
+    """Checks transactions and reports to a monitor.
 
     Args:
         zookeeper: the ensemble.
-        layout: of the cluster's namespace.
-        reader: of the same namespace.
-        monitor: takes what is wrong, and each claim that goes.
-        expectations: what clients have asked for.
+        layout: the layout of the cluster's namespace.
+        reader: a reader of the same namespace.
+        monitor: takes each violation and each claim that goes.
+        expectations: the requests that clients have made.
 
     Attributes:
-        changes: counts the transactions that changed something.
-        tokens: the highest token so far that owned each task.
+        changes: the number of transactions that changed something.
+        tokens: for each task, the highest token that has owned it so far.
     """
 
     def __init__(
@@ -79,14 +79,14 @@ class LogChecker:
                 removed.append(name)
         for task in removed:
             self._check_end(entry, task, gone[task])
-        # What came after it in the same instant may have changed what it left.
+        # Only if it is the last: later transactions of the same moment may have changed the contents.
         if not entry.ended and entry is self._zookeeper.log[-1]:
             for claims in gone.values():
                 for claim in claims:
                     self._check_given_up(claim)
 
     def _check_queue(self, changed: Claim) -> None:
-        """Check that the token grows with every owner, and that no session has two claims. This needs no assumption."""
+        """Check that the token grows with each owner and that no session has two claims. Relies on no assumption."""
         task, claims = changed.task, self._reader.claims(changed.task)
         token, node = min(claims, default=(self.tokens.get(task, -1), ""))
         if token < self.tokens.get(task, -1):
@@ -96,7 +96,7 @@ class LogChecker:
             self._monitor.violation(f"{changed.node} has more than one claim for {task}: {sorted(claims)}")
 
     def _check_end(self, entry: Entry, task: str, claims: Sequence[Claim]) -> None:
-        """Check that a task ends by its owner's claim after its handler has ended, or that a client has deleted it."""
+        """Check that a task ends with its owner's claim, after its handler has ended or a client has deleted it."""
         monitor = self._monitor
         if not claims:
             monitor.violation(f"{task} ended without its claim")
@@ -106,20 +106,20 @@ class LogChecker:
         state = entry.changes.get(self._layout.state_path(task))
         if state is None:
             if task not in self._expectations.deleted:
-                monitor.violation(f"{task} was removed, and nobody had deleted it")
+                monitor.violation(f"{task} was removed, but no client had deleted it")
         elif not TaskState.decode(state.data).state.terminal:
             monitor.violation(f"{task} ended in the state {TaskState.decode(state.data).state}")
         elif not any((task, claim.seq) in monitor.ended for claim in claims):
             monitor.violation(f"{task} ended by {claims}, whose handler had not ended")
 
     def _check_given_up(self, claim: Claim) -> None:
-        """Check that a node that gives up a task that it ran, or had bid for, leaves it to another node. It need not if
-        it was asked to give the task up."""
+        """Check that a node that gives up a task it ran or bid for leaves it to another node, unless it had to give it
+        up."""
         task, monitor = claim.task, self._monitor
         if not self._reader.is_live(task) or self._reader.claims(task):
             return
         if claim.kind is not ClaimKind.BID and (task, claim.seq) not in monitor.started:
             return
-        told = (task, claim.seq) in monitor.ended or self._expectations.stopped[task] or monitor.is_void(claim.node)
-        if not told and node_name(claim.node) not in self._expectations.leaving:
-            monitor.violation(f"{claim.node} leaves {task} to nobody, and nobody had told it to")
+        excused = (task, claim.seq) in monitor.ended or self._expectations.stopped[task] or monitor.is_void(claim.node)
+        if not excused and node_name(claim.node) not in self._expectations.leaving:
+            monitor.violation(f"{claim.node} gave up {task} without an heir or a reason")

@@ -1,6 +1,6 @@
-"""NamespaceReader: reads what is stored in a simulated ensemble, as its leader has it.
+"""NamespaceReader: reads the contents of a simulated ensemble at its leader.
 
-Nodes only ever see what was so a moment ago; this is what is so now.
+The result is the present state. Nodes can only see the state of a moment ago.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class NamespaceReader:
 
     Args:
         zookeeper: the ensemble.
-        layout: of the namespace.
+        layout: the namespace's layout.
     """
 
     def __init__(self, zookeeper: SimulatedZooKeeper, layout: Layout) -> None:
@@ -30,7 +30,7 @@ class NamespaceReader:
         self._layout = layout
 
     def claims(self, task: str) -> list[tuple[int, str]]:
-        """Return the token and identity of each claim of a task, in no order."""
+        """Return the token and identity of each claim for a task, in no particular order."""
         bucket = self._layout.bucket(task)
         names = (name for name in self._children(f"{self._layout.claims}/{bucket}") if name.startswith(f"{task}~"))
         return [(claim.seq, claim.node) for name in names if (claim := self._layout.parse_claim(bucket, name))]
@@ -43,17 +43,17 @@ class NamespaceReader:
         return identity, token
 
     def is_live(self, task: str) -> bool:
-        """Return whether a task is there and nobody has deleted it."""
+        """Return whether a task exists and has not been deleted by a client."""
         znode = self._zookeeper.tree.get(self._layout.task_path(task))
         return znode is not None and not znode.version
 
     def sessions_of(self, name: str) -> dict[str, int]:
-        """Return the sessions of all nodes of a name: their identities, and ZooKeeper's session ids."""
+        """Return the sessions of all nodes with this name: ZooKeeper's session id by identity."""
         nodes, tree = self._layout.nodes, self._zookeeper.tree
         return {id: tree[f"{nodes}/{id}"].owner for id in self._children(nodes) if node_name(id) == name}
 
     def contents(self) -> BrokerContents:
-        """Return all that is stored."""
+        """Return everything that is stored."""
         layout, tree, view = self._layout, self._zookeeper.tree, ClusterView()
         leftovers: list[str] = []
         for identity in sorted(self._children(layout.nodes)):

@@ -1,8 +1,8 @@
-"""What is between simulated processes and simulated servers: links that fail, and TCP connections on them.
+"""The network between simulated processes and servers: links that fail, and TCP connections on them.
 
-A connection loses nothing while both its ends are open: what is sent over a link that is cut waits, and arrives in
-order once the link is healed, as TCP would send it again. That also holds for what was sent before an end was closed:
-a request of a process that has died, or has given this connection up, can arrive long afterwards.
+A connection loses nothing while both its ends are open: messages sent over a cut link wait and arrive in order once the
+link is healed, just as TCP would retransmit them. This also holds for messages sent before an end was closed. A request
+from a process that has died, or has closed this connection, can arrive long afterwards.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Way = Literal["both", "to", "from"]
 
 
 class Kind(enum.Enum):
-    """What a request wants."""
+    """The kinds of request."""
 
     TRANSACT = enum.auto()
     CLOSE = enum.auto()
@@ -39,7 +39,7 @@ class Kind(enum.Enum):
 
 @dataclass(eq=False, slots=True)
 class Request:
-    """One request of a session; `argument` is what the method of `Connection` was given."""
+    """One request of a session; `argument` is the argument of `Connection`'s method."""
 
     kind: Kind
     argument: Any = None
@@ -47,12 +47,12 @@ class Request:
 
     @property
     def writes(self) -> bool:
-        """Whether it goes to the leader."""
+        """True if it goes to the leader."""
         return self.kind is Kind.TRANSACT or self.kind is Kind.CLOSE
 
 
 class Hello(NamedTuple):
-    """The first message of a client: its session or 0, and the last zxid it has seen."""
+    """A client's first message: its session or 0, the last zxid it has seen, and the timeout it requests."""
 
     session: int
     zxid: int
@@ -60,7 +60,7 @@ class Hello(NamedTuple):
 
 
 class Welcome(NamedTuple):
-    """The answer to `Hello`; session 0: there is no such session (any more)."""
+    """The answer to `Hello`. Session 0 means that the session does not exist, or no longer exists."""
 
     session: int
     timeout: float
@@ -84,12 +84,13 @@ Down = Welcome | Event | Answer | None
 
 @dataclass(eq=False)
 class Link:
-    """All that passes between one process and one server.
+    """The link between one process and one server.
 
     Attributes:
         latency: seconds, each way.
-        to_cut, from_cut: whether nothing arrives at the server, at the process.
-        channels: the connections on it, in the order in which they were made.
+        to_cut: whether the direction to the server is cut.
+        from_cut: whether the direction to the process is cut.
+        channels: the connections on the link, in the order in which they were made.
     """
 
     latency: float
@@ -99,7 +100,7 @@ class Link:
 
     @property
     def connected(self) -> bool:
-        """Whether a connection on it is open at both ends."""
+        """True while a connection on it is open at both ends."""
         return any(channel.client_open and channel.server_open for channel in self.channels)
 
     def cut(self, way: Way) -> None:
@@ -117,7 +118,7 @@ class Pipe(Generic[T]):
     """One direction of a connection.
 
     Args:
-        deliver: takes all that arrive at the same time, in order.
+        deliver: takes all messages that arrive at the same time, in order.
     """
 
     def __init__(
@@ -131,13 +132,13 @@ class Pipe(Generic[T]):
         self._planned = -1.0
 
     def put(self, item: T) -> None:
-        """Send; it arrives after what was sent before."""
+        """Send a message. It arrives after all those sent before it."""
         due = self._world.now + self._link.latency
         self._waiting.append((due, item))
         self._plan(due)
 
     def resume(self) -> None:
-        """Send again what was held."""
+        """Send the held messages again."""
         if self._waiting:
             self._plan(self._world.now + self._link.latency)
 
@@ -146,7 +147,7 @@ class Pipe(Generic[T]):
         return not self._waiting
 
     def _plan(self, due: float) -> None:
-        # What is due earlier than planned is behind something that is not, and waits for it.
+        # A message due before the planned time is queued behind one due at that time, and has to wait for it.
         if due > self._planned or self._planned <= self._world.now:
             self._planned = due
             self._world.at(due, self._arrive)
@@ -165,9 +166,9 @@ class Channel:
     """One TCP connection between a process and a server.
 
     Attributes:
-        process: whose it is.
-        server: the number of the server.
-        session: of a connection that is established; 0 before.
+        process: the client's process.
+        server: the server's number.
+        session: the id of the session, once it is established here; 0 before.
         client_open, server_open: whether that end is open.
     """
 
@@ -201,14 +202,14 @@ class Channel:
         self.down.put(message)
 
     def close_client_end(self) -> None:
-        """Close the client's end; what it has sent still arrives."""
+        """Close the client's end. Messages sent before still arrive."""
         if self.client_open:
             self.up.put(None)
             self.client_open = False
             self._forget()
 
     def close_server_end(self) -> None:
-        """Close the server's end; what it has sent still arrives, what arrives from now on is lost."""
+        """Close the server's end. Messages sent before still arrive, but messages that arrive from now on are lost."""
         if self.server_open:
             self.down.put(None)
             self.server_open = False
@@ -227,7 +228,7 @@ class Channel:
         self._forget()
 
     def _forget(self) -> None:
-        """Leave the link once nothing can happen here any more."""
+        """Leave the link once nothing more can arrive at either end."""
         ends = self.client_open or not self.up.empty, self.server_open or not self.down.empty
         if not any(ends):
             self._link.channels.pop(self, None)

@@ -1,10 +1,10 @@
-"""What the servers of a simulated ensemble do together: the log, the sessions, and who leads.
+"""Quorum: the shared part of a simulated ensemble: the log, the sessions, and the choice of the leader.
 
-One `Quorum` stands for the leader, whichever server that is, and for what the others have in common with it: a
-transaction that it has committed is committed, whichever servers have applied it. What a server believes while it is
-cut off is in `Server`.
+One `Quorum` acts as the leader, whichever server that is, and holds the state that the servers agree on: a transaction
+that it has committed is committed, no matter which servers have applied it. `Server` holds the state of one server,
+which may be out of date while it is cut off.
 
-Nothing happens periodically: what changes nothing is worked out when it is asked for.
+Nothing runs periodically. A periodic action that changes nothing, such as a report, is computed only when needed.
 """
 
 from __future__ import annotations
@@ -34,13 +34,15 @@ _NOTHING = Outcome({}, (), ())
 
 @dataclass(eq=False)
 class SimulatedSession:
-    """What the leader knows of a session.
+    """The leader's record of a session.
 
     Attributes:
+        id: its id.
         timeout: as negotiated, in seconds.
-        server: the number of the server that it was last seen at.
-        deadline: when it expires unless it is heard of.
-        checked: when that is looked at next.
+        server: the number of the server that its client last connected to.
+        deadline: when it expires unless it is renewed.
+        checked: when the deadline is checked next.
+        ended: whether it was closed or has expired.
     """
 
     id: int
@@ -55,14 +57,14 @@ class Quorum:
     """See the module.
 
     Args:
-        count: how many servers.
-        tick: in seconds.
-        sync_limit: in ticks.
+        count: the number of servers.
+        tick: ZooKeeper's tickTime, in seconds.
+        sync_limit: the ticks after which a server notices that it is cut off.
 
     Attributes:
-        leader: None during an election, and as long as there is no majority for one.
-        tree: what is committed.
-        losing: whose next reply is to be lost.
+        leader: the leading server; None during an election or without a majority for one.
+        tree: the committed znodes.
+        losing: the processes whose next reply to a write is to be lost.
     """
 
     def __init__(self, world: World, count: int, tick: float, sync_limit: int, rng: random.Random) -> None:
@@ -78,7 +80,7 @@ class Quorum:
         self._rng = rng
         self._epoch = 1
         self._count = 0
-        # What is on its way to the leader, and what waits because the leader has no quorum.
+        # The requests on their way to the leader, and those (and expiries) that wait because it has no quorum.
         self._under_way: deque[Origin] = deque()
         self._stalled: deque[Origin | SimulatedSession] = deque()
         for server in self.servers.values():
@@ -91,7 +93,7 @@ class Quorum:
         return self._world.now
 
     def at(self, when: float, server: Server) -> None:
-        """Have `server` apply what has arrived, then."""
+        """Make `server` apply, at time `when`, the transactions that have arrived by then."""
         self._world.at(when, server.advance)
 
     def leads(self, server: Server) -> bool:
@@ -102,14 +104,14 @@ class Quorum:
         return server is leader or (leader is not None and leader.linked and server.linked)
 
     def next_report(self, server: Server) -> float:
-        """Return when `server` next reports to the leader which sessions it has heard from."""
-        # At different times, as servers do not start together.
+        """Return when `server` next reports its live sessions to the leader."""
+        # Each server has a different phase, because servers do not start at the same time.
         half = self._tick / 2
         phase = half * server.number / (len(self.servers) + 1)
         return (math.floor((self.now - phase) / half) + 1) * half + phase
 
     def forward(self, origin: Origin) -> None:
-        """Bring something before the leader, as soon as that is possible."""
+        """Send a request to the leader as soon as possible."""
         server = origin.server
         if server is self.leader:
             self._decide_or_wait(origin)
@@ -120,12 +122,12 @@ class Quorum:
             self._world.after(HOP, self._arrive, origin)
 
     def renew(self, session: int, when: float) -> None:
-        """Note that the leader has heard of the session at `when`."""
+        """Renew the session: the leader received a sign of life at `when`."""
         found = self.sessions[session]
         found.deadline = max(found.deadline, self._round_up(when + found.timeout))
 
     def loses_reply(self, entry: Entry) -> bool:
-        """Return whether the reply to `entry` is to be lost. Each entry is asked about once."""
+        """Return whether to lose the reply to `entry`. Call this only once for each entry."""
         origin = entry.origin
         if origin is None or not entry.changes or origin.channel.process not in self.losing:
             return False
@@ -133,25 +135,25 @@ class Quorum:
         return True
 
     def loses_events(self) -> bool:
-        """Return whether the events of a write are to be lost with its reply."""
+        """Return whether to lose a write's events with its reply."""
         return self._rng.random() < 0.5
 
     # ---- deciding
 
     @property
     def _members(self) -> list[Server]:
-        """The servers that reach each other."""
+        """The running servers that can reach each other."""
         return [server for server in self.servers.values() if server.alive and server.linked]
 
     @property
     def can_commit(self) -> bool:
-        """Whether the leader has a majority with it."""
-        # One that is about to join does not count yet: what waits must go first.
+        """True while the leader has a majority."""
+        # Do not count a server that is about to join. Otherwise new writes would overtake those that wait.
         members = [server for server in self._members if server.serving]
         return self.leader in members and len(members) > len(self.servers) // 2
 
     def _arrive(self, origin: Origin) -> None:
-        # After a change of leader it is gone, or decided already.
+        # After a change of leader the request is gone or already decided.
         if self._under_way and self._under_way[0] is origin:
             self._under_way.popleft()
             self._decide_or_wait(origin)
@@ -171,7 +173,7 @@ class Quorum:
         if session.ended:
             self._commit(_NOTHING, origin, RequestError(ErrorCode.SESSION_EXPIRED))
         elif session.server != server.number:
-            # Its client has another connection: what is still in this one must not count.
+            # The client has connected to another server. Refuse requests that are still arriving from the old one.
             self._commit(_NOTHING, origin, None)
         elif request.kind is Kind.CLOSE:
             self._end(session, origin)
@@ -197,7 +199,7 @@ class Quorum:
             self.sessions[session.id] = session
             self.renew(session.id, self.now)
             self._watch_deadline(session)
-            # As a transaction: the server that answers has seen all that came before.
+            # This is a transaction, so the server that answers has applied everything before it.
             self._commit(_NOTHING, origin, Welcome(session.id, timeout))
             return
         session = self.sessions[hello.session]
@@ -214,7 +216,7 @@ class Quorum:
             return
         session.ended = True
         paths = sorted(path for path, node in self.tree.items() if node.owner == session.id)
-        # ZooKeeper's order is that of a hash set, the same on all servers.
+        # ZooKeeper deletes them in the order of a hash set, which is the same on all servers.
         self._rng.shuffle(paths)
         zxid = self._next_zxid
         self._commit(end_session(self.tree, paths, zxid=zxid), origin, Reply(None, zxid), ended=session.id)
@@ -231,7 +233,7 @@ class Quorum:
         *,
         ended: int = 0,
     ) -> None:
-        # A refusal is a transaction, too: it has its place in the order.
+        # A refusal is a transaction too, with its place in the order.
         zxid = self._next_zxid
         self._count += 1
         self.tree.apply(outcome.changes)
@@ -251,7 +253,7 @@ class Quorum:
 
     def _check_deadline(self, session: SimulatedSession, deadline: float) -> None:
         if session.ended or self.leader is None or deadline != session.checked:
-            return  # a new leader starts every session's time again
+            return  # a new leader restarts every session's timeout
         for server in self.servers.values():
             server.report(session.id)
         if session.deadline > deadline:
@@ -260,16 +262,16 @@ class Quorum:
             self.expire(session)
 
     def expire(self, session: SimulatedSession) -> None:
-        """End a session; only a quorum can."""
+        """End a session: now, or as soon as there is a quorum."""
         if self.can_commit:
             self._end(session, None)
         else:
             self._stalled.append(session)
 
-    # ---- servers that come and go
+    # ---- servers that fail and return
 
     def isolate(self, server: Server) -> None:
-        """Cut a server from the others: it takes time until it notices, and the others if it leads."""
+        """Cut a server off from the others. It notices only later, and so do the others if it leads."""
         for each in self.servers.values():
             each.report_all()
         server.unlink()
@@ -288,7 +290,7 @@ class Quorum:
         self._come_back(server)
 
     def kill(self, server: Server) -> None:
-        """End a server at once; its data stays."""
+        """Kill a server; its data is kept."""
         if server is self.leader:
             self.lose_leader(None)
         server.alive = False
@@ -301,9 +303,9 @@ class Quorum:
         self._come_back(server)
 
     def lose_leader(self, out: float | None) -> None:
-        """Lose the leader: no client is served until there is another, for `out` seconds at least."""
+        """Lose the leader. No client is served until another is elected, after `out` seconds if given."""
         if self.can_commit:
-            # Some of what was on its way has reached a majority, though its replies are lost.
+            # Some requests on their way have reached a majority, although their replies are lost.
             for _ in range(self._rng.randint(0, len(self._under_way))):
                 self._decide(self._under_way.popleft())
         old, self.leader = self.leader, None
@@ -312,7 +314,7 @@ class Quorum:
         self._under_way.clear()
         self._stalled.clear()
         for server in self.servers.values():
-            # One that is cut off does not know yet.
+            # A server that is cut off does not know yet.
             if server.linked or server is old:
                 server.stop_serving()
         self._world.after(self._rng.uniform(*_ELECTION) if out is None else out, self._elect, self._epoch)
@@ -321,7 +323,7 @@ class Quorum:
         members = self._members
         if epoch != self._epoch or self.leader is not None or len(members) <= len(self.servers) // 2:
             return
-        # One that lags has not seen all and would lose.
+        # A server that lags has not seen every transaction and would lose the election.
         self.leader = self._rng.choice([server for server in members if not server.lag] or members)
         for server in members:
             self._serve(server)
@@ -347,7 +349,7 @@ class Quorum:
             self._resume()
 
     def _resume(self) -> None:
-        """Go on with what waited for a quorum."""
+        """Process the requests and expiries that waited for a quorum."""
         waiting, self._stalled = self._stalled, deque()
         for one in waiting:
             if isinstance(one, SimulatedSession):
@@ -356,7 +358,7 @@ class Quorum:
                 self._decide_or_wait(one)
 
     def _notice(self, server: Server, since: float) -> None:
-        """A server that has been cut off all this time gives up."""
+        """Make a server notice that it is cut off, if it has been since `since`."""
         if not server.linked and server.unlinked_at == since:
             if server is not self.leader:
                 server.stop_serving()

@@ -1,8 +1,8 @@
-"""One server of a simulated ensemble: its replica, its clients, and what it answers by itself.
+"""Server: one server of a simulated ensemble, with its replica and its clients.
 
-As in ZooKeeper, a server answers reads and pings alone, from what it has applied so far, and sends writes to the
-leader. The requests of one session are answered in order: a read waits for the session's writes before it, and so
-does a ping. An event is sent when its transaction is applied here, so before any reply that shows its effect.
+As in ZooKeeper, a server answers reads and pings alone, from the transactions it has applied so far, and sends writes
+to the leader. The requests of one session are answered in order: a read or ping waits for the session's earlier
+writes. An event is sent when its transaction is applied here, and so before any reply that shows its effect.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ HOP = 0.0005
 
 
 class Origin(NamedTuple):
-    """Where something that the leader has to decide came from."""
+    """A request that the leader has to decide, with the server and channel it came from."""
 
     server: Server
     channel: Channel
@@ -36,9 +36,13 @@ class Entry(NamedTuple):
     """One transaction in the log.
 
     Attributes:
-        committed: when.
+        zxid: its id.
+        committed: the time of the commit.
+        changes: its changes to the tree.
+        events: in the order in which a recursive watch sends them.
         ended: the session that it ends, or 0.
-        result: for `origin`; None: its connection is to be closed without one.
+        origin: the request that caused it; None for an expiry.
+        result: the result for `origin`; None means to close its connection without a reply.
     """
 
     zxid: int
@@ -51,7 +55,7 @@ class Entry(NamedTuple):
 
 
 class Leader(Protocol):
-    """What a server needs of the servers together, which one of them leads: the log, and a way to the leader."""
+    """The part of `Quorum` that a server uses: the log, and the way to the leader."""
 
     @property
     def log(self) -> Sequence[Entry]: ...
@@ -60,7 +64,7 @@ class Leader(Protocol):
     def now(self) -> float: ...
 
     def at(self, when: float, server: Server) -> None:
-        """Have `server` apply what has arrived, then."""
+        """Make `server` apply, at time `when`, the transactions that have arrived by then."""
         ...
 
     def leads(self, server: Server) -> bool: ...
@@ -68,23 +72,23 @@ class Leader(Protocol):
     def reaches_leader(self, server: Server) -> bool: ...
 
     def next_report(self, server: Server) -> float:
-        """Return when `server` next reports to the leader which sessions it has heard from."""
+        """Return when `server` next reports its live sessions to the leader."""
         ...
 
     def forward(self, origin: Origin) -> None:
-        """Bring something before the leader, as soon as that is possible."""
+        """Send a request to the leader as soon as possible."""
         ...
 
     def renew(self, session: int, when: float) -> None:
-        """Note that the leader has heard of the session at `when`."""
+        """Renew the session: the leader received a sign of life at `when`."""
         ...
 
     def loses_reply(self, entry: Entry) -> bool:
-        """Return whether the reply to `entry` is to be lost. Each entry is asked about once."""
+        """Return whether to lose the reply to `entry`. Call this only once for each entry."""
         ...
 
     def loses_events(self) -> bool:
-        """Return whether the events of a write are to be lost with its reply."""
+        """Return whether to lose a write's events with its reply."""
         ...
 
 
@@ -96,12 +100,12 @@ class _Mode(enum.Enum):
 class _Client:
     """The server's end of one established connection.
 
-    ZooKeeper 3.8.0 keeps two tables of watches, and in each of them ONE mode for a connection and path: a one-shot
-    watch takes the place of a recursive one (ZOOKEEPER-4466).
+    ZooKeeper 3.8.0 keeps two tables of watches, and in each of them a single mode per connection and path. So a
+    one-shot watch replaces a recursive one (ZOOKEEPER-4466).
     """
 
     def __init__(self) -> None:
-        # From the oldest write that has no answer on.
+        # The requests from the oldest unanswered write on.
         self.queue: deque[Request] = deque()
         self._data: dict[str, _Mode] = {}
         self._child: dict[str, _Mode] = {}
@@ -113,7 +117,7 @@ class _Client:
         self._data[path] = _Mode.ONCE
 
     def sees(self, event: EventType, ancestors: Sequence[str]) -> bool:
-        """Return whether an event at `ancestors[0]` is sent to this client; the other paths are above it."""
+        """Return whether to send this client an event at `ancestors[0]`; the other paths are those above it."""
         seen = bool(self._data) and _trigger(self._data, ancestors)
         if event is EventType.DELETED and self._child:
             seen = _trigger(self._child, ancestors) or seen
@@ -133,15 +137,15 @@ class Server:
 
     Attributes:
         number: 1, 2, ...
-        alive: whether its process runs.
+        alive: whether its process is running.
         linked: whether it reaches the other servers.
-        serving: whether it takes connections and requests: it knows a leader, or has not noticed yet that it lost it.
-        lag: how many seconds later than others it applies what is committed. Of a leader it means nothing.
+        serving: whether it takes connections and requests, because it has a leader or has not yet noticed its loss.
+        lag: how many seconds later than others it applies commits. Ignored while it leads.
         tree: its replica.
-        zxid: of the last transaction it has applied.
-        held: what it could not send to the leader.
-        epoch: of the leader that it knows.
-        unlinked_at: when it was last cut from the other servers.
+        zxid: the zxid of the last transaction it has applied.
+        held: the requests that it could not send to the leader.
+        epoch: the epoch of the last leader that it knows.
+        unlinked_at: when it was last cut off from the other servers.
     """
 
     def __init__(self, number: int, leader: Leader) -> None:
@@ -161,13 +165,13 @@ class Server:
         self._clients: dict[Channel, _Client] = {}
         # Connections whose session is not established yet.
         self._greeting: dict[Channel, None] = {}
-        # Sessions heard from, with the time at which that is reported to the leader, if it can be.
+        # The sessions that sent something, with the time at which that is reported to the leader if possible.
         self._touched: dict[int, float] = {}
 
     # ---- the log
 
     def plan(self) -> None:
-        """See to it that the oldest transaction not applied yet is applied in time."""
+        """Schedule the next call of `advance`, for when the oldest transaction not applied yet is due."""
         log = self._leader.log
         if self._position < len(log) and self.linked:
             due = log[self._position].committed + self._delay
@@ -176,7 +180,7 @@ class Server:
                 self._leader.at(due, self)
 
     def advance(self) -> None:
-        """Apply what has arrived by now."""
+        """Apply the transactions that have arrived by now."""
         now, log = self._leader.now, self._leader.log
         if self._planned <= now:
             self._planned = math.inf
@@ -186,18 +190,18 @@ class Server:
         while self._position < len(log) and self._arrived(log[self._position], now, latest):
             self._position += 1
             self._apply(log[self._position - 1])
-        # What is left was planned for by the lag of that time, which may have changed since.
+        # Plan again for the remaining ones, because the lag may have changed since they were planned.
         self.plan()
 
     def catch_up(self) -> None:
-        """Apply everything, as a server does before it serves (again)."""
+        """Apply everything, as a server does before it starts serving."""
         log = self._leader.log
         while self._position < len(log):
             self._position += 1
             self._apply(log[self._position - 1])
 
     def _arrived(self, entry: Entry, now: float, latest: float) -> bool:
-        # Also by the sum, as `plan` computes it: in floats the two may differ.
+        # Also compare the sum that `plan` computes, because the two may differ in floating point.
         return entry.committed <= latest or entry.committed + self._delay <= now
 
     @property
@@ -253,10 +257,10 @@ class Server:
     # ---- clients
 
     def receive(self, channel: Channel, messages: Sequence[Up]) -> None:
-        """Take what arrives on a connection."""
+        """Take the messages that arrive together on a connection."""
         self.advance()
         for message in messages:
-            # It may have been closed just now, by what was to be applied first.
+            # `advance` may just have closed the connection.
             if message is None or not self.serving or not channel.server_open:
                 self._drop(channel)
                 return
@@ -277,7 +281,7 @@ class Server:
             self._answer(channel, client, request)
 
     def welcome(self, channel: Channel, welcome: Welcome) -> None:
-        """Answer a client that its session is established, or that it has ended."""
+        """Notify a client that its session is established or has ended."""
         if not channel.server_open or not self.linked:
             return
         del self._greeting[channel]
@@ -289,12 +293,12 @@ class Server:
             channel.close_server_end()
 
     def drop_session(self, session: int) -> None:
-        """Close the connections of a session here."""
+        """Close a session's connections to this server."""
         for channel in [channel for channel in self._clients if channel.session == session]:
             self._drop(channel)
 
     def stop_serving(self) -> None:
-        """Close all connections and take none."""
+        """Close all connections and accept no new ones."""
         self.serving = False
         self.held.clear()
         self._touched.clear()
@@ -303,7 +307,7 @@ class Server:
 
     def _hello(self, channel: Channel, hello: Hello) -> None:
         if hello.zxid > self.zxid:
-            # This server would show the client a past that it has seen the end of.
+            # The client has seen a later state than this server's.
             self._drop(channel)
             return
         if hello.session:
@@ -338,7 +342,7 @@ class Server:
                 return RequestError(ErrorCode.NO_NODE) if node is None else Reply(node, self.zxid)
         return Reply(None, self.zxid)
 
-    # ---- reports of which sessions are alive
+    # ---- reports of live sessions
 
     def _touch(self, session: int) -> None:
         if self._leader.leads(self):
@@ -348,28 +352,28 @@ class Server:
             self._touched[session] = self._leader.next_report(self)
 
     def report(self, session: int) -> None:
-        """Report a session to the leader, if that fell due since it was last looked at."""
+        """Report a session to the leader if its report is due."""
         if self._leader.reaches_leader(self) and self._touched.get(session, math.inf) <= self._leader.now:
             self._leader.renew(session, self._touched.pop(session))
 
     def report_all(self) -> None:
-        """Report all sessions: what is not reported by now waits for `postpone_reports`."""
+        """Report all sessions whose reports are due. Call `postpone_reports` for the rest."""
         for session in list(self._touched):
             self.report(session)
 
     def postpone_reports(self) -> None:
-        """Report all sessions at the next time from now: the leader can be reached again."""
+        """Postpone all open reports to the next time from now, since the leader can be reached again."""
         for session in self._touched:
             self._touched[session] = self._leader.next_report(self)
 
     def unlink(self) -> None:
-        """Cut this server from the others."""
+        """Cut this server off from the others."""
         self.advance()
         self.linked = False
         self.unlinked_at = self._leader.now
 
     def link(self) -> None:
-        """Reach the others again, and go on where this server stopped."""
+        """Link this server to the others again: send the held requests and apply what it missed."""
         self.linked = True
         held, self.held = self.held, deque()
         for origin in held:

@@ -1,7 +1,7 @@
-"""The znodes of a simulated ZooKeeper, and what a transaction makes of them.
+"""Tree: the znodes of a simulated ZooKeeper, and the effect of a transaction on them.
 
-Plain data: no sessions, no network, no time of its own. A replica is a `Tree`; its entries are immutable and shared
-by all replicas, so that applying a transaction costs as much as it changes.
+This is plain data: no sessions, no network, no clock. A replica is a `Tree`. Its entries are immutable and shared by
+all replicas, so the cost of applying a transaction depends only on the number of changes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Znode(NamedTuple):
 
     Attributes:
         owner: the session that an ephemeral belongs to, or 0.
-        creates: how many children were ever created: what the next sequence number is.
+        creates: the number of children ever created, which is also the next sequence number.
     """
 
     data: bytes = b""
@@ -45,25 +45,25 @@ class Znode(NamedTuple):
 
     @property
     def cversion(self) -> int:
-        """As a Stat shows it: every create and every delete of a child counts."""
+        """The number of creates and deletes of children, as in a Stat."""
         return 2 * self.creates - len(self.children)
 
     def result(self) -> ReadResult:
-        """What a read of it gives."""
+        """Return the result of reading it."""
         return ReadResult(self.data, self.version, self.mtime_ms, self.owner)
 
 
 Changes = Mapping[str, Znode | None]
-"""What znodes are after a transaction; None: gone."""
+"""The changed znodes by path as a transaction leaves them; None for a deleted one."""
 
 
 class Outcome(NamedTuple):
-    """What a transaction does.
+    """The effects of a transaction.
 
     Attributes:
-        changes: to the tree.
-        events: in the order in which a recursive watch sends them.
-        created: for each operation the path it created, or None.
+        changes: its changes to the tree.
+        events: its events, in the order in which a recursive watch sends them.
+        created: for each operation, the path it created, or None.
     """
 
     changes: Changes
@@ -80,7 +80,7 @@ class Tree(dict[str, Znode]):
     def apply(self, changes: Changes) -> None:
         for path, node in changes.items():
             if node is None:
-                # It need not be here: a transaction can create a znode and delete it again.
+                # The path may be missing here, since a transaction can create a znode and delete it again.
                 self.pop(path, None)
             else:
                 self[path] = node
@@ -91,7 +91,7 @@ def parent_of(path: str) -> str:
 
 
 class _Draft:
-    """A tree with the changes of a transaction that may yet fail."""
+    """A tree with the changes of a transaction that may still fail."""
 
     def __init__(self, tree: Tree, zxid: int, now_ms: int) -> None:
         self._tree = tree
@@ -155,10 +155,10 @@ class _Draft:
 
 
 def carry_out(tree: Tree, ops: Sequence[WriteOp], *, session: int, zxid: int, now_ms: int) -> Outcome:
-    """Work out what a transaction of `session` does; this changes nothing yet.
+    """Return the outcome of a transaction of `session`, without changing the tree.
 
     Raises:
-        RequestError: an operation is refused, `index` says which; so nothing is done.
+        RequestError: an operation is refused (`index` is its index), so nothing is done.
     """
     draft = _Draft(tree, zxid, now_ms)
     created = list[str | None]()
@@ -171,7 +171,7 @@ def carry_out(tree: Tree, ops: Sequence[WriteOp], *, session: int, zxid: int, no
 
 
 def end_session(tree: Tree, paths: Sequence[str], *, zxid: int) -> Outcome:
-    """Work out what the end of a session does: its ephemerals go, in the order of `paths`."""
+    """Return the outcome of a session's end, which deletes its ephemerals in the order of `paths`."""
     draft = _Draft(tree, zxid, 0)
     for path in paths:
         draft.delete(path, tree[path])
