@@ -38,10 +38,11 @@ def test_nodes_start_and_share_the_tasks(cluster: SimulatedCluster) -> None:
     assert check_history(cluster.monitor.events).ok
 
 
-def test_a_task_ends_and_runs_again(cluster: SimulatedCluster) -> None:
-    cluster.finish("t1", fail=True)
+@pytest.mark.parametrize("fail, state", [(False, StateName.COMPLETED), (True, StateName.FAILED)])
+def test_a_task_ends_and_runs_again(cluster: SimulatedCluster, fail: bool, state: StateName) -> None:
+    cluster.finish("t1", fail=fail)
     cluster.run_for(1.0)
-    assert (cluster.owner("t1"), cluster.state("t1")) == (None, StateName.FAILED)
+    assert (cluster.owner("t1"), cluster.state("t1")) == (None, state)
     cluster.submit("t1", again=True)
     cluster.run_until_running("t1")
     cluster.delete("t1")

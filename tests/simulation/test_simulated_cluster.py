@@ -12,7 +12,6 @@ import pytest
 import trio
 
 from metafora_trio import RunningTask, StateName
-from metafora_trio.testing.history import check_history
 from metafora_trio.testing.simulation import BrokenPromise, SimulatedCluster
 from metafora_trio_zookeeper.testing.simulated import ZooKeeperBroker
 
@@ -25,26 +24,6 @@ def cluster() -> Iterator[SimulatedCluster]:
             cluster.submit(task)
         cluster.run_until_running("t1", "t2")
         yield cluster
-
-
-def test_tasks_run_and_are_spread(cluster: SimulatedCluster) -> None:
-    assert {cluster.owner("t1"), cluster.owner("t2")} == {"n1", "n2"}
-    assert cluster.owner("t3") is None
-    cluster.settle()
-    assert check_history(cluster.monitor.events).ok
-
-
-@pytest.mark.parametrize("fail, state", [(False, StateName.COMPLETED), (True, StateName.FAILED)])
-def test_a_task_ends(cluster: SimulatedCluster, fail: bool, state: StateName) -> None:
-    cluster.finish("t1", fail=fail)
-    cluster.run_for(1.0)
-    assert (cluster.owner("t1"), cluster.state("t1")) == (None, state)
-    cluster.submit("t1", again=True)
-    cluster.run_until_running("t1")
-    cluster.delete("t1")
-    cluster.run_for(1.0)
-    assert (cluster.owner("t1"), cluster.state("t1")) == (None, None)
-    cluster.settle()
 
 
 def test_a_crashed_node_is_replaced(cluster: SimulatedCluster) -> None:

@@ -38,7 +38,7 @@ def test_help_has_an_example_of_each_use_and_every_benchmark(capsys: pytest.Capt
     "loads,newcomers,moves",
     [
         ([300, 300, 300], 1, 225),
-        ([30, 30, 30], 1, 22),  # of the shares 23, 23, 22 and 22, the old nodes keep the larger ones
+        ([30, 30, 30], 1, 22),  # the shares are 23, 23, 22 and 22; the old nodes keep the larger ones
         ([5, 5, 5], 0, 0),
         ([6, 5, 4], 0, 1),
         ([1, 0, 0], 3, 0),
