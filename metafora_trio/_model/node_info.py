@@ -6,7 +6,12 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["NodeInfo", "node_name"]
+__all__ = ["MAX_NOTICE", "MAX_NOTICES", "NodeInfo", "node_name"]
+
+MAX_NOTICES = 8
+"""The largest number of notices in a record. Every node reads every record, so it must stay small."""
+MAX_NOTICE = 200
+"""The largest number of characters of one notice."""
 
 
 def node_name(identity: str) -> str:
@@ -27,6 +32,8 @@ class NodeInfo:
         draining: the node is leaving, and other nodes may bid for its tasks.
         frozen: the node claims nothing, bids for nothing and hands nothing over.
         full: the node can hold no more claims at present, whatever its capacity says.
+        notices: what people should know about the node, such as a task that it cannot read: at most `MAX_NOTICES`
+            lines of at most `MAX_NOTICE` characters. No node decides anything by them.
     """
 
     identity: str
@@ -37,6 +44,7 @@ class NodeInfo:
     draining: bool = False
     frozen: bool = False
     full: bool = False
+    notices: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -53,6 +61,7 @@ class NodeInfo:
             "draining": self.draining,
             "frozen": self.frozen,
             "full": self.full,
+            **({"notices": list(self.notices)} if self.notices else {}),
         }
         return json.dumps(record, separators=(",", ":")).encode()
 
@@ -77,4 +86,12 @@ class NodeInfo:
             draining=bool(record.get("draining", False)),
             frozen=bool(record.get("frozen", False)),
             full=bool(record.get("full", False)),
+            notices=_decode_notices(record.get("notices")),
         )
+
+
+def _decode_notices(stored: object) -> tuple[str, ...]:
+    """Return the notices that can be shown. They are only for people, so anything else is dropped."""
+    if not isinstance(stored, list):
+        return ()
+    return tuple(notice[:MAX_NOTICE] for notice in stored[:MAX_NOTICES] if isinstance(notice, str))

@@ -21,6 +21,7 @@ from metafora_trio.events import Event, LeaseAtRisk
 
 from .commands import Commands, NodeControl
 from .executor import Executor
+from .notices import Notices
 from .planner import Planner
 from .settings import ConsumerSettings
 from .situation import Situation
@@ -51,6 +52,7 @@ class Membership:
         session: the session.
         running: the tasks that run here and have not been told to stop, by id.
         runs: every run, by task.
+        notices: what people should know about this node.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Membership:
         running: dict[str, RunningTask] = {}
         self.runs: Mapping[str, TaskRun] = runs
         self.running: Mapping[str, RunningTask] = running
+        self.notices: Notices = Notices(session)
         self._planner = Planner(session, settings, runs=runs, running=running, emit=emit)
         self._situation = Situation(session, self._planner, max_handovers=settings.max_handovers)
         self._executor = Executor(

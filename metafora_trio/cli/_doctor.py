@@ -134,6 +134,8 @@ def _on_nodes(nodes: Sequence[NodeStatus], tasks: Sequence[TaskStatus]) -> Itera
             yield Finding(
                 Level.WARNING, f"node {status.node.identity} is frozen, with {count(status.owned, 'task')}", hint
             )
+        for notice in status.node.notices:
+            yield Finding(Level.WARNING, f"node {status.node.identity}: {notice}", "its log says more")
     names = [status.node.name for status in nodes]
     for name in sorted({name for name in names if names.count(name) > 1}):
         hint = "two of one name work, but are hard to tell apart: give each its own --name"

@@ -48,6 +48,9 @@ def nodes(app: App) -> int:
             for status in statuses
         ]
         print_table(["NODE", "STATE", "TASKS", "ASKS", "CAPACITY", "AGE", "TAGS", "IDENTITY"], rows)
+        for status in statuses:
+            for notice in status.node.notices:
+                click.echo(f"! {status.node.identity}: {notice}")
 
     app.with_client(main)
     return ExitCode.DONE

@@ -96,6 +96,7 @@ def node_record(status: NodeStatus) -> dict[str, Any]:
         "draining": node.draining,
         "frozen": node.frozen,
         "full": node.full,
+        "notices": list(node.notices),
     }
 
 

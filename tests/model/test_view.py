@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from metafora_trio import Claim, NodeInfo
-from metafora_trio._model.node_info import node_name
+from metafora_trio._model.node_info import MAX_NOTICE, MAX_NOTICES, node_name
 from metafora_trio._model.view import (
     ClaimAdded,
     ClaimRemoved,
@@ -171,6 +171,7 @@ nodes = st.builds(
     draining=st.booleans(),
     frozen=st.booleans(),
     full=st.booleans(),
+    notices=st.lists(st.text(max_size=MAX_NOTICE), max_size=MAX_NOTICES).map(tuple),
 )
 
 
@@ -191,6 +192,18 @@ def test_not_a_node(stored: bytes) -> None:
     """An invalid record is refused when it is decoded. Otherwise it could end every node that plans with it."""
     with pytest.raises((ValueError, TypeError), match=r".+"):
         NodeInfo.decode("a.1", stored)
+
+
+@pytest.mark.parametrize(
+    "stored, notices",
+    [
+        (b'{"notices": "frozen"}', ()),
+        (b'{"notices": ["blocked", 7, null]}', ("blocked",)),
+        (b'{"notices": [' + b",".join([b'"' + b"x" * 999 + b'"'] * 99) + b"]}", ("x" * MAX_NOTICE,) * MAX_NOTICES),
+    ],
+)
+def test_notices_that_cannot_be_shown_are_dropped(stored: bytes, notices: tuple[str, ...]) -> None:
+    assert NodeInfo.decode("a.1", stored).notices == notices
 
 
 def test_node_fields() -> None:

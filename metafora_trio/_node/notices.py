@@ -1,0 +1,48 @@
+"""Notices: what people should know about this node, kept in the record that it announces."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from metafora_trio._model.node_info import MAX_NOTICE, MAX_NOTICES
+from metafora_trio.contract import Session
+
+__all__ = ["Notices"]
+
+
+class Notices:
+    """The sentences that this node currently says about itself. Announced whenever they change.
+
+    They are for people, in `metafora nodes` and `metafora doctor`. No node decides anything by them.
+
+    Args:
+        session: announces them. They do not outlast it: what is still true in the next session is reported again.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._sentences: dict[str, str] = {}
+
+    def report(self, subject: str, sentence: str) -> None:
+        """Say something about this node, in place of what was said about the same subject before.
+
+        Args:
+            subject: what it is about, such as "blocked" or "task a"; never shown.
+            sentence: one line. It is cut after `MAX_NOTICE` characters.
+        """
+        if self._sentences.get(subject) != sentence:
+            self._sentences[subject] = sentence
+            self._announce()
+
+    def clear(self, subject: str) -> None:
+        """Say no more about a subject, because it is no longer true. Does nothing if nothing was said."""
+        if self._sentences.pop(subject, None) is not None:
+            self._announce()
+
+    def _announce(self) -> None:
+        shown = [" ".join(sentence.split())[:MAX_NOTICE] for sentence in self._sentences.values()]
+        if len(shown) > MAX_NOTICES:
+            shown[MAX_NOTICES - 1 :] = [f"and {len(shown) - MAX_NOTICES + 1} more"]
+        notices = tuple(shown)
+        if notices != self._session.node.notices:
+            self._session.announce(dataclasses.replace(self._session.node, notices=notices))
