@@ -154,7 +154,8 @@ class Handler(Protocol):
     """The user's async function that executes a task.
 
     Returning None or `Outcome.DONE` completes the task; returning `Outcome.RELEASE` gives it back. An exception ends
-    the task as failed, and clients can read its traceback. The same is true while the task is stopping: a handler that
+    the task as failed, and clients can read its traceback. This includes `SystemExit` and every other exception but
+    `KeyboardInterrupt`, and a handler that is not async. The same is true while the task is stopping: a handler that
     winds down during its `grace` must return `RELEASE` if the task is to continue elsewhere.
     """
 

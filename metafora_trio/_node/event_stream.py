@@ -54,7 +54,9 @@ class EventStream:
         for observer in tuple(self._observers):
             try:
                 observer(event)
-            except Exception as error:  # noqa: BLE001 - whatever a user's observer raises
+            except KeyboardInterrupt:  # meant for the program
+                raise
+            except BaseException as error:  # noqa: BLE001 - whatever a user's observer raises, also SystemExit
                 self._remove(observer, error, event.node)
         for channel in self._channels:
             try:
@@ -64,7 +66,7 @@ class EventStream:
             except trio.BrokenResourceError:  # closed by its reader; `subscribe` will remove it
                 pass
 
-    def _remove(self, observer: Observer, error: Exception, node: str) -> None:
+    def _remove(self, observer: Observer, error: BaseException, node: str) -> None:
         self._observers = [other for other in self._observers if other is not observer]
         name = _describe(observer)
         if not any(isinstance(other, LogObserver) for other in self._observers):
@@ -88,11 +90,13 @@ def _describe(observer: Observer) -> str:
     """Return an observer's repr, or the default one if its own raises."""
     try:
         return repr(observer)
-    except Exception:  # noqa: BLE001 - whatever a user's observer raises
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # noqa: BLE001 - whatever a user's observer raises
         return object.__repr__(observer)
 
 
-def _print_to_stderr(name: str, error: Exception) -> None:
+def _print_to_stderr(name: str, error: BaseException) -> None:
     """Report an observer that failed, without the log."""
     try:
         print(f"metafora: the observer {name} raised and was removed", file=sys.stderr)

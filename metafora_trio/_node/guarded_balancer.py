@@ -56,7 +56,7 @@ class GuardedBalancer:
     @property
     def even(self) -> bool:
         """True if this node bids for tasks of nodes that have more than their share."""
-        return self._balancer.even
+        return self._ask("even", lambda: _checked_bool(self._balancer.even), Balancer.even)
 
     def seconds_until_claim(self, task: str) -> float:
         """Return the seconds to wait before this node may claim an unclaimed task: 0 for now, infinite for never."""
@@ -79,6 +79,8 @@ class GuardedBalancer:
     def _ask(self, method: str, call: Callable[[], T], otherwise: T) -> T:
         try:
             return call()
-        except Exception as error:  # noqa: BLE001 - whatever a user's balancer raises
+        except KeyboardInterrupt:  # meant for the program
+            raise
+        except BaseException as error:  # noqa: BLE001 - whatever a user's balancer raises, also SystemExit
             self._emit(BalancerFailed(self._me, method, error))
             return otherwise

@@ -33,11 +33,27 @@ def failure(error: BaseException, now: datetime.datetime) -> TaskState:
     return TaskState(StateName.FAILED, errors=(entry,))
 
 
-def _unwrapped(error: Exception) -> Exception:
-    """Return the handler's exception without the group that its nursery put around it."""
-    if isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
-        return error.exceptions[0]
-    return error
+def _error_of(raised: BaseException) -> BaseException | None:
+    """Return the handler's own error in what left its nursery, or None if there is none.
+
+    Whatever a handler raises is its task's error, and so is `SystemExit`: if it ended this process, the task would go
+    on to end every other node. Only a `KeyboardInterrupt` is meant for the program.
+    """
+    group = raised if isinstance(raised, BaseExceptionGroup) else BaseExceptionGroup("", [raised])
+    _, own = group.split(trio.Cancelled)
+    if own is None or own.subgroup(KeyboardInterrupt) is not None:
+        return None
+    return own.exceptions[0] if len(own.exceptions) == 1 else own
+
+
+def _awaitable(handler: Handler, task: RunningTask) -> Awaitable[Outcome | None]:
+    """Call the handler. Raises `TypeError` if it is not async."""
+    running: object = handler(task)
+    if isinstance(running, Awaitable):
+        return running
+    raise TypeError(
+        f"the handler {handler!r} is not async: calling it returns {type(running).__name__}, not an awaitable"
+    )
 
 
 @dataclass(slots=True, eq=False)
@@ -115,17 +131,14 @@ class TaskRun:
         """Open the scope and run the handler in it. On return it has closed, and the state is CLOSED or FINISHED.
 
         The scope opens, and `opened` is called with the task, in the same synchronous step as this call. Cancellation
-        from outside (the session is lost, or the node shuts down) propagates and leaves the state CLOSED.
-
-        Raises:
-            TypeError: the handler is not async.
+        from outside (the session is lost, or the node shuts down) propagates and leaves the state CLOSED, and so does
+        a `KeyboardInterrupt`.
         """
         self._control = control
         self.state = RunState.RUNNING
         outcome: Outcome | None = None
-        error: Exception | None = None
+        error: BaseException | None = None
         ended = False
-        not_async = ""
         try:
             with trio.CancelScope() as self._scope:
                 opened(task)
@@ -133,24 +146,15 @@ class TaskRun:
                     async with trio.open_nursery() as control.nursery:
                         # If the process was frozen before this was scheduled, the lease may have run out.
                         await trio.lowlevel.checkpoint_if_cancelled()
-                        running: object = handler(task)
-                        if isinstance(running, Awaitable):
-                            outcome = await running
-                            ended = True
-                        else:
-                            not_async = type(running).__name__
-                except Exception as raised:  # noqa: BLE001 - any exception of a user's handler ends its task
-                    error = _unwrapped(raised)
-                except BaseExceptionGroup as group:
-                    _, rest = group.split(trio.Cancelled)
-                    if not isinstance(rest, Exception):
+                        outcome = await _awaitable(handler, task)
+                        ended = True
+                except BaseException as raised:
+                    error = _error_of(raised)
+                    if error is None:
                         raise
-                    error = _unwrapped(rest)
         finally:
             control.nursery = None
             self.state = RunState.CLOSED
-        if not_async:  # a mistake in the program: it must not fail this task, since it would fail all others, too
-            raise TypeError(f"the handler {handler!r} is not async: calling it returns {not_async}, not an awaitable")
         cancelled = self._scope.cancel_called or trio.current_effective_deadline() == -math.inf
         if error is not None and cancelled:
             self.stop_error = error

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
 import trio
 from trio.testing import MockClock
 
-from metafora_trio import Balancer, NodeInfo
+from metafora_trio import Balancer, Consumer, MemoryCoordinator, NodeInfo, Task, open_client
 from metafora_trio._model.view import NodeAdded
 from metafora_trio.balancers import BalancerContext, FairBalancer, GreedyBalancer
 from metafora_trio.contract import ClusterView
 from metafora_trio.events import BalancerFailed
-from tests.support.nodes import Cluster, Node, open_cluster, spread
+from tests.support.nodes import Cluster, Node, open_cluster, run_for_ever, spread
 
 
 class Member:
@@ -161,7 +162,15 @@ def raises(*args: object) -> Any:
     raise ZeroDivisionError("mine")
 
 
-WRONG: dict[str, tuple[str, Callable[..., Any], type[Exception]]] = {
+def exits(*args: object) -> Any:
+    sys.exit(3)
+
+
+WRONG: dict[str, tuple[str, Any, type[BaseException]]] = {
+    "attach exits": ("attach", exits, SystemExit),
+    "can_claim exits": ("can_claim", exits, SystemExit),
+    "even: text": ("even", "yes", TypeError),
+    "even raises": ("even", property(raises), ZeroDivisionError),
     "attach raises": ("attach", raises, ZeroDivisionError),
     "can_claim raises": ("can_claim", raises, ZeroDivisionError),
     "can_claim: text": ("can_claim", lambda self, task: "yes", TypeError),
@@ -189,6 +198,18 @@ async def test_failing_balancer_has_no_opinion(case: str, autojump_clock: MockCl
         failures = [event for event in a.take_events() if isinstance(event, BalancerFailed)]
         mine = {type(failure.error) for failure in failures if failure.method == method}
         assert mine == {kind}
+
+
+async def test_keyboard_interrupt_is_meant_for_the_program(autojump_clock: MockClock) -> None:
+    class Interrupted(FairBalancer):
+        def can_claim(self, task: str) -> bool:
+            raise KeyboardInterrupt
+
+    coordinator = MemoryCoordinator()
+    async with open_client(coordinator) as client:
+        await client.submit(Task("t"))
+        with pytest.RaisesGroup(KeyboardInterrupt, flatten_subgroups=True):
+            await Consumer(coordinator, run_for_ever, balancer=Interrupted()).run()
 
 
 async def test_can_claim_after_infinite_delay(autojump_clock: MockClock) -> None:

@@ -59,6 +59,38 @@ async def test_observer_that_drains_the_node_when_a_task_stops(autojump_clock: M
         assert reasons == [StopReason.RELEASED, StopReason.RELEASED]
 
 
+@pytest.mark.parametrize("error", [ValueError("no"), SystemExit(3), BaseExceptionGroup("no", [GeneratorExit()])])
+def test_observer_that_raises_anything_is_removed(error: BaseException) -> None:
+    """Whatever an observer raises, the node goes on without it, and the other observers miss no event."""
+    seen: list[Event] = []
+
+    class Faulty:
+        def __call__(self, event: Event, /) -> None:
+            raise error
+
+        def __repr__(self) -> str:
+            raise error
+
+    faulty = Faulty()
+    stream = EventStream([faulty, seen.append])
+    stream.emit(STARTED)
+    stream.emit(STARTED)
+    assert seen == [STARTED, events.ObserverFailed("a.1", object.__repr__(faulty), error), STARTED]
+
+
+@pytest.mark.parametrize("repr_too", [False, True])
+def test_keyboard_interrupt_in_an_observer_is_meant_for_the_program(repr_too: bool) -> None:
+    class Interrupted:
+        def __call__(self, event: Event, /) -> None:
+            raise ValueError if repr_too else KeyboardInterrupt
+
+        def __repr__(self) -> str:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        EventStream([Interrupted()]).emit(STARTED)
+
+
 @pytest.mark.parametrize("stderr", [None, "closed"])
 def test_failure_that_cannot_be_reported(monkeypatch: pytest.MonkeyPatch, stderr: str | None) -> None:
     """A daemon may have closed its stderr: the subscribers still get the event, and the node goes on."""

@@ -142,13 +142,13 @@ async def test_unreachable_broker(autojump_clock: MockClock) -> None:
 
 
 async def test_node_that_fails_cancels_the_body(autojump_clock: MockClock) -> None:
-    """Any other exception that ends the node, such as SystemExit from a handler, cancels the body and propagates."""
+    """Any other exception that ends the node, such as an interrupt, cancels the body and propagates."""
 
     async def handler(task: RunningTask) -> None:
-        raise SystemExit(3)
+        raise KeyboardInterrupt
 
     async with open_cluster() as cluster:
-        with pytest.RaisesGroup(SystemExit, flatten_subgroups=True):
+        with pytest.RaisesGroup(KeyboardInterrupt, flatten_subgroups=True):
             async with open_consumer(cluster.coordinator, handler):
                 await cluster.submit("t")
                 await trio.sleep_forever()

@@ -242,16 +242,3 @@ async def test_cleanup(needs: float, timeout: float, gets: float, autojump_clock
 
         assert await stop_after(cluster, handler, cleanup_timeout=timeout) == pytest.approx(gets, abs=0.1)
         assert cluster.log[1:] == ["cleaned up" if needs == gets else "cut short", "a stops t"]
-
-
-async def test_handler_that_exits_ends_the_node(autojump_clock: MockClock) -> None:
-    """An exception that is not an `Exception`, such as SystemExit, does not fail the task: it ends the node."""
-
-    async def handler(task: RunningTask) -> None:
-        raise SystemExit(3)
-
-    with pytest.RaisesGroup(SystemExit, flatten_subgroups=True):
-        async with open_cluster() as cluster:
-            await cluster.start("a", handler)
-            await cluster.submit("t")
-            await trio.sleep(10)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import itertools
+import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -56,17 +58,6 @@ async def test_completed(handler: Callable[[RunningTask], Awaitable[Any]], autoj
         ]
         await trio.sleep(60)
         assert cluster.starts["t"] == 1
-
-
-async def test_handler_that_is_not_async(autojump_clock: MockClock) -> None:
-    """A handler that is not async ends the node. Otherwise it would fail every task, one after the other."""
-    coordinator = MemoryCoordinator()
-    async with open_client(coordinator) as client:
-        await client.submit(Task("t"))
-        consumer = Consumer(coordinator, lambda task: None)  # type: ignore[arg-type]
-        with pytest.RaisesGroup(pytest.RaisesExc(TypeError, match="is not async: calling it returns NoneType")):
-            await consumer.run()
-        assert (await client.get("t")).state == "unclaimed"
 
 
 async def test_released(autojump_clock: MockClock) -> None:
@@ -139,12 +130,42 @@ async def raises_group(task: RunningTask) -> None:
     raise ExceptionGroup("mine", [KeyError("inner")])
 
 
+async def exits(task: RunningTask) -> None:
+    sys.exit(3)
+
+
+async def child_exits(task: RunningTask) -> None:
+    task.nursery.start_soon(exits, task)
+    await trio.sleep_forever()
+
+
+async def raises_base_group(task: RunningTask) -> None:
+    raise BaseExceptionGroup("mine", [GeneratorExit(), KeyError("inner")])
+
+
+async def leaves_a_scope_open(task: RunningTask) -> None:
+    trio.CancelScope().__enter__()
+
+
+async def waits_for_asyncio(task: RunningTask) -> None:
+    loop = asyncio.new_event_loop()
+    try:
+        await loop.create_future()
+    finally:
+        loop.close()
+
+
 FAILURES: dict[Callable[[RunningTask], Awaitable[Any]], tuple[str, str]] = {
     nonsense: ("TypeError", "the handler must return None, Outcome.DONE or Outcome.RELEASE, not 'done'"),
     raises: ("LookupError", "no such"),
     child_raises: ("LookupError", "no such"),
     both_raise: ("ExceptionGroup", "Exceptions from Trio nursery (2 sub-exceptions)"),
     raises_group: ("ExceptionGroup", "mine (1 sub-exception)"),
+    exits: ("SystemExit", "3"),
+    child_exits: ("SystemExit", "3"),
+    raises_base_group: ("BaseExceptionGroup", "mine (2 sub-exceptions)"),
+    leaves_a_scope_open: ("RuntimeError", "Cancel scope stack corrupted"),
+    waits_for_asyncio: ("TypeError", "trio.run received unrecognized yield message"),
 }
 
 
@@ -163,8 +184,8 @@ async def test_failed(handler: Callable[[RunningTask], Awaitable[Any]], autojump
         assert status.state == TaskStatusName.FAILED
         (error,) = status.errors
         assert error.type == kind
-        assert error.error in (line, f"{kind}: {line}")
-        if handler is not nonsense:
+        assert error.error.removeprefix(f"{kind}: ").startswith(line)
+        if handler not in (nonsense, leaves_a_scope_open):
             assert "test_task_run.py" in error.traceback
         assert node.tasks == {"good"}
         await trio.sleep(60)
@@ -172,6 +193,30 @@ async def test_failed(handler: Callable[[RunningTask], Awaitable[Any]], autojump
         await cluster.client.delete("bad")
         with pytest.raises(TaskNotFound):
             await cluster.client.get("bad")
+
+
+async def test_handler_that_is_not_async(autojump_clock: MockClock) -> None:
+    """The task fails with an error that says so, and the node goes on."""
+    async with open_cluster() as cluster:
+        node = await cluster.start_consumer(Consumer(cluster.coordinator, lambda task: None))  # type: ignore[arg-type]
+        await cluster.submit("t")
+        (error,) = (await cluster.client.wait(["t"]))["t"].errors
+        assert "is not async: calling it returns NoneType, not an awaitable" in error.error
+        assert not node.ended.is_set()
+
+
+async def test_keyboard_interrupt_is_meant_for_the_program(autojump_clock: MockClock) -> None:
+    """It ends the consumer, whichever code it happens to arrive in, and the task goes on elsewhere."""
+
+    async def interrupted(task: RunningTask) -> None:
+        raise KeyboardInterrupt
+
+    coordinator = MemoryCoordinator()
+    async with open_client(coordinator) as client:
+        await client.submit(Task("t"))
+        with pytest.RaisesGroup(KeyboardInterrupt, flatten_subgroups=True):
+            await Consumer(coordinator, interrupted).run()
+        assert (await client.get("t")).state == "unclaimed"
 
 
 def test_long_tracebacks_are_cut() -> None:
