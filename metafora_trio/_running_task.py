@@ -49,7 +49,7 @@ class RunControl:
         reason: why the task was told to stop; None until then.
     """
 
-    __slots__ = ("_cleanup_timeout", "_shields", "lease", "nursery", "reason", "stopping")
+    __slots__ = ("_cleanup_timeout", "lease", "nursery", "reason", "stopping")
 
     def __init__(self, lease: Lease, cleanup_timeout: float) -> None:
         self.lease: Lease = lease
@@ -57,7 +57,6 @@ class RunControl:
         self.nursery: trio.Nursery | None = None
         self.reason: StopReason | None = None
         self._cleanup_timeout = cleanup_timeout
-        self._shields: dict[trio.CancelScope, None] = {}
 
     @property
     def stop_reason(self) -> StopReason | None:
@@ -68,19 +67,21 @@ class RunControl:
 
     @contextmanager
     def shield(self) -> Generator[trio.CancelScope]:
-        """Shield the body from cancellation until the lease ends or the cleanup timeout has passed."""
-        end = min(self.lease.end, trio.current_time() + self._cleanup_timeout)
-        with trio.CancelScope(shield=True, deadline=end) as scope:
-            self._shields[scope] = None
+        """Shield the body from cancellation until the lease ends or the cleanup timeout has passed.
+
+        The deadline moves with the lease: later if the lease is renewed, and earlier if it is revoked.
+        """
+        lease, most = self.lease, trio.current_time() + self._cleanup_timeout
+        with trio.CancelScope(shield=True, deadline=min(lease.end, most)) as scope:
+
+            def follow() -> None:
+                scope.deadline = min(lease.end, most)
+
+            lease.follow(follow)
             try:
                 yield scope
             finally:
-                del self._shields[scope]
-
-    def cut_shields(self) -> None:
-        """Shorten every open shield to the end of the lease: the lease may have been revoked since it was opened."""
-        for scope in self._shields:
-            scope.deadline = min(scope.deadline, self.lease.end)
+                lease.unfollow(follow)
 
 
 class RunningTask:
@@ -140,7 +141,8 @@ class RunningTask:
         """Shield an await from cancellation, to clean up: `with task.cleanup(): await connection.aclose()`.
 
         The shield ends with the lease, since another node may run the task from then on, or after the consumer's
-        `cleanup_timeout`, whichever comes first.
+        `cleanup_timeout`, whichever comes first. While the session is alive, the lease is renewed, and the shield with
+        it.
         """
         with self._control.shield() as scope:
             yield scope

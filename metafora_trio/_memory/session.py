@@ -154,7 +154,8 @@ class MemorySession(Feed, Session):
 
     def _renew_lease(self) -> None:
         if self.can_time_out:
-            self.lease.renew(self._terms, trio.current_time())
+            now = trio.current_time()
+            self.lease.renew(self._terms, now, now)
             self.scope.deadline = self.lease.cancel_at
 
     def _apply(self, item: Item) -> None:

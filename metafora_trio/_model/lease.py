@@ -13,6 +13,7 @@ This is safe because the server expires a session no earlier than s + T - tick/2
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 __all__ = ["HEARTBEATS_PER_TIMEOUT", "MIN_SESSION_TIMEOUT", "Lease", "LeaseTerms"]
@@ -70,6 +71,9 @@ class LeaseTerms:
 class Lease:
     """A node's lease, in Trio time. It stays infinite if the broker is in this process and ends no sessions.
 
+    Once `cancel_at` has passed, the lease is final: nothing renews it. By then tasks are being cancelled because of it,
+    and one that does not stop must not look as if it had time again.
+
     Attributes:
         cancel_at: when the scopes of all tasks are cancelled.
         end: when all of these scopes must have closed.
@@ -79,30 +83,50 @@ class Lease:
     cancel_at: float = math.inf
     end: float = math.inf
     proof: float = field(default=-math.inf, repr=False)
+    _followers: dict[Callable[[], None], None] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def finite(self) -> bool:
         """True if the lease ends unless it is renewed."""
         return self.end < math.inf
 
+    def follow(self, changed: Callable[[], None]) -> None:
+        """Call a function, which must not raise, after each change until `unfollow`."""
+        self._followers[changed] = None
+
+    def unfollow(self, changed: Callable[[], None]) -> None:
+        """End a `follow`."""
+        del self._followers[changed]
+
     def revoke(self, now: float) -> None:
         """End the lease now because the session is over. No time is left, not even for cleanup."""
-        self.cancel_at = min(self.cancel_at, now)
-        self.end = min(self.end, now)
+        self.limit(now, now)
 
-    def renew(self, terms: LeaseTerms, proof: float) -> bool:
+    def limit(self, cancel_at: float, end: float) -> None:
+        """Shorten the lease to these times, as far as it is longer."""
+        self.cancel_at = min(self.cancel_at, cancel_at)
+        self.end = min(self.end, end)
+        self._notify()
+
+    def renew(self, terms: LeaseTerms, proof: float, now: float) -> bool:
         """Extend the lease by a newer acknowledged heartbeat; an older one changes nothing.
 
         Args:
             terms: the durations.
             proof: the time from which the heartbeat counts (see `LeaseTerms.stamp`).
+            now: the current time. If `cancel_at` has passed, the lease is final, and the heartbeat changes nothing.
 
         Returns:
-            True if the heartbeat was newer.
+            True if the lease was extended.
         """
-        if proof <= self.proof:
+        if proof <= self.proof or now >= self.cancel_at:
             return False
         self.proof = proof
         self.cancel_at = proof + terms.until_cancel
         self.end = proof + terms.until_end
+        self._notify()
         return True
+
+    def _notify(self) -> None:
+        for changed in tuple(self._followers):
+            changed()

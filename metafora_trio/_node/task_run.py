@@ -105,10 +105,9 @@ class TaskRun:
         self._control.stopping.set()
 
     def note_cancellation(self) -> None:
-        """Record why the scope is being cancelled from outside, and shorten open shields to the end of the lease."""
+        """Record why the scope is being cancelled from outside."""
         assert self._control is not None
         self._control.reason = self._control.stop_reason or StopReason.SHUTDOWN
-        self._control.cut_shields()
 
     def fail(self, error: BaseException, now: datetime.datetime) -> None:
         """End the task as failed. The scope must be closed or never opened."""

@@ -71,7 +71,8 @@ def lease_counts_from_the_reply() -> Iterator[Change]:
         proof = self._connection.proof
         if proof > seen.get(self, float("-inf")):
             seen[self] = proof
-            if self._lease.renew(self.terms, trio.current_time()):
+            now = trio.current_time()
+            if self._lease.renew(self.terms, now, now):
                 self._renewed()
 
     yield Heartbeat, "renew", renew
@@ -94,7 +95,7 @@ def read_is_proof_of_life() -> Iterator[Change]:
                 reply = RequestError(ErrorCode.NO_NODE)
             if isinstance(reply, RequestError):
                 self._answered(reply)
-            elif self._lease.renew(self.terms, stamp):
+            elif self._lease.renew(self.terms, stamp, trio.current_time()):
                 self._renewed()
 
         self._connection.read([self._path], answered)

@@ -242,3 +242,20 @@ async def test_cleanup(needs: float, timeout: float, gets: float, autojump_clock
 
         assert await stop_after(cluster, handler, cleanup_timeout=timeout) == pytest.approx(gets, abs=0.1)
         assert cluster.log[1:] == ["cleaned up" if needs == gets else "cut short", "a stops t"]
+
+
+async def test_cleanup_is_not_cut_short_while_the_lease_is_renewed(autojump_clock: MockClock) -> None:
+    """The end of the lease limits a cleanup, and every heartbeat postpones it: a short lease alone cuts nothing."""
+    async with open_cluster(session_timeout=2.0) as cluster:
+        cut: list[bool] = []
+
+        async def handler(task: RunningTask) -> None:
+            try:
+                await trio.sleep_forever()
+            finally:
+                with task.cleanup() as scope:
+                    await trio.sleep(4)
+                cut.append(scope.cancelled_caught)
+
+        assert await stop_after(cluster, handler) == pytest.approx(4, abs=0.1)
+        assert cut == [False]

@@ -53,7 +53,7 @@ def test_late_heartbeat_counts_from_the_time_it_was_due() -> None:
 def test_renew() -> None:
     lease, terms = contract.Lease(), LeaseTerms(12)
     assert (lease.finite, lease.cancel_at, lease.end) == (False, math.inf, math.inf)
-    assert lease.renew(terms, 100.0)
+    assert lease.renew(terms, 100.0, 100.0)
     assert (lease.finite, lease.cancel_at) == (True, 106.0)
     assert lease.end == pytest.approx(107.64)
 
@@ -63,15 +63,41 @@ def test_replies_in_any_order_never_shorten_the_lease(proofs: list[float]) -> No
     lease, terms = contract.Lease(), LeaseTerms(12)
     longest = -math.inf
     for proof in proofs:
-        assert lease.renew(terms, proof) == (proof > longest)
+        assert lease.renew(terms, proof, 0.0) == (proof > longest)
         longest = max(longest, proof)
         assert (lease.cancel_at, lease.end) == (longest + terms.until_cancel, longest + terms.until_end)
 
 
 def test_revoked_lease_has_no_time_left() -> None:
     lease = contract.Lease()
-    lease.renew(LeaseTerms(12), 100.0)
+    lease.renew(LeaseTerms(12), 100.0, 100.0)
     lease.revoke(103.0)
     assert (lease.cancel_at, lease.end) == (103.0, 103.0)
     lease.revoke(105.0)  # a later revocation does not extend an ended lease
     assert (lease.cancel_at, lease.end) == (103.0, 103.0)
+
+
+@given(st.floats(0, 100), st.floats(0, 100))
+def test_a_lease_that_has_fired_is_final(late: float, proof: float) -> None:
+    """From `cancel_at` on tasks are being cancelled, so no heartbeat brings them time back, however new it is."""
+    lease, terms = contract.Lease(), LeaseTerms(12)
+    lease.renew(terms, 0.0, 0.0)
+    cancel_at, end = lease.cancel_at, lease.end
+    assert not lease.renew(terms, proof, cancel_at + late)
+    assert (lease.cancel_at, lease.end) == (cancel_at, end)
+
+
+def test_followers_are_called_after_each_change() -> None:
+    lease, terms, ends = contract.Lease(), LeaseTerms(12), list[float]()
+
+    def follow() -> None:
+        ends.append(round(lease.end, 2))
+
+    lease.follow(follow)
+    lease.renew(terms, 100.0, 100.0)
+    lease.renew(terms, 99.0, 100.0)  # no change
+    lease.limit(200.0, 105.0)
+    lease.revoke(101.0)
+    lease.unfollow(follow)
+    lease.revoke(100.0)
+    assert ends == [107.64, 105.0, 101.0]

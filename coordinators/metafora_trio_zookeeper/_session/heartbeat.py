@@ -78,8 +78,7 @@ class Heartbeat:
         if self._lease.finite:
             # From this connect on, the server may use a shorter timeout than the one the lease was based on.
             established = self._connection.connected_at
-            self._lease.cancel_at = min(self._lease.cancel_at, established + terms.until_cancel)
-            self._lease.end = min(self._lease.end, established + terms.until_end)
+            self._lease.limit(established + terms.until_cancel, established + terms.until_end)
             self._renewed()
         self.terms = terms
         self._started.set()
@@ -113,7 +112,7 @@ class Heartbeat:
 
     def renew(self) -> None:
         """Renew the lease from the newest proof. The connection has it before the replies get through a backlog."""
-        if self._lease.renew(self.terms, self._connection.proof):
+        if self._lease.renew(self.terms, self._connection.proof, trio.current_time()):
             self._renewed()
 
     async def run(self) -> None:
@@ -123,7 +122,7 @@ class Heartbeat:
             now = trio.current_time()
             self.renew()
             self.check_suspended()
-            if now > self._lease.end + 2 * self.terms.session_timeout:
+            if self._silent(now):
                 # Perhaps our messages arrive, but no answer does. Each attempt to connect would then keep the session
                 # alive, and no other node could own its tasks.
                 self._over("no answer for two session timeouts after the lease ran out")
@@ -142,6 +141,15 @@ class Heartbeat:
         """True once the barrier of the present connection has been sent. No heartbeat may be sent before it."""
         connected = self._connection.state is ConnectionState.CONNECTED
         return connected and self._number == self._connection.number
+
+    def _silent(self, now: float) -> bool:
+        """Return whether no heartbeat was acknowledged for two session timeouts more than a lease lasts.
+
+        Not judged by the lease itself, which is final once it has fired, even if the answers come again.
+        """
+        return self._lease.finite and now > (
+            self._connection.proof + self.terms.until_end + 2 * self.terms.session_timeout
+        )
 
     def _overdue(self, now: float) -> bool:
         """Return whether a heartbeat has been unanswered for T/6 while nothing else arrived either."""

@@ -262,7 +262,7 @@ class ZooKeeperSession(Session):
         self.lost.__cause__ = cause
         if self._joined.is_set():
             self._failure = self.lost
-            self.lease.cancel_at = min(self.lease.cancel_at, trio.current_time())
+            self.lease.limit(trio.current_time(), self.lease.end)
             self.scope.cancel(reason=str(self.lost))
         else:  # there is no body to cancel yet, but a task in `wait_joined`, which raises the cause
             self._failure = cause or self.lost
@@ -273,7 +273,8 @@ class ZooKeeperSession(Session):
 
     def _on_over(self, reason: str) -> None:
         """End the session now, because its claims may be gone. Only the lease's margin is left to close the runs."""
-        self.lease.end = min(self.lease.end, trio.current_time() + self._heartbeat.terms.margin)
+        now = trio.current_time()
+        self.lease.limit(now, now + self._heartbeat.terms.margin)
         self.end(reason)
 
     def _on_renewed(self) -> None:
