@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
 
 import trio
 
-__all__ = ["open_service_nursery"]
+__all__ = ["open_service_nursery", "unwrap_errors"]
+
+
+@contextmanager
+def unwrap_errors() -> Generator[None]:
+    """Raise the only exception of a group that the body raises as it is. A group of several is raised as a group."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        if len(group.exceptions) != 1:
+            raise
+        only = group.exceptions[0]
+    else:
+        return
+    raise only
 
 
 @asynccontextmanager
@@ -20,7 +34,7 @@ async def open_service_nursery() -> AsyncGenerator[trio.Nursery]:
     An exception from the body alone, or from one helper alone, propagates as it is, never wrapped in a group. If the
     body and a helper raise, or several helpers do, a group is raised.
     """
-    try:
+    with unwrap_errors():
         async with trio.open_nursery() as outer:
             scope = trio.CancelScope(shield=True)
             try:
@@ -28,28 +42,13 @@ async def open_service_nursery() -> AsyncGenerator[trio.Nursery]:
                 yield helpers
             finally:  # also if `start` is cancelled after the host has started: nothing else would end the host
                 scope.cancel()
-    except BaseExceptionGroup as group:
-        if len(group.exceptions) != 1:
-            raise
-        only = group.exceptions[0]
-    else:
-        return
-    raise only
 
 
 async def _host(scope: trio.CancelScope, *, task_status: trio.TaskStatus[trio.Nursery]) -> None:
     """Run the helpers' nursery in a scope that shields it from the body's cancellation."""
     # Raise if already cancelled. Otherwise `start` would wait forever for a shielded host.
     await trio.lowlevel.checkpoint_if_cancelled()
-    with scope:
-        try:
-            async with trio.open_nursery() as helpers:
-                task_status.started(helpers)
-                await trio.sleep_forever()
-        except BaseExceptionGroup as group:
-            if len(group.exceptions) != 1:
-                raise
-            only = group.exceptions[0]
-        else:
-            return  # a helper cancelled the helpers' own nursery
-        raise only
+    with scope, unwrap_errors():  # returns if a helper cancelled the helpers' own nursery
+        async with trio.open_nursery() as helpers:
+            task_status.started(helpers)
+            await trio.sleep_forever()

@@ -31,6 +31,7 @@ __all__ = [
     "TaskStopFailed",
     "TaskStopped",
     "TaskStopping",
+    "TaskStuck",
 ]
 
 
@@ -153,6 +154,19 @@ class TaskOverran(Event):
     task: str
     token: int
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class TaskStuck(Event):
+    """The task's scope has not closed by the end of the lease: its handler ignores cancellation.
+
+    The node joins again beside it, and does not take this task again before the scope has closed. `stack` is where the
+    handler, and every task in its nursery, waits.
+    """
+
+    task: str
+    token: int
+    stack: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,19 +13,20 @@ from typing import Unpack
 import trio
 
 from metafora_trio._clock import Clock, SystemClock
-from metafora_trio._errors import CoordinatorUnavailable, SessionLost
 from metafora_trio._model.node_info import NodeInfo
 from metafora_trio._running_task import Handler, RunningTask
-from metafora_trio._service_nursery import open_service_nursery
+from metafora_trio._service_nursery import open_service_nursery, unwrap_errors
 from metafora_trio._trio_util import AsyncBool
 from metafora_trio.balancers import Balancer, FairBalancer
-from metafora_trio.contract import Coordinator
-from metafora_trio.events import Event, JoinFailed, Observer, SessionEnded, SessionOpened
+from metafora_trio.contract import Coordinator, Session
+from metafora_trio.events import Event, JoinFailed, Observer, SessionOpened, TaskStuck
 
 from .event_stream import EventStream
 from .log_observer import LogObserver
 from .membership import Membership
+from .session_run import SessionRun
 from .settings import ConsumerOptions, ConsumerSettings, default_name
+from .stuck_runs import StuckRuns, stack_of
 from .watchdog import OnOverrun
 
 __all__ = ["Consumer", "ConsumerStatistics", "open_consumer"]
@@ -43,6 +44,7 @@ class ConsumerStatistics:
         node: the session's identity, None while not joined.
         tasks_running: the number of tasks that run and have not been told to stop.
         tasks_open: the number of tasks with a run here: opening, running, stopping, or ending.
+        tasks_stuck: the number of tasks whose scope, opened in an earlier session, has not closed.
         sessions: the number of sessions so far.
         requests_outstanding: the number of requests to the broker that are queued or unanswered.
         events_dropped: the number of events that slow subscribers have lost.
@@ -53,6 +55,7 @@ class ConsumerStatistics:
     node: str | None
     tasks_running: int
     tasks_open: int
+    tasks_stuck: int
     sessions: int
     requests_outstanding: int
     events_dropped: int
@@ -140,6 +143,7 @@ class Consumer:
         self._stream = EventStream([LogObserver(self._logger), *observers])
         self._emit = self._stream.emit
         self._membership: Membership | None = None
+        self._stuck = StuckRuns()
         self._running = AsyncBool()
         self._draining = AsyncBool()
         self._frozen = False
@@ -169,6 +173,7 @@ class Consumer:
             node=m.session.node.identity if m is not None else None,
             tasks_running=len(m.running) if m is not None else 0,
             tasks_open=len(m.runs) if m is not None else 0,
+            tasks_stuck=len(self._stuck),
             sessions=self._sessions,
             requests_outstanding=m.session.outstanding if m is not None else 0,
             events_dropped=self._stream.dropped,
@@ -209,60 +214,74 @@ class Consumer:
         if self._running.value:
             raise trio.BusyResourceError(f"{self!r} is already running")
         self._running.value = True
-        attempts = self._sessions = 0
+        self._sessions = 0
         try:
-            while not self._draining.value:
-                began, failed = trio.current_time(), None
-                try:
-                    if await self._spend_session(task_status):
-                        return
-                    if trio.current_time() - began > _REJOIN_MOST:  # else the cause may soon end the next one too
-                        attempts = 0
-                except CoordinatorUnavailable as error:
-                    if self._sessions == 0:
-                        raise
-                    failed = error
-                most = _rejoin_delay(attempts)
-                delay = self._settings.rng.uniform(most / 2, most)
-                attempts += 1
-                if failed is not None:
-                    self._emit(JoinFailed(self.name, failed, delay))
-                with trio.move_on_after(delay):
-                    await self._draining.wait_value(True)
-            if not self._sessions:
-                task_status.started()  # drained before the first join: `nursery.start` must return nevertheless
+            with unwrap_errors():
+                async with trio.open_nursery() as nursery:
+                    await self._keep_joined(nursery, task_status)
         finally:
             self._draining.value = False
             self._running.value = False
 
-    async def _spend_session(self, task_status: trio.TaskStatus[None]) -> bool:
-        """Join, and run tasks until the session ends. Returns False if the session was lost."""
-        identity = reason = ""
-        try:
-            async with self.coordinator.open_session(self._node_info()) as session:
-                identity = session.node.identity
-                self._sessions += 1
-                self._emit(SessionOpened(identity, session.session_timeout))
-                self._membership = Membership(
-                    session, self.handler, self._settings, self, emit=self._emit, logger=self._logger
-                )
-                if self._sessions == 1:
-                    task_status.started()
-                if self._frozen != session.node.frozen:  # changed during the join
-                    self._membership.set_frozen(self._frozen)
-                if self._draining.value:
-                    self._membership.drain()
-                try:
-                    await self._membership.run()
-                finally:
-                    self._membership = None
-            return True
-        except SessionLost as error:
-            reason = str(error)
-            return False
-        finally:
-            if identity:
-                self._emit(SessionEnded(identity, reason))
+    async def _keep_joined(self, nursery: trio.Nursery, task_status: trio.TaskStatus[None]) -> None:
+        """Join, and join again whenever the session was lost, until the node has drained."""
+        attempts = 0
+
+        def joined(session: Session) -> Membership:
+            return self._join(session, task_status)
+
+        while not self._draining.value:
+            began = trio.current_time()
+            run = SessionRun(self.coordinator, self._node_info(), joined, self._leave, self._emit)
+            nursery.start_soon(run.run, name=f"metafora session of {self.name}")
+            await run.wait_parted()
+            if not run.over and run.membership is not None:
+                self._part(run.membership)
+            elif run.error is None:
+                return
+            if run.membership is None and not self._sessions:
+                assert run.error is not None
+                raise run.error
+            if run.membership is not None and trio.current_time() - began > _REJOIN_MOST:
+                attempts = 0  # else the cause may soon end the next session too
+            most = _rejoin_delay(attempts)
+            delay = self._settings.rng.uniform(most / 2, most)
+            attempts += 1
+            if run.membership is None and run.error is not None:
+                self._emit(JoinFailed(self.name, run.error, delay))
+            with trio.move_on_after(delay):
+                await self._draining.wait_value(True)
+        if not self._sessions:
+            task_status.started()  # drained before the first join: `nursery.start` must return nevertheless
+
+    def _join(self, session: Session, task_status: trio.TaskStatus[None]) -> Membership:
+        """Make this node's membership in a session just opened."""
+        self._sessions += 1
+        self._emit(SessionOpened(session.node.identity, session.session_timeout))
+        membership = self._membership = Membership(
+            session, self.handler, self._settings, self, stuck=self._stuck, emit=self._emit, logger=self._logger
+        )
+        if self._sessions == 1:
+            task_status.started()
+        if self._frozen != session.node.frozen:  # changed during the join
+            membership.set_frozen(self._frozen)
+        if self._draining.value:
+            membership.drain()
+        return membership
+
+    def _leave(self, membership: Membership) -> None:
+        """Forget a membership, unless this node has joined again since."""
+        if self._membership is membership:
+            self._membership = None
+
+    def _part(self, membership: Membership) -> None:
+        """Let go of a membership that only scopes that do not close keep alive."""
+        self._leave(membership)
+        stuck = membership.open_runs()
+        self._stuck.add(stuck)
+        for run in stuck:
+            stack = stack_of(run.trio_task) if run.trio_task is not None else ""
+            self._emit(TaskStuck(run.claim.node, run.id, run.claim.seq, stack))
 
     async def drain(self) -> None:
         """Leave gracefully: claim nothing more, hand over every task, then end the session. Wait until `run` has ended.

@@ -40,6 +40,9 @@ class Executor:
         grace: seconds between telling a task to stop and cancelling it.
         emit: reports an event.
         ended: called when a run's Trio task ends, even if the run still has an end to report or a claim to give up.
+
+    Attributes:
+        busy: the number of runs whose Trio task has not ended.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class Executor:
         self._grace = grace
         self._emit = emit
         self._ended = ended
+        self.busy: int = 0
         self._nursery: trio.Nursery | None = None
         self._cancelled = False
 
@@ -78,7 +82,7 @@ class Executor:
         self._nursery = None
 
     def note_cancellation(self) -> None:
-        """Note that every run is being cancelled: start nothing more, and set each open run's stop reason."""
+        """Note that every run is being cancelled: start nothing more, and tell each open run why it stops."""
         self._cancelled = True
         for run in self.open_runs():
             run.note_cancellation()
@@ -169,6 +173,7 @@ class Executor:
             return
         run = self._runs[task] = TaskRun(task, claim)
         self._planner.got(task)
+        self.busy += 1
         self._nursery.start_soon(self._run_task, run, name=f"metafora task {task}")
         self._emit(TaskClaimed(self._situation.me, task, claim.seq))
 
@@ -216,6 +221,7 @@ class Executor:
         try:
             await self._runner.run(run)
         finally:
+            self.busy -= 1
             self._running.pop(run.id, None)
             if run.state is RunState.OPENING:
                 del self._runs[run.id]

@@ -17,6 +17,7 @@ from metafora_trio.events import (
     TaskEnded,
     TaskOverran,
     TaskStopFailed,
+    TaskStuck,
 )
 
 __all__ = ["LogObserver"]
@@ -28,6 +29,7 @@ _LEVELS: dict[type[Event], int] = {
     LeaseAtRisk: logging.WARNING,
     TaskStopFailed: logging.ERROR,
     TaskOverran: logging.ERROR,
+    TaskStuck: logging.CRITICAL,
     BalancerFailed: logging.ERROR,
     ObserverFailed: logging.ERROR,
     CommandDone: logging.INFO,

@@ -3,7 +3,8 @@
 Three things run in one nursery inside the session's cancel scope: the follower, which reconciles the tasks that have
 changed in the view; the planner, which from time to time computes which node should own which task; and the tasks.
 Every decision is a synchronous step between two awaits, so nothing can change while it is made. Losing the session
-cancels the nursery, because the session's scope surrounds it.
+cancels the nursery, because the session's scope surrounds it. A nursery ends with its last task, but the other tasks do
+not wait for that one: each claim is given up when its own scope has closed.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from .notices import Notices
 from .planner import Planner
 from .settings import ConsumerSettings
 from .situation import Situation
+from .stuck_runs import StuckRuns
 from .task_run import TaskRun
 from .task_runner import TaskRunner
 from .watchdog import watch_lease
@@ -33,6 +35,9 @@ __all__ = ["Membership"]
 
 _CHUNK = 256
 """The number of tasks to reconcile between two checkpoints: about 5 ms."""
+_PROMPT = 0.1
+"""Seconds for tasks to close when the node is cancelled. Until then nothing is given up, because if all have closed,
+the end of the session gives up all claims in one transaction."""
 _FLUSH_TIMEOUT = 2.0
 """Seconds to wait for the ends of tasks to reach the broker when the node is cancelled."""
 
@@ -45,6 +50,7 @@ class Membership:
         handler: the user's handler.
         settings: the consumer's settings.
         control: the consumer, for commands whose effect outlasts the session.
+        stuck: the runs of earlier sessions whose scopes are open.
         emit: reports an event.
         logger: for the watchdog, whose thread cannot report events.
 
@@ -62,6 +68,7 @@ class Membership:
         settings: ConsumerSettings,
         control: NodeControl,
         *,
+        stuck: StuckRuns,
         emit: Callable[[Event], None],
         logger: logging.Logger,
     ) -> None:
@@ -69,13 +76,14 @@ class Membership:
         self._settings = settings
         self._emit = emit
         self._logger = logger
+        self._stuck = stuck
         self._me = session.node.identity
         runs: dict[str, TaskRun] = {}
         running: dict[str, RunningTask] = {}
         self.runs: Mapping[str, TaskRun] = runs
         self.running: Mapping[str, RunningTask] = running
         self.notices: Notices = Notices(session)
-        self._planner = Planner(session, settings, runs=runs, running=running, emit=emit)
+        self._planner = Planner(session, settings, runs=runs, running=running, stuck=stuck, emit=emit)
         self._situation = Situation(session, self._planner, max_handovers=settings.max_handovers)
         self._executor = Executor(
             session,
@@ -94,18 +102,27 @@ class Membership:
             running=running,
             grace=settings.grace,
             emit=emit,
-            ended=self._leave_if_done,
+            ended=self._on_run_ended,
         )
         self._commands = Commands(
             session, control, balance=self._planner.balance, give_back=self._executor.give_back, emit=emit
         )
         self._nursery: trio.Nursery | None = None
         self._left = trio.Event()
+        self._ending: Callable[[], None] = lambda: None
+        self._cancelled = False
+        self._all_closed = trio.Event()
 
     # ---- the body
 
-    async def run(self) -> None:
-        """Run tasks until the node has drained. Losing the session and stopping the node cancel this from outside."""
+    async def run(self, *, ending: Callable[[], None]) -> None:
+        """Run tasks until the node has drained. Losing the session and stopping the node cancel this from outside.
+
+        Args:
+            ending: called when the tasks are being cancelled or the node has drained. A scope that does not close may
+                keep the membership running long after that.
+        """
+        self._ending = ending
         session, open_runs = self.session, self._executor.open_runs
         if not (session.watched and session.lease.finite):
             await self._run()
@@ -122,7 +139,7 @@ class Membership:
                 self._nursery.start_soon(self._follow)
                 self._nursery.start_soon(self._keep_planning)
                 self._nursery.start_soon(self._watch_risk)
-                self._nursery.start_soon(self._note_cancellation)
+                self._nursery.start_soon(self._wind_up)
                 self._executor.look_at_everything()
                 self._commands.carry_out()  # some may have been sent before the join was complete
                 await self._left.wait()
@@ -135,15 +152,19 @@ class Membership:
     async def _follow(self) -> None:
         """Reconcile the tasks that change in the view, and carry out commands."""
         while True:
-            await self.session.wait_changed()
-            changes = self.session.take_changes()
-            if changes.everything or changes.nodes:
-                self._planner.nodes_changed()
-            if self.session.current:
-                await self._look_at_changed(changes)
+            await self._reconcile_changes()
             self._commands.carry_out()
             self._planner.refill()
             self._leave_if_done()
+
+    async def _reconcile_changes(self) -> None:
+        """Wait until something has changed in the view, and reconcile it."""
+        await self.session.wait_changed()
+        changes = self.session.take_changes()
+        if changes.everything or changes.nodes:
+            self._planner.nodes_changed()
+        if self.session.current:
+            await self._look_at_changed(changes)
 
     async def _look_at_changed(self, changes: Changes) -> None:
         for count, task in enumerate(self._executor.parts() if changes.everything else changes.tasks):
@@ -159,6 +180,7 @@ class Membership:
 
     async def _keep_planning(self) -> None:
         while True:
+            self._stuck.report(self.notices)
             await self._planner.wait_due()
             for task in self._planner.plan():
                 self._executor.give_back(task)
@@ -166,8 +188,8 @@ class Membership:
             self._executor.look_at_contested()
             self._leave_if_done()
 
-    async def _note_cancellation(self) -> None:
-        """Note when the nursery is being cancelled because the session is lost or the node stops.
+    async def _wind_up(self) -> None:
+        """Wait until the nursery is cancelled: the session is lost, or the node stops. Then give up what has closed.
 
         Trio calls the abort function while cancelling, before any cancelled task runs. Handlers therefore already see
         `stop_reason`, and a task whose run has just closed is not started again.
@@ -175,9 +197,41 @@ class Membership:
 
         def cancelled(_: object) -> trio.lowlevel.Abort:
             self._executor.note_cancellation()
+            self._cancelled = True
+            self._ending()
             return trio.lowlevel.Abort.SUCCEEDED
 
-        await trio.lowlevel.wait_task_rescheduled(cancelled)
+        try:
+            await trio.lowlevel.wait_task_rescheduled(cancelled)
+        finally:
+            with trio.CancelScope(
+                shield=True
+            ):  # no longer than the scopes are open, which the nursery waits for anyway
+                await self._give_up_closed()
+
+    async def _give_up_closed(self) -> None:
+        """Until every scope has closed, give up the claim of each task whose scope has. The others keep theirs."""
+        if not self._executor.busy:
+            return
+        with trio.move_on_after(_PROMPT):
+            await self._all_closed.wait()
+            return
+        self._situation.end_drain()
+        self.session.announce(dataclasses.replace(self.session.node, draining=True))
+        self._executor.look_at_everything()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._keep_reconciling)
+            await self._all_closed.wait()
+            nursery.cancel_scope.cancel()
+
+    async def _keep_reconciling(self) -> None:
+        while True:
+            await self._reconcile_changes()
+
+    def _on_run_ended(self) -> None:
+        if self._cancelled and not self._executor.busy:
+            self._all_closed.set()
+        self._leave_if_done()
 
     async def _watch_risk(self) -> None:
         """Report once if half of the time until the cancellation has passed without a newly acknowledged heartbeat."""
@@ -196,13 +250,17 @@ class Membership:
         """When the node is cancelled, report the ends already reached. Otherwise these tasks would run again."""
         if not self.session.current:
             return
-        end = min(trio.current_time() + _FLUSH_TIMEOUT, self.session.lease.cancel_at)
+        end = min(trio.current_time() + _FLUSH_TIMEOUT, self.session.lease.end)
         with trio.CancelScope(shield=True, deadline=end):
             while self._executor.report_ends():
                 await self.session.wait_changed()
                 self.session.take_changes()
 
     # ---- control by the consumer
+
+    def open_runs(self) -> list[TaskRun]:
+        """Return the runs whose scope is open."""
+        return self._executor.open_runs()
 
     def drain(self) -> None:
         """Begin to drain: announce it, and keep running each task until another node bids for it."""

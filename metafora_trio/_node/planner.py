@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 
 import trio
 
@@ -41,6 +41,7 @@ class Planner:
         settings: the consumer's settings.
         runs: every run of this session, by task; read only.
         running: the tasks that run here and have not been told to stop, by id; read only.
+        stuck: the tasks that must not be taken, because a scope of an earlier session is open.
         emit: reports an event.
     """
 
@@ -51,9 +52,11 @@ class Planner:
         *,
         runs: Mapping[str, TaskRun],
         running: Mapping[str, RunningTask],
+        stuck: Container[str],
         emit: Callable[[Event], None],
     ) -> None:
         self._session = session
+        self._stuck = stuck
         self._me = session.node.identity
         self._backup_delay = settings.backup_delay
         self._bid_timeout = _BID_TIMEOUT + settings.grace + settings.cleanup_timeout
@@ -207,6 +210,7 @@ class Planner:
         return (
             not self._session.is_pending(task)
             and task not in self._runs
+            and task not in self._stuck
             and trio.current_time() >= self._left_alone.get(task, (0.0, 0.0))[0]
         )
 

@@ -90,6 +90,12 @@ class TaskRun:
         """The reason why the task was told to stop, or None."""
         return self._control.reason if self._control is not None else None
 
+    @property
+    def trio_task(self) -> trio.lowlevel.Task | None:
+        """The Trio task that runs the handler while the scope is open, otherwise None."""
+        nursery = self._control.nursery if self._control is not None else None
+        return None if nursery is None else nursery.parent_task
+
     def stop(self, reason: StopReason, grace: float) -> None:
         """Tell the task to stop, and cancel its scope after `grace` seconds. The scope must be open."""
         assert self._control is not None
@@ -105,8 +111,9 @@ class TaskRun:
         self._control.stopping.set()
 
     def note_cancellation(self) -> None:
-        """Record why the scope is being cancelled from outside."""
+        """Record that the open scope is being cancelled from outside, and why."""
         assert self._control is not None
+        self.state = RunState.CLOSING
         self._control.reason = self._control.stop_reason or StopReason.SHUTDOWN
 
     def fail(self, error: BaseException, now: datetime.datetime) -> None:

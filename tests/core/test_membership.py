@@ -10,7 +10,7 @@ from metafora_trio import RunningTask, StopReason, TaskStatusName
 from metafora_trio._memory.session import MemorySession
 from metafora_trio._model.view import TaskRemoved
 from metafora_trio.contract import StoredTask
-from metafora_trio.events import LeaseAtRisk, SessionEnded, SessionOpened, TaskOverran, TaskStarted, TaskStopped
+from metafora_trio.events import LeaseAtRisk, SessionEnded, TaskStarted, TaskStopped
 from tests.support.nodes import Node, open_cluster
 
 T = 12.0
@@ -175,34 +175,6 @@ async def test_lease_at_risk_is_reported_once_each_time(autojump_clock: MockCloc
             await trio.sleep(3.5)
             assert a.told() == ["LeaseAtRisk"]
         cluster.coordinator.heal(a.identity)
-
-
-async def test_scope_that_closes_late(autojump_clock: MockClock) -> None:
-    """A handler shielded past the end of the lease is reported. The node joins again once that scope has closed."""
-    async with open_cluster(session_timeout=T) as cluster:
-
-        async def stubborn(task: RunningTask) -> None:
-            with trio.CancelScope(shield=True):
-                await trio.sleep(30)
-
-        a = await cluster.start("a", stubborn)
-        await cluster.submit_until_running("t")
-        first = a.identity
-        await trio.sleep(5)
-        cluster.coordinator.partition(first)
-        await trio.sleep(20)
-        assert a.consumer.statistics().node == first
-        a.take_events()
-        await cluster.wait_until(lambda: not cluster.running)
-        await trio.sleep(1)
-        assert a.identity != first
-        stopped, overran, ended, opened = a.take_events()
-        assert isinstance(stopped, TaskStopped)
-        assert isinstance(overran, TaskOverran)
-        assert 12 < overran.seconds < 24
-        assert isinstance(ended, SessionEnded)
-        assert ended.node == first
-        assert isinstance(opened, SessionOpened)
 
 
 async def test_ends_are_reported_by_a_node_that_stops(autojump_clock: MockClock) -> None:
