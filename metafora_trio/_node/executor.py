@@ -189,16 +189,17 @@ class Executor:
         self._emit(TaskStopping(self._situation.me, run.id, run.claim.seq, reason, heir))
 
     def give_back(self, task: str) -> bool:
-        """Stop a running task and give it to any node. This node does not take it again for a while.
+        """Stop a running or opening task and give it to any node. This node does not take it again for a while.
 
         Returns:
-            True if the task was running here.
+            True if the task was running or opening here.
         """
         run = self._runs.get(task)
-        if run is None or run.state is not RunState.RUNNING:
+        if run is None or run.state not in (RunState.OPENING, RunState.RUNNING):
             return False
         run.give_back = True
-        self.stop(run, StopReason.RELEASED)
+        if run.state is RunState.RUNNING:
+            self.stop(run, StopReason.RELEASED)
         return True
 
     def _finish(self, run: TaskRun | None, claim: Claim, deleted: bool) -> None:

@@ -121,7 +121,7 @@ class TaskRun:
         self._finish(failure(error, now))
 
     def discard_end(self) -> None:
-        """Drop the end, because this node may no longer end the task."""
+        """Drop the end, because this node may no longer end the task or is to give it back without running it."""
         self.end = None
         self.state = RunState.CLOSED
 

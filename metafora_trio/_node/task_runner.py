@@ -8,7 +8,7 @@ import trio
 
 from metafora_trio._clock import Clock
 from metafora_trio._errors import InvalidTask
-from metafora_trio._model.reconcile import may_open
+from metafora_trio._model.reconcile import RunState, may_open
 from metafora_trio._running_task import Handler, RunControl, RunningTask
 from metafora_trio.contract import Session, StoredTask
 from metafora_trio.events import Event, TaskOverran, TaskStarted, TaskStopFailed, TaskStopped
@@ -62,6 +62,9 @@ class TaskRunner:
         On return the run is OPENING (no scope was opened), CLOSED or FINISHED. A cancellation propagates.
         """
         stored = await self._read(run)
+        if run.give_back and run.state is RunState.OPENING:
+            run.discard_end()  # given back while it was being read
+            return
         if stored is None:
             return
         session, me = self._session, self._situation.me

@@ -165,6 +165,20 @@ async def test_stop_task(autojump_clock: MockClock) -> None:
         ]
 
 
+async def test_stop_task_that_is_being_read(autojump_clock: MockClock) -> None:
+    """A task that has been claimed but has not started yet is given back without a start."""
+    async with open_cluster(latency=0.5) as cluster:
+        a = await cluster.start("a")
+        await cluster.submit("t")
+        await cluster.wait_until(lambda: a.consumer.statistics().tasks_open)
+        a.take_events()
+        cluster.coordinator._store.queue_command(a.identity, Command(CommandName.STOP_TASK, "t"))
+        await cluster.wait_until(lambda: cluster.owners() == {})
+        assert cluster.starts["t"] == 0
+        assert a.told() == ["CommandDone t stop_task", "TaskGivenUp t"]
+        await cluster.wait_running("t")
+
+
 async def test_stop_task_that_is_not_here(autojump_clock: MockClock) -> None:
     """A node that does not run the task rejects the command."""
     async with open_cluster() as cluster:
