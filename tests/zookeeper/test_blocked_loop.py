@@ -15,6 +15,7 @@ from metafora_trio import NodeInfo, SessionLost
 from metafora_trio.testing.conformance import eventually
 from metafora_trio_zookeeper import ZooKeeperCoordinator
 from metafora_trio_zookeeper._connection import Create, EventType, Reply, SetData
+from metafora_trio_zookeeper._kazoo.inbox import Inbox
 from metafora_trio_zookeeper.testing.real import Ensemble
 from tests.support.processes import wait_until
 from tests.support.zookeeper.connections import CLOSED, CONNECTED, DISCONNECTED, ask, connect
@@ -36,6 +37,23 @@ def in_thread(function: Callable[..., None], *arguments: Any) -> None:
     thread = threading.Thread(target=function, args=arguments)
     thread.start()
     thread.join()
+
+
+class TestInbox:
+    async def test_nothing_that_was_put_after_a_gap_is_delivered(self) -> None:
+        log: list[str] = []
+        inbox = Inbox(lambda error: None, limit=1000, on_overflow=lambda: log.append("overflow"))
+
+        def deliver(what: str, _: None) -> None:
+            log.append(what)
+
+        inbox.put(deliver, "first", None, 500)
+        inbox.put(deliver, "too much", None, 500)
+        inbox.put(deliver, "small", None, 0)
+        inbox.put(deliver, "too much again", None, 500)
+        inbox.post(deliver, "a state", None)
+        await trio.testing.wait_all_tasks_blocked()
+        assert log == ["overflow", "first", "a state"]
 
 
 class TestConnection:
