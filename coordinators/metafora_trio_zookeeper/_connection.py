@@ -157,7 +157,7 @@ class Sink(Protocol):
 
 class Connection(Protocol):
     """One ZooKeeper session's connection. All methods but `open` and `aclose` are synchronous, non-blocking,
-    and called from the Trio thread only."""
+    and called from the Trio thread only. (`send_from_thread` and `halt_from_thread` are for other threads.)"""
 
     @property
     def state(self) -> ConnectionState:
@@ -202,6 +202,12 @@ class Connection(Protocol):
         ...
 
     @property
+    def halted(self) -> str:
+        """Why this connection was halted from here, or the empty string: the reason given to `halt_from_thread`, or
+        that more waited to be delivered than fits into memory. The state CLOSED follows."""
+        ...
+
+    @property
     def backlog(self) -> int:
         """The number of states, events and replies that wait to be delivered."""
         ...
@@ -240,4 +246,18 @@ class Connection(Protocol):
 
     def drop(self) -> None:
         """Break the TCP connection and reconnect with the same session, to another server if possible."""
+        ...
+
+    # ---- the only two methods that other threads may call, even while the event loop is blocked
+
+    def send_from_thread(self, ops: Sequence[WriteOp]) -> None:
+        """Send a transaction on the present connection or, if there is none, on the next. Nobody gets its reply.
+
+        Use it only for what may take place at any time while the session lives, even before a barrier."""
+        ...
+
+    def halt_from_thread(self, reason: str) -> None:
+        """Break the connection and make no other, so that the servers expire the session after its timeout.
+
+        The state CLOSED is delivered once the event loop runs, after everything that had arrived before."""
         ...

@@ -57,6 +57,7 @@ class ConnectionBase(abc.ABC, Generic[RequestT]):
         self.server: str = ""
         self.proof: float = -math.inf
         self.connected_at: float = -math.inf
+        self.halted: str = ""
         self._sink: Sink | None = None
         # In the order in which the requests were made, because they must fail in that order.
         self._outstanding: dict[RequestT, Done] = {}

@@ -15,6 +15,7 @@ from metafora_trio._model.command import QueuedCommand as QueuedCommand
 from metafora_trio._model.lease import MIN_SESSION_TIMEOUT as MIN_SESSION_TIMEOUT
 from metafora_trio._model.lease import Lease as Lease
 from metafora_trio._model.lease import LeaseTerms as LeaseTerms
+from metafora_trio._model.node_info import MAX_NOTICES as MAX_NOTICES
 from metafora_trio._model.node_info import NodeInfo as NodeInfo
 from metafora_trio._model.node_info import node_name as node_name
 from metafora_trio._model.state import TaskState as TaskState

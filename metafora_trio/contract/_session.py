@@ -38,7 +38,7 @@ class Session(ABC):
 
     The body of `open_session` may use it. After the body has ended, or the session has, every request is ignored,
     nothing is pending, leaving or outstanding, and `current` is false. All methods but `wait_changed` and `read` are
-    synchronous, never block, and are called in the Trio thread.
+    synchronous, never block, and are called in the Trio thread (except `report_blocked` and `abandon`).
 
     The consumer asks for claims, handovers and ends only while the session is `current`. A session may drop such
     requests at other times, but it keeps `release` and `announce` and carries them out after the reconnect.
@@ -176,3 +176,25 @@ class Session(ABC):
     @abstractmethod
     def discard(self, queued: QueuedCommand) -> None:
         """Remove a command. The consumer asks again as long as `queued_commands` lists it."""
+
+    # ---- in the watchdog's thread, if the session is `watched`
+
+    def report_blocked(self, since: float) -> None:  # noqa: B027  # a session that is never watched needs none
+        """Have this node's record say that its event loop is blocked, until the loop runs again.
+
+        Called in the watchdog's thread, while the event loop is blocked. It must not block either. The session takes
+        the notice back by itself: `node` does not show it.
+
+        Args:
+            since: when the loop was last seen running, in seconds since the epoch.
+        """
+
+    def abandon(self, reason: str) -> None:  # noqa: B027  # a session that is never watched needs none
+        """Let the broker end this session after its timeout: prove no more that it is alive, and do not reconnect.
+
+        Called in the watchdog's thread, while the event loop is blocked. It must not block either. Once the loop runs
+        again, the session ends like a lost one.
+
+        Args:
+            reason: goes into the `SessionLost`.
+        """

@@ -93,6 +93,14 @@ class TestLease:
         with pytest.raises(SessionLost, match=r"suspended for 5\.0 s"):
             await life()
 
+    async def test_a_reading_that_was_too_low_does_not_look_like_a_suspend_later(self) -> None:
+        cluster = ScriptedCluster()
+        async with cluster.session() as (session, _):
+            for reading in (-5.0, 0.0, -5.0, 0.0):
+                cluster.suspended = reading
+                await trio.sleep(1)
+                assert session.current
+
     async def test_disconnection_alone_cancels_nothing(self) -> None:
         cluster = ScriptedCluster()
         async with cluster.session() as (session, connection):

@@ -10,6 +10,8 @@ it simple here:
   inbox after everything that was read on the connection before it.
 * A request carries the number of its connection and is never written on another (see `TrioHandler`).
 * The first final state (EXPIRED, AUTH_FAILED, CLOSED) stops kazoo in its own thread, before it can connect again.
+* `send_from_thread` and `halt_from_thread` work while the event loop is blocked, because they only use what kazoo's
+  thread reads anyway. What comes of them is posted through the inbox like everything else.
 """
 
 from __future__ import annotations
@@ -40,10 +42,13 @@ from metafora_trio_zookeeper._connection_base import ConnectionBase, Established
 from . import requests as requests
 from .inbox import Inbox
 from .requests import Request
-from .trio_handler import TrioHandler
+from .trio_handler import ANY_CONNECTION, TrioHandler
 from .wire import Wire, admit, halt, install
 
 __all__ = ["KazooConnection"]
+
+_MAX_WAITING = 64 << 20
+"""Bytes that may wait in the inbox. 200,000 events, such as those of a cold start of 100,000 tasks, take 40 MB."""
 
 _ENDS: Final = {
     KeeperState.EXPIRED_SESSION: ConnectionState.EXPIRED,
@@ -68,6 +73,8 @@ class KazooConnection(ConnectionBase[Request]):
         connect_timeout: seconds to try one address; by default session_timeout / (4 x hosts), from 0.2 to 1.
         randomize_hosts: whether to try the hosts in random order.
         logger: for kazoo and for this connection.
+        max_waiting: the number of bytes received that may wait while the event loop is blocked. With more, the session
+            ends.
 
     Raises:
         ValueError: from the constructor, on a chroot or an unknown TLS option.
@@ -86,6 +93,7 @@ class KazooConnection(ConnectionBase[Request]):
         connect_timeout: float | None = None,
         randomize_hosts: bool = True,
         logger: logging.Logger | None = None,
+        max_waiting: int = _MAX_WAITING,
     ) -> None:
         if "/" in hosts:
             raise ValueError(f"a chroot is not supported, use the namespace: {hosts!r}")
@@ -96,7 +104,7 @@ class KazooConnection(ConnectionBase[Request]):
         self._acl = requests.encode_acl(OPEN_ACL_UNSAFE if acl is None else acl)
         self._clock_offset = trio.current_time() - time.perf_counter()
         self._thread_ended = trio.Event()
-        self._inbox = Inbox(self._failed)
+        self._inbox = Inbox(self._failed, limit=max_waiting, on_overflow=lambda: self._overflowed(max_waiting))
 
         count = hosts.count(",") + 1
         self._connect_timeout = connect_timeout or max(0.2, min(1.0, session_timeout / (4 * count)))
@@ -150,6 +158,13 @@ class KazooConnection(ConnectionBase[Request]):
         if self.state is ConnectionState.CONNECTED:
             self._handler.drop(self.number)
 
+    def send_from_thread(self, ops: Sequence[WriteOp]) -> None:
+        self._handler.submit(ANY_CONNECTION, requests.transact(ops, self._acl))
+
+    def halt_from_thread(self, reason: str) -> None:
+        self.halted = reason
+        self._halt()
+
     # ---- in the Trio thread
 
     def _start(self) -> None:
@@ -193,6 +208,11 @@ class KazooConnection(ConnectionBase[Request]):
         halt(self._client)
         self._handler.close()
 
+    def _overflowed(self, limit: int) -> None:
+        reason = f"more than {limit >> 20} MiB from {self._handler.server} waited for the blocked event loop"
+        self._logger.critical("%s; ending the session", reason)
+        self.halt_from_thread(reason)
+
     def _listen(self, state: str) -> None:
         if state == KazooState.CONNECTED:
             connected_at, number, server, session_timeout, session_id = self._handler.connected()
@@ -207,7 +227,7 @@ class KazooConnection(ConnectionBase[Request]):
 
     def _happened(self, event: EventType, path: str) -> None:
         if not self._handler.closed and self._sink is not None:
-            self._inbox.put(self._sink.on_event, event, path)
+            self._inbox.put(self._sink.on_event, event, path, len(path))
 
     def _answered(self, request: Request, error: int, zxid: int, frame: bytes, offset: int) -> None:
         result: Reply | RequestError
@@ -220,7 +240,7 @@ class KazooConnection(ConnectionBase[Request]):
         else:
             if request.stamp is not None:
                 self._prove(request.stamp)
-        self._inbox.put(self._deliver, request, result)
+        self._inbox.put(self._deliver, request, result, len(frame))
 
 
 def _tls_context(options: Mapping[str, Any] | None) -> ssl.SSLContext | None:

@@ -6,7 +6,8 @@ the loop of one client, in one thread, and supports none of kazoo's recipes.
 The rules it keeps:
 
 * **A request is sent on the connection it was meant for, or never.** Requests wait in the outbox with the number of
-  their connection. Between two frames, the loop takes them from there and discards those with an older number.
+  their connection. Between two frames, the loop takes them from there and discards those with an older number. (One
+  meant for `ANY_CONNECTION` is sent on the present connection or, if there is none, on the next.)
 * **Submitting never blocks.** It appends to a deque and, if the loop sleeps, writes one byte to a non-blocking socket
   pair.
 * **The loop sleeps only when it has nothing to do**: all frames are read and all requests are written.
@@ -28,7 +29,10 @@ from kazoo.handlers.threading import KazooTimeoutError
 
 from .buffered_socket import BufferedSocket
 
-__all__ = ["TrioHandler"]
+__all__ = ["ANY_CONNECTION", "TrioHandler"]
+
+ANY_CONNECTION = 0
+"""In place of a connection's number: the present connection, or else the next."""
 
 _PATIENCE_GROWTH = 1.5
 _LOOK_AROUND = 64
@@ -128,7 +132,7 @@ class TrioHandler:
     # ---- called from Trio
 
     def submit(self, number: int, request: Any) -> None:
-        """Send `request` on connection `number`, or never. Never blocks."""
+        """Send `request` on connection `number`, or never. Never blocks. May be called from any thread."""
         self._outbox.append((number, request))
         if self._asleep:
             self._asleep = False
@@ -250,7 +254,7 @@ class TrioHandler:
         outbox = self._outbox
         while outbox:
             number, request = outbox.popleft()
-            if number == self.number:
+            if number == self.number or number == ANY_CONNECTION:
                 self._admit(request)
 
     def _anything_to_do(self) -> bool:

@@ -7,6 +7,7 @@ not do: a follower that is cut off from its leader answers those for seconds aft
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -21,15 +22,29 @@ __all__ = ["Heartbeat", "suspended_seconds"]
 
 _log = logging.getLogger("metafora_trio.zookeeper")
 
+_EXACT = 0.001
+"""Seconds that may pass while the clocks are read."""
+_READINGS = 5
+"""How often to read the clocks until that is so."""
+
 
 def suspended_seconds() -> float:
     """Return how many seconds this machine has been suspended since it booted; 0 if the system does not report it.
 
-    During a suspend Trio's clock stops, but the server's does not.
+    During a suspend Trio's clock stops, but the server's does not. The result may be too low by the time for which this
+    process was paused between two clock readings, if that happened several times in a row. It is never too high.
     """
     if not hasattr(time, "CLOCK_BOOTTIME"):
         return 0.0
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
+    highest = -math.inf
+    for _ in range(_READINGS):
+        before = time.clock_gettime(time.CLOCK_MONOTONIC)
+        boot = time.clock_gettime(time.CLOCK_BOOTTIME)
+        after = time.clock_gettime(time.CLOCK_MONOTONIC)
+        if after - before < _EXACT:
+            return boot - after
+        highest = max(highest, boot - after)
+    return highest
 
 
 class Heartbeat:
@@ -167,4 +182,5 @@ class Heartbeat:
         suspended = self._suspended()
         if suspended - self._last_suspended > self.terms.margin:
             self._over(f"the machine was suspended for {suspended - self._last_suspended:.1f} s")
-        self._last_suspended = suspended
+        # Keep the maximum: a reading may be too low, and the next right one must not look like a suspend.
+        self._last_suspended = max(self._last_suspended, suspended)

@@ -9,12 +9,16 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
 
 import trio
 
 from metafora_trio import Claim, CoordinatorUnavailable, NodeInfo, SessionLost, TaskState
 from metafora_trio.contract import (
+    MAX_NOTICES,
     MIN_SESSION_TIMEOUT,
     Changes,
     ClaimKind,
@@ -33,6 +37,7 @@ from metafora_trio_zookeeper._connection import (
     EventType,
     Reply,
     RequestError,
+    SetData,
 )
 from metafora_trio_zookeeper._layout import Layout, decode_record
 from metafora_trio_zookeeper._namespace import ensure_namespace
@@ -108,6 +113,7 @@ class ZooKeeperSession(Session):
             deliveries=lambda: self._live.deliveries,
             suspended=suspended,
         )
+        self._token = trio.lowlevel.current_trio_token()
         self._joined = trio.Event()
         self._failure: Exception | None = None
         self._closing = False
@@ -213,6 +219,25 @@ class ZooKeeperSession(Session):
         if self.current:
             self._writes.remove_command(queued.id)
 
+    # ---- in the watchdog's thread
+
+    def report_blocked(self, since: float) -> None:
+        if self._failure is not None or self._closing or not self._joined.is_set():
+            return
+        when = datetime.fromtimestamp(since, UTC).isoformat(timespec="seconds")
+        notices = (f"its event loop has been blocked since {when}", *self.node.notices[: MAX_NOTICES - 1])
+        self._connection.send_from_thread([SetData(self._path, replace(self.node, notices=notices).encode())])
+        with suppress(trio.RunFinishedError):  # then there is no loop that could run again
+            self._token.run_sync_soon(self._on_unblocked)
+
+    def abandon(self, reason: str) -> None:
+        self._connection.halt_from_thread(reason)
+
+    def _on_unblocked(self) -> None:
+        """Correct the node's record, now that the event loop runs again. Runs in the Trio thread."""
+        if self._failure is None and not self._closing:
+            self._writes.announce_again()
+
     # ---- its life, for the coordinator
 
     async def serve(self) -> None:
@@ -293,7 +318,7 @@ class ZooKeeperSession(Session):
             self.server = self._connection.server
             self._take_terms()
         elif state is not ConnectionState.DISCONNECTED:
-            self._on_over(f"the session has ended: {state.value}")
+            self._on_over(self._connection.halted or f"the session has ended: {state.value}")
 
     def _take_terms(self) -> None:
         timeout, asked = self._connection.session_timeout, self._asked_timeout

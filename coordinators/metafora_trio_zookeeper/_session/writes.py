@@ -68,6 +68,7 @@ class Writes:
         self._announced = node
         self._wanted = node
         self._announcing: Unit | None = None
+        self._overwritten = False
         self._removing: dict[str, Unit] = {}
         self._full = False
         self._batch = Batch(connection, self._on_read)
@@ -92,7 +93,7 @@ class Writes:
         for claim in list(in_flight.released):
             self._release(claim)
         unsure, self._announcing = self._announcing is not None, None
-        if unsure or self._wanted != self._announced:
+        if unsure or self._overwritten or self._wanted != self._announced:
             self._announce()
         queued_commands = self._live.queued_commands
         removing, self._removing = self._removing, {}
@@ -222,9 +223,15 @@ class Writes:
         if self._live.current and self._announcing is None:
             self._announce()
 
+    def announce_again(self) -> None:
+        """Store this node's record again, because something else has overwritten it."""
+        self._overwritten = True
+        self.announce(self._wanted)
+
     def _announce(self) -> None:
         """Send the wanted record. Only one is in flight at a time: a unit that is sent again, because another in its
         transaction was refused, could otherwise be overtaken and overwrite a newer record."""
+        self._overwritten = False
         node = self._wanted
         op = SetData(self._layout.node_path(self._me), node.encode())
         self._announcing = Unit((op,), lambda unit, error: self._on_announced(unit, error, node))
@@ -236,7 +243,7 @@ class Writes:
         elif unit is self._announcing:
             self._announcing = None
             self._announced = node
-            if self._wanted != node:
+            if self._overwritten or self._wanted != node:
                 self._announce()
             self._live.touch_nodes()
 

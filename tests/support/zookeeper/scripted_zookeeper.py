@@ -244,6 +244,16 @@ class ScriptedConnection(ConnectionBase[Request]):
 
         self._send("add_watch", watch, done)
 
+    def send_from_thread(self, ops: Sequence[WriteOp]) -> None:
+        self.sent.append("send_from_thread")
+        if self.state is CONNECTED:
+            self._transmit(Request("send_from_thread", lambda: self._write(ops)))
+
+    def halt_from_thread(self, reason: str) -> None:
+        self.halted = reason
+        self._up.clear()
+        self._down.put(lambda: self._set_state(ConnectionState.CLOSED))
+
     # ---- the transport
 
     def _send(self, name: str, carry_out: Callable[[], Reply], done: Done) -> None:

@@ -122,6 +122,16 @@ class SimulatedConnection(ConnectionBase[Request]):
             channel.close_client_end()
             self._post(self._broken, channel, None)
 
+    def send_from_thread(self, ops: Sequence[WriteOp]) -> None:
+        """See `Connection`. Simulated processes have no other threads; this one sends only while connected."""
+        if self.state is ConnectionState.CONNECTED and self._channel is not None:
+            self._transmit(Request(Kind.TRANSACT, tuple(ops)))
+
+    def halt_from_thread(self, reason: str) -> None:
+        self.halted = reason
+        self._halt()
+        self._post(self._set_state, ConnectionState.CLOSED, None)
+
     # ---- requests
 
     def _start(self) -> None:
