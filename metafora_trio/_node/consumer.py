@@ -45,6 +45,8 @@ class ConsumerStatistics:
         tasks_running: the number of tasks that run and have not been told to stop.
         tasks_open: the number of tasks with a run here: opening, running, stopping, or ending.
         tasks_stuck: the number of tasks whose scope, opened in an earlier session, has not closed.
+        loop_lag: the most seconds by which the event loop was late during the last half to whole minute. It is measured
+            only in sessions with a lease in real time.
         sessions: the number of sessions so far.
         requests_outstanding: the number of requests to the broker that are queued or unanswered.
         events_dropped: the number of events that slow subscribers have lost.
@@ -56,6 +58,7 @@ class ConsumerStatistics:
     tasks_running: int
     tasks_open: int
     tasks_stuck: int
+    loop_lag: float
     sessions: int
     requests_outstanding: int
     events_dropped: int
@@ -84,6 +87,9 @@ class Consumer:
         drain_timeout: the maximum number of seconds for which a drain waits for other nodes to take the tasks.
         on_overrun: the reaction if a scope has not closed by the end of the lease because the handler blocks the event
             loop or shields itself: "log" it, or "exit" the process (status 70, tracebacks of all threads on stderr).
+        blocked_timeout: the seconds for which a node whose event loop is blocked keeps its session. Its tasks do not go
+            on meanwhile, and no other node takes them, because the blocking one may still be running. By default three
+            session timeouts; `math.inf` for ever. It has no effect with `on_overrun="exit"`, which is quicker.
         settle: seconds to wait after a node has joined before claiming or bidding, since more nodes may be joining.
         backup_delay: seconds after which the next node steps in for a task that its first choice has not claimed.
         max_handovers: the maximum number of tasks being handed over at any moment; with 0, none is ever handed over.
@@ -107,6 +113,7 @@ class Consumer:
         cleanup_timeout: float = 5.0,
         drain_timeout: float = 30.0,
         on_overrun: OnOverrun = "log",
+        blocked_timeout: float | None = None,
         settle: float = 1.5,
         backup_delay: float = 3.0,
         max_handovers: int = 16,
@@ -133,6 +140,7 @@ class Consumer:
             cleanup_timeout=cleanup_timeout,
             drain_timeout=drain_timeout,
             on_overrun=on_overrun,
+            blocked_timeout=blocked_timeout,
             settle=settle,
             backup_delay=backup_delay,
             max_handovers=max_handovers,
@@ -174,6 +182,7 @@ class Consumer:
             tasks_running=len(m.running) if m is not None else 0,
             tasks_open=len(m.runs) if m is not None else 0,
             tasks_stuck=len(self._stuck),
+            loop_lag=m.loop.lag if m is not None else 0.0,
             sessions=self._sessions,
             requests_outstanding=m.session.outstanding if m is not None else 0,
             events_dropped=self._stream.dropped,

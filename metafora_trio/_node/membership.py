@@ -17,11 +17,13 @@ from collections.abc import Callable, Mapping
 import trio
 
 from metafora_trio._running_task import Handler, RunningTask
+from metafora_trio._service_nursery import open_service_nursery
 from metafora_trio.contract import Changes, Session
 from metafora_trio.events import Event, LeaseAtRisk
 
 from .commands import Commands, NodeControl
 from .executor import Executor
+from .loop_monitor import LoopMonitor
 from .notices import Notices
 from .planner import Planner
 from .settings import ConsumerSettings
@@ -29,7 +31,7 @@ from .situation import Situation
 from .stuck_runs import StuckRuns
 from .task_run import TaskRun
 from .task_runner import TaskRunner
-from .watchdog import watch_lease
+from .watchdog import watch
 
 __all__ = ["Membership"]
 
@@ -38,6 +40,12 @@ _CHUNK = 256
 _PROMPT = 0.1
 """Seconds for tasks to close when the node is cancelled. Until then nothing is given up, because if all have closed,
 the end of the session gives up all claims in one transaction."""
+_BEATS_PER_TIMEOUT = 24
+"""Beats of the loop monitor. There are several between `cancel_at` and the end of the lease, about T/6 later."""
+_BLOCKED_TIMEOUTS = 3
+"""The session timeouts for which a blocked event loop keeps its session by default."""
+_LAG_TO_REPORT = 1 / 12
+"""The lag of the event loop, as a fraction of the session timeout, from which the node's record mentions it."""
 _FLUSH_TIMEOUT = 2.0
 """Seconds to wait for the ends of tasks to reach the broker when the node is cancelled."""
 
@@ -59,6 +67,7 @@ class Membership:
         running: the tasks that run here and have not been told to stop, by id.
         runs: every run, by task.
         notices: what people should know about this node.
+        loop: measures the event loop while the session is watched.
     """
 
     def __init__(
@@ -83,6 +92,7 @@ class Membership:
         self.runs: Mapping[str, TaskRun] = runs
         self.running: Mapping[str, RunningTask] = running
         self.notices: Notices = Notices(session)
+        self.loop: LoopMonitor = LoopMonitor(session.session_timeout / _BEATS_PER_TIMEOUT)
         self._planner = Planner(session, settings, runs=runs, running=running, stuck=stuck, emit=emit)
         self._situation = Situation(session, self._planner, max_handovers=settings.max_handovers)
         self._executor = Executor(
@@ -127,10 +137,18 @@ class Membership:
         if not (session.watched and session.lease.finite):
             await self._run()
             return
-        with watch_lease(
-            session.lease, lambda: [run.id for run in open_runs()], self._settings.on_overrun, self._logger
-        ):
-            await self._run()
+        timeout = self._settings.blocked_timeout
+        async with open_service_nursery() as helpers:
+            helpers.start_soon(self.loop.run)
+            with watch(
+                session,
+                self.loop,
+                lambda: [run.id for run in open_runs()],
+                on_overrun=self._settings.on_overrun,
+                blocked_timeout=_BLOCKED_TIMEOUTS * session.session_timeout if timeout is None else timeout,
+                logger=self._logger,
+            ):
+                await self._run()
 
     async def _run(self) -> None:
         try:
@@ -180,13 +198,21 @@ class Membership:
 
     async def _keep_planning(self) -> None:
         while True:
-            self._stuck.report(self.notices)
+            self._report()
             await self._planner.wait_due()
             for task in self._planner.plan():
                 self._executor.give_back(task)
             self._planner.refill()
             self._executor.look_at_contested()
             self._leave_if_done()
+
+    def _report(self) -> None:
+        """Bring the notices in this node's record up to date."""
+        self._stuck.report(self.notices)
+        if self.loop.lag > _LAG_TO_REPORT * self.session.session_timeout:
+            self.notices.report("lag", f"its event loop was late by up to {self.loop.lag:.1f} s in the last minute")
+        else:
+            self.notices.clear("lag")
 
     async def _wind_up(self) -> None:
         """Wait until the nursery is cancelled: the session is lost, or the node stops. Then give up what has closed.

@@ -31,6 +31,7 @@ class ConsumerOptions(TypedDict, total=False):
     cleanup_timeout: float
     drain_timeout: float
     on_overrun: OnOverrun
+    blocked_timeout: float | None
     settle: float
     backup_delay: float
     max_handovers: int
@@ -55,6 +56,7 @@ class ConsumerSettings:
     cleanup_timeout: float
     drain_timeout: float
     on_overrun: OnOverrun
+    blocked_timeout: float | None
     settle: float
     backup_delay: float
     max_handovers: int
@@ -67,6 +69,8 @@ class ConsumerSettings:
             value = getattr(self, argument)
             if not value >= 0:  # refuses NaN, too
                 raise ValueError(f"{argument} must be 0 or more, not {value!r}")
+        if self.blocked_timeout is not None and not self.blocked_timeout > 0:
+            raise ValueError(f"blocked_timeout must be more than 0, or None, not {self.blocked_timeout!r}")
         if not self.backup_delay > 0:
             raise ValueError(f"backup_delay must be more than 0, not {self.backup_delay!r}")
         if self.on_overrun not in ("log", "exit"):

@@ -1,8 +1,11 @@
-"""The watchdog: the core's only thread, which checks the lease from outside the event loop.
+"""The watchdog: the core's only thread, which checks the lease and the event loop from outside.
 
 A handler that blocks the event loop, or shields itself past the end of the lease, cannot be stopped from inside Trio,
-and a blocked loop cannot even report it. The watchdog never enters Trio: it reads two numbers and a list, and
-logs an overrun or ends the process because of it.
+and a blocked loop cannot even report it. The watchdog never enters Trio: it reads a few numbers and a list, and logs an
+overrun or ends the process because of it.
+
+A blocked loop keeps its session, because the broker's connection may have a thread that answers for it. Otherwise
+another node would run the blocking task as well. The watchdog makes that visible to others, and ends it after a while.
 """
 
 from __future__ import annotations
@@ -12,21 +15,38 @@ import logging
 import os
 import sys
 import threading
+import time
+import traceback
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from typing import Literal, Protocol
 
 import trio
 
 from metafora_trio._model.lease import Lease
-from metafora_trio._model.overrun import OverrunDetector
+from metafora_trio._model.overrun import BlockedDetector, OverrunDetector
 
-__all__ = ["EXIT_CODE", "OnOverrun", "watch_lease"]
+from .loop_monitor import LoopMonitor
+
+__all__ = ["EXIT_CODE", "OnOverrun", "Watched", "watch"]
 
 EXIT_CODE = 70
 """The exit status if the watchdog ends the process (EX_SOFTWARE in sysexits.h)."""
+_PAUSE_AFTER_REPORT = 0.1
+"""Seconds between two looks while an overrun lasts that has been reported."""
+_MAX_STACK = 4 * 1024
 
 OnOverrun = Literal["log", "exit"]
+
+
+class Watched(Protocol):
+    """The part of a session that the watchdog uses."""
+
+    lease: Lease
+
+    def report_blocked(self, since: float) -> None: ...
+
+    def abandon(self, reason: str) -> None: ...
 
 
 class _Watchdog:
@@ -34,29 +54,46 @@ class _Watchdog:
 
     def __init__(
         self,
-        lease: Lease,
+        session: Watched,
+        loop: LoopMonitor,
         open_tasks: Callable[[], Sequence[str]],
+        *,
         on_overrun: OnOverrun,
+        blocked_timeout: float,
         logger: logging.Logger,
         clock: Callable[[], float],
     ) -> None:
-        self.lease = lease
+        self.session = session
+        self.loop = loop
         self.open_tasks = open_tasks
         self.on_overrun = on_overrun
+        self.blocked_timeout = blocked_timeout
         self.logger = logger
         self.clock = clock
         self.stopped = threading.Event()
+        self.watched_thread = threading.get_ident()
+        self.overrun = OverrunDetector()
+        self.blocked = BlockedDetector()
 
     def run(self) -> None:
-        detector = OverrunDetector()
-        while True:
-            now, end = self.clock(), self.lease.end
-            if tasks := detector.look(now, end, self.open_tasks):
-                self.report(tasks, now - end)
-            if self.stopped.wait(detector.until_next_look(now, end)):
-                return
+        while not self.stopped.wait(self.look()):
+            pass
 
-    def report(self, tasks: Sequence[str], late: float) -> None:
+    def look(self) -> float:
+        """Look once. Returns the seconds until the next look."""
+        lease = self.session.lease
+        now, beat, end = self.clock(), self.loop.beat, lease.end
+        if tasks := self.overrun.look(now, end, self.open_tasks):
+            self.report_overrun(tasks, now - end)
+        if self.blocked.look(now, beat, lease.cancel_at, end):
+            self.report_blocked(now - beat)
+        if self.blocked.give_up(now, beat, self.blocked_timeout):
+            self.give_up(now - beat)
+        if self.overrun.reported(end):
+            return _PAUSE_AFTER_REPORT
+        return self.overrun.until_next_look(now, end)
+
+    def report_overrun(self, tasks: Sequence[str], late: float) -> None:
         named = ", ".join(tasks[:10]) + (f" and {len(tasks) - 10} more" if len(tasks) > 10 else "")
         message = (
             f"the lease ended {late:.3f} s ago and these tasks have not closed their scopes: {named}; "
@@ -72,25 +109,58 @@ class _Watchdog:
         finally:  # even if stderr is closed
             os._exit(EXIT_CODE)
 
+    def report_blocked(self, seconds: float) -> None:
+        self.logger.critical(
+            "the event loop has been blocked for %.1f s, so no task of this node goes on. It is here:\n%s",
+            seconds,
+            self.stack(),
+        )
+        self.session.report_blocked(time.time() - seconds)
+
+    def give_up(self, seconds: float) -> None:
+        reason = f"the event loop was blocked for {seconds:.1f} s"
+        self.logger.critical("%s; giving up the session, so that other nodes take its tasks\n%s", reason, self.stack())
+        self.session.abandon(reason)
+
+    def stack(self) -> str:
+        """Return where the watched thread is."""
+        frame = sys._current_frames().get(self.watched_thread)
+        return "".join(traceback.format_stack(frame))[-_MAX_STACK:] if frame is not None else "(the thread has ended)"
+
 
 @contextmanager
-def watch_lease(
-    lease: Lease, open_tasks: Callable[[], Sequence[str]], on_overrun: OnOverrun, logger: logging.Logger
+def watch(
+    session: Watched,
+    loop: LoopMonitor,
+    open_tasks: Callable[[], Sequence[str]],
+    *,
+    on_overrun: OnOverrun,
+    blocked_timeout: float,
+    logger: logging.Logger,
 ) -> Generator[None]:
-    """Watch a lease in a thread while the body runs.
+    """Watch a lease and the event loop in a thread while the body runs.
 
     Args:
-        lease: the lease whose `end` to watch.
+        session: its lease is watched; it is told about a blocked loop.
+        loop: shows whether the event loop runs.
         open_tasks: returns the ids of the tasks whose scope is open. It is called in the thread, so it must be quick
             and thread-safe.
         on_overrun: "log" reports the overrun; "exit" prints the tracebacks of all threads to stderr and ends the
             process with status 70.
-        logger: receives the report of "log".
+        blocked_timeout: the seconds for which a blocked event loop keeps its session.
+        logger: receives the reports.
 
     Leaving the body stops the thread at once.
     """
-    clock = trio.lowlevel.current_clock()
-    watchdog = _Watchdog(lease, open_tasks, on_overrun, logger, clock.current_time)
+    watchdog = _Watchdog(
+        session,
+        loop,
+        open_tasks,
+        on_overrun=on_overrun,
+        blocked_timeout=blocked_timeout,
+        logger=logger,
+        clock=trio.lowlevel.current_clock().current_time,
+    )
     thread = threading.Thread(target=watchdog.run, name="metafora-watchdog", daemon=True)
     thread.start()
     try:

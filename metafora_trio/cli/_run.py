@@ -41,8 +41,8 @@ _BALANCERS = {"fair": FairBalancer, "greedy": GreedyBalancer}
     help="For others to take over what runs here, when the node leaves.",
 )  # fmt: skip
 @click.option(
-    "--on-overrun", type=click.Choice(["log", "exit"]), default="log", show_default=True,
-    help="What to do when a task does not stop in time: only report it, or end the process.",
+    "--on-overrun", type=click.Choice(["log", "exit"]), default="exit", show_default=True,
+    help="What to do when a task does not stop in time: end the process (status 70), or only report it.",
 )  # fmt: skip
 @click.option("-q", "--quiet", is_flag=True, help="Do not tell what the node does, only what goes wrong.")
 @click.pass_obj

@@ -7,19 +7,78 @@ in a process of its own.
 from __future__ import annotations
 
 import logging
+import math
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import cast
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from metafora_trio._model.lease import Lease
-from metafora_trio._node.watchdog import EXIT_CODE, _Watchdog, watch_lease
+from metafora_trio._node.loop_monitor import LoopMonitor
+from metafora_trio._node.watchdog import EXIT_CODE, OnOverrun, _Watchdog, watch
 from tests.support.processes import wait_until
 
 LOGGER = logging.getLogger("metafora_trio.test")
+
+
+class WatchedSession:
+    """The part of a session that the watchdog uses; records what it is told."""
+
+    def __init__(self, lease: Lease) -> None:
+        self.lease = lease
+        self.blocked_since: list[float] = []
+        self.abandoned: list[str] = []
+
+    def report_blocked(self, since: float) -> None:
+        self.blocked_since.append(since)
+
+    def abandon(self, reason: str) -> None:
+        self.abandoned.append(reason)
+
+
+class Beats:
+    """A loop monitor whose beat a test sets."""
+
+    def __init__(self, beat: float) -> None:
+        self.beat = beat
+
+
+def watch_lease(
+    lease: Lease, open_tasks: Callable[[], Sequence[str]], on_overrun: OnOverrun = "log"
+) -> AbstractContextManager[None]:
+    """Watch a lease while the loop beats for ever."""
+    loop = cast(LoopMonitor, Beats(math.inf))
+    return watch(
+        WatchedSession(lease), loop, open_tasks, on_overrun=on_overrun, blocked_timeout=math.inf, logger=LOGGER
+    )
+
+
+def make_watchdog(
+    lease: Lease,
+    open_tasks: Callable[[], Sequence[str]],
+    on_overrun: OnOverrun,
+    clock: Callable[[], float],
+    *,
+    beat: float = math.inf,
+    blocked_timeout: float = math.inf,
+) -> _Watchdog:
+    return _Watchdog(
+        WatchedSession(lease),
+        cast(LoopMonitor, Beats(beat)),
+        open_tasks,
+        on_overrun=on_overrun,
+        blocked_timeout=blocked_timeout,
+        logger=LOGGER,
+        clock=clock,
+    )
 
 
 def threads() -> list[str]:
@@ -36,7 +95,7 @@ async def test_thread_lives_as_long_as_the_body() -> None:
     """The thread runs while the body runs and ends with it, even before the end of the lease."""
     before = threads()
     lease = Lease(cancel_at=trio.current_time() + 99, end=trio.current_time() + 100)
-    with watch_lease(lease, lambda: ["t"], "log", LOGGER):
+    with watch_lease(lease, lambda: ["t"]):
         assert "metafora-watchdog" in threads()
     assert threads() == before
 
@@ -45,7 +104,7 @@ async def test_reports_open_tasks_once(caplog: pytest.LogCaptureFixture) -> None
     """Tasks that are open after the end of the lease are reported by name, once for each lease."""
     now = trio.current_time()
     lease = Lease(cancel_at=now, end=now + 0.02)
-    with watch_lease(lease, lambda: [f"t{i}" for i in range(12)], "log", LOGGER):
+    with watch_lease(lease, lambda: [f"t{i}" for i in range(12)]):
         await wait_for(caplog.records, 1)
         await trio.sleep(0.15)
         assert len(caplog.records) == 1
@@ -62,7 +121,7 @@ async def test_no_open_task_no_report(caplog: pytest.LogCaptureFixture) -> None:
     now = trio.current_time()
     lease = Lease(cancel_at=now, end=now)
     open_tasks: list[str] = []
-    with watch_lease(lease, lambda: open_tasks, "log", LOGGER):
+    with watch_lease(lease, lambda: open_tasks):
         await trio.sleep(0.15)
         lease.end = trio.current_time() + 100
         open_tasks.append("t")
@@ -73,7 +132,7 @@ async def test_no_open_task_no_report(caplog: pytest.LogCaptureFixture) -> None:
 async def test_reports_while_the_event_loop_is_blocked(caplog: pytest.LogCaptureFixture) -> None:
     """The watchdog reports open tasks even while a handler blocks the event loop."""
     now = trio.current_time()
-    with watch_lease(Lease(cancel_at=now, end=now + 0.02), lambda: ["t"], "log", LOGGER):
+    with watch_lease(Lease(cancel_at=now, end=now + 0.02), lambda: ["t"]):
         wait_until(lambda: caplog.records)  # blocks, as a handler should not
     assert "t" in caplog.records[0].getMessage()
 
@@ -97,14 +156,73 @@ class ThawedAfterFirstWait(threading.Event):
 def test_thawed_process_has_time_to_close(monkeypatch: pytest.MonkeyPatch, closed_after: float, reports: int) -> None:
     """A task that a thawed process closes within 50 ms is not reported; one that stays open longer is."""
     thawed = ThawedAfterFirstWait(looks=50)
-    watchdog = _Watchdog(
-        Lease(end=1.0), lambda: ["t"] if thawed.now < 100.0 + closed_after else [], "log", LOGGER, lambda: thawed.now
+    watchdog = make_watchdog(
+        Lease(end=1.0), lambda: ["t"] if thawed.now < 100.0 + closed_after else [], "log", lambda: thawed.now
     )
     watchdog.stopped = thawed
     reported: list[float] = []
-    monkeypatch.setattr(watchdog, "report", lambda tasks, late: reported.append(late))
+    monkeypatch.setattr(watchdog, "report_overrun", lambda tasks, late: reported.append(late))
     watchdog.run()
     assert len(reported) == reports
+
+
+def test_blocked_loop_is_reported_and_then_given_up(caplog: pytest.LogCaptureFixture) -> None:
+    """A loop that has not run since its tasks should have been cancelled is reported with the place where it is."""
+    now = 100.0
+    lease = Lease(cancel_at=102.0, end=102.5)
+    loop = Beats(100.0)
+    watchdog = make_watchdog(lease, lambda: [], "log", lambda: now, blocked_timeout=12.0)
+    watchdog.loop = cast(LoopMonitor, loop)
+    session = cast(WatchedSession, watchdog.session)
+
+    def look_until(end: float) -> None:
+        nonlocal now
+        while now < end:
+            now += watchdog.look()
+
+    look_until(102.5)
+    assert (session.blocked_since, caplog.records) == ([], [])
+    look_until(111.9)
+    (since,) = session.blocked_since
+    assert since == pytest.approx(time.time() - 2.55, abs=1.0)
+    assert session.abandoned == []
+    look_until(130.0)
+    assert session.abandoned == ["the event loop was blocked for 12.0 s"]
+    assert [record.levelno for record in caplog.records] == [logging.CRITICAL] * 2
+    assert "the event loop has been blocked for 2.6 s" in caplog.records[0].getMessage()
+    assert all("in look_until" in record.getMessage() for record in caplog.records)
+    assert len(session.blocked_since) == 1
+    loop.beat = 130.0  # it runs again: the session is lost, but the watchdog goes on as long as scopes are open
+    look_until(150.0)
+    assert len(caplog.records) == 2
+    watchdog.watched_thread = -1
+    assert watchdog.stack() == "(the thread has ended)"
+
+
+@pytest.mark.parametrize("beat", [102.0, 103.0])
+def test_loop_that_runs_is_not_blocked(beat: float) -> None:
+    """A handler that only ignores its cancellation does not block the loop, however long it takes."""
+    now = 100.0
+    watchdog = make_watchdog(Lease(cancel_at=102.0, end=102.5), lambda: ["t"], "log", lambda: now, beat=beat)
+    while now < 200.0:
+        now += watchdog.look()
+    assert cast(WatchedSession, watchdog.session).blocked_since == []
+
+
+async def test_lag_of_the_loop(autojump_clock: MockClock) -> None:
+    """The lag is the largest of the last half to whole minute."""
+    loop = LoopMonitor(0.5)
+    lags = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(loop.run)
+        for late in (2.0, 1.0, 0.0, 0.0, 0.0):
+            await trio.sleep(20.1)
+            autojump_clock.jump(late)
+            await trio.sleep(1)
+            lags.append(round(loop.lag, 1))
+        nursery.cancel_scope.cancel()
+    assert lags[:2] == [pytest.approx(2.0, abs=0.5)] * 2
+    assert lags[-1] < 0.5
 
 
 def test_exit(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
@@ -112,8 +230,8 @@ def test_exit(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
     codes: list[int] = []
     monkeypatch.setattr("os._exit", codes.append)
     lease = Lease(end=1.0)
-    watchdog = _Watchdog(lease, lambda: ["t"], "exit", LOGGER, lambda: 1.25)
-    watchdog.report(["t"], 0.25)
+    watchdog = make_watchdog(lease, lambda: ["t"], "exit", lambda: 1.25)
+    watchdog.report_overrun(["t"], 0.25)
     assert codes == [EXIT_CODE] == [70]
     stderr = capfd.readouterr().err
     assert "the lease ended 0.250 s ago and these tasks have not closed their scopes: t;" in stderr
@@ -134,7 +252,7 @@ def test_exit_without_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.__stderr__", None)
     monkeypatch.setattr("sys.stderr", None)
     with pytest.raises(Gone, match="70"):
-        _Watchdog(Lease(end=1.0), lambda: ["t"], "exit", LOGGER, lambda: 1.25).report(["t"], 0.25)
+        make_watchdog(Lease(end=1.0), lambda: ["t"], "exit", lambda: 1.25).report_overrun(["t"], 0.25)
 
 
 PROGRAM = """
