@@ -24,10 +24,13 @@ from tests.support.processes import children, has_ended, wait_ended, wait_until
 
 _WAIT = 30.0
 _HANDLER = """
+import time
 import trio
 
 async def handler(task):
     print("running", task.id, flush=True)
+    if task.props.get("blocks") == task.node.partition(".")[0]:
+        time.sleep(60)
     if task.props.get("fail"):
         raise ValueError("as it was told")
     await trio.sleep(task.props.get("seconds", float("inf")))
@@ -168,6 +171,28 @@ def test_commands_to_nodes(shell: Shell) -> None:
     assert shell("drain", "ant", "--wait", "--timeout", "20") == (0, "", "node ant told to drain\n1 node drained\n")
     node.communicate(timeout=_WAIT)
     assert node.returncode == 0
+
+
+@pytest.mark.parametrize("on_overrun", ["exit", "log"])
+def test_blocked_node(standalone: Ensemble, namespace: str, tmp_path: Path, on_overrun: str) -> None:
+    """By default, a node whose loop is blocked ends. With "log", others see it until the node gives its tasks up."""
+    shell = Shell(f"zk://{standalone.hosts}/{namespace}?session_timeout=2", tmp_path)
+    try:
+        options = [] if on_overrun == "exit" else ["--on-overrun", on_overrun]
+        ant = shell.start("run", "work:handler", "--name", "ant", *options)
+        assert shell("submit", "-", stdin='{"id": "a", "props": {"blocks": "ant"}}')[0] == 0
+        line_with("running a", ant)
+        bee = shell.start("run", "work:handler", "--name", "bee")
+        if on_overrun == "log":
+            wait_until(lambda: "event loop has been blocked since" in shell("nodes")[1])
+            assert "event loop has been blocked since" in shell("doctor")[1]
+            assert shell.json("ls")["tasks"][0]["node"].startswith("ant.")
+        line_with("running a", bee)
+        if on_overrun == "exit":
+            ant.communicate(timeout=_WAIT)
+            assert ant.returncode == 70
+    finally:
+        shell.stop()
 
 
 def test_doctor(shell: Shell, zookeeper: Any, namespace: str) -> None:
