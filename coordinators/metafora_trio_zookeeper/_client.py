@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from operator import or_
 
 import trio
 
@@ -260,17 +261,21 @@ class ZooKeeperClient(BrokerClient):
                 return
             stored = await self._read(layout.task_path(task.id) for task in tasks)
             before, states = states, await self._read(layout.state_path(task.id) for task in tasks)
-            if failure is ErrorCode.CONNECTION_LOSS and all(
-                (record is not None and record.version == 0 and record.data == task.encoded)
-                or (again and state is not None and (old is None or state.version > old.version))
-                for task, record, old, state in zip(tasks, stored, before, states, strict=True)
-            ):
-                return  # the tasks arrived, and may even have ended since; only the reply was lost
-            unknown = "; the answer to this submit was lost" if failure is ErrorCode.CONNECTION_LOSS else ""
-            for task, record, state in zip(tasks, stored, states, strict=True):
+            lost = failure is ErrorCode.CONNECTION_LOSS
+            here = [_is_record_of(task, record) for task, record in zip(tasks, stored, strict=True)]
+            # Somebody's submission of each of these tasks has ended since: perhaps this one, perhaps another.
+            since = [lost and again and _is_newer(state, old) for old, state in zip(before, states, strict=True)]
+            if lost and any(here) and all(map(or_, here, since)):
+                return  # one transaction submits all of them, so those that are here prove that the others arrived
+            unknown = "; the answer to this submit was lost" if lost else ""
+            for task, record, state, ended in zip(tasks, stored, states, since, strict=True):
                 if record is not None:
                     where = "is still ending" if record.version else "is in the cluster already"
                     raise TaskExists(f"task {task.id!r} {where}{unknown}")
+                if ended and (known := decode_state(task.id, state)) is not None and known.state.terminal:
+                    raise TaskFinished(
+                        f"task {task.id!r} has ended ({known.state}), in this submission or in another{unknown}"
+                    )
                 # A state that is not terminal and has no task is left over from a change by hand: overwrite it.
                 known = None if again else decode_state(task.id, state)
                 if known is not None and known.state.terminal:
@@ -355,6 +360,16 @@ class ZooKeeperClient(BrokerClient):
 
     def take_changes(self) -> Changes:
         return self._live.take_changes()
+
+
+def _is_record_of(task: Task, record: ReadResult | None) -> bool:
+    """Return whether a task's znode is as submitting this task creates it."""
+    return record is not None and record.version == 0 and record.data == task.encoded
+
+
+def _is_newer(state: ReadResult | None, old: ReadResult | None) -> bool:
+    """Return whether a state record was written after the old one was read."""
+    return state is not None and (old is None or state.version > old.version)
 
 
 def _has_ended(task: str, state: ReadResult) -> bool:

@@ -29,7 +29,7 @@ class Step:
         Raises:
             BrokenPromise: a promise was broken.
         """
-        if "node" in self.args and not cluster.runs(self.args["node"]):
+        if "node" in self.args and not cluster.can_strike(self.args["node"]):
             return
         cluster.steps[self.do](**self.args)
         cluster.run_for(0.0)

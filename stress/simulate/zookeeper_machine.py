@@ -94,6 +94,39 @@ class ZooKeeperMachine(Machine):
         self.do(act, task=run.task)
         self.do("run_for", seconds=1.0)
 
+    # ---- the client's requests
+
+    @precondition(lambda self: self.tasks)
+    @rule(
+        choice=CHOICE,
+        act=st.sampled_from(["submit", "submit_again", "submit_again", "delete", "send"]),
+        how=st.sampled_from(["lose_reply", "lose_reply", "kill_server", "isolate_server", "elect", "pause", "cut"]),
+        moment=st.sampled_from([0.0, 0.001, 0.0015, 0.002, 0.003]),
+    )
+    def disturb_a_request(self, choice: int, act: str, how: str, moment: float) -> None:
+        """Leave it unknown to a client whether its request was carried out."""
+        if act == "submit_again" and self.running():
+            self.finish(choice, fail=False)
+            self.do("run_for", seconds=0.5)
+        if how == "lose_reply":
+            self.do("lose_reply", node="client")
+        if act != "send":
+            self.act(act, choice)
+        elif self.live():
+            self.send(choice, "balance")
+        if moment:
+            self.do("run_for", seconds=moment)
+        server = self.server_of("client")
+        if how == "pause":
+            self.do("pause", node="client", seconds=1.0)
+        elif how == "cut":
+            self.do("partition", node="client", server=server)
+        elif how == "elect" and self.zookeeper.leader:
+            self.do("elect", out=0.2)
+        elif how in ("kill_server", "isolate_server") and server in self.servers(alive=True, linked=True):
+            self.do(how, server=server)
+        self.do("run_for", seconds=1.0)
+
     # ---- servers
 
     @precondition(lambda self: self.servers(linked=True))

@@ -115,6 +115,9 @@ def test_when_all_have_drained_another_takes_over(cluster: SimulatedCluster) -> 
 
 
 def test_a_node_that_leaves_by_itself_breaks_a_promise(cluster: SimulatedCluster) -> None:
+    for task in ("t1", "t2"):
+        cluster.finish(task)
+    cluster.run_for(1.0)
     cluster.nodes["n1"].drain()  # without the knowledge of the cluster
     with pytest.raises(BrokenPromise, match="n1 left without being told to"):
         cluster.run_for(10.0)

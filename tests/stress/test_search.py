@@ -154,7 +154,7 @@ def test_a_third_broker_needs_nothing_but_the_protocol(
 ) -> None:
     """Searches draw from the faults that it offers, whatever its name. Only ZooKeeper gets faults of servers."""
     monkeypatch.setitem(BROKERS, "third", broker)
-    tally = search(seed=4, histories=40, broker="third")
+    tally = search(seed=5, histories=60, broker="third")
     assert tally.failure is None
     assert tally.faults.keys() >= faults
     assert tally.faults.keys() & {"kill_server", "elect"} == set()

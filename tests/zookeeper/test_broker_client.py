@@ -25,6 +25,7 @@ from tests.support.zookeeper.scripted_cluster import ScriptedCluster
 from tests.support.zookeeper.scripted_zookeeper import nothing
 
 COMPLETED = TaskState(StateName.COMPLETED).encode()
+RUNNABLE = TaskState().encode()
 
 
 @pytest.fixture(autouse=True)
@@ -81,6 +82,56 @@ async def test_a_task_that_ended_before_the_lost_reply_was_noticed() -> None:
         connection.before_next(run_it_and_lose_the_reply)
         with pytest.raises(TaskFinished, match=r"'t' has ended .*; the answer to this submit was lost"):
             await client.submit([Task("t")], again=False)
+
+
+@pytest.mark.parametrize("ended_before", [False, True])
+async def test_a_submit_again_takes_no_other_submission_for_its_own(ended_before: bool) -> None:
+    """Another client has submitted the id with other properties. This submit is refused, and the answer is lost."""
+    cluster = ScriptedCluster(buckets=2)
+    state, path = cluster.layout.state_path("t"), cluster.layout.task_path("t")
+    async with cluster.coordinator.open_client() as client:
+        if ended_before:
+            cluster.commit([Create(state, COMPLETED)])
+        cluster.interfere(SetData(state, RUNNABLE) if ended_before else Create(state, RUNNABLE), Create(path, b"{}"))
+        cluster.lose_next_reply()
+        with pytest.raises(TaskExists, match="'t' is in the cluster already; the answer to this submit was lost"):
+            await client.submit([Task("t", {"a": 1})], again=True)
+
+
+async def test_a_submit_again_takes_the_end_of_another_submission_for_no_end_of_its_own() -> None:
+    """It was refused, because the task was running. The task ends before the client has reconnected."""
+    cluster = ScriptedCluster(buckets=2)
+    async with cluster.coordinator.open_client() as client:
+        await client.submit([Task("t", {"a": 1})], again=False)
+        connection = cluster.connections[-1]
+
+        def refuse_and_end(_: Sequence[WriteOp]) -> None:
+            connection.cut()
+            cluster.end("t")
+
+        connection.before_next(refuse_and_end)
+        with pytest.raises(TaskFinished, match=r"'t' has ended \(completed\), in this submission or in another; "):
+            await client.submit([Task("t", {"a": 2})], again=True)
+
+
+async def test_a_submit_again_of_several_tasks_is_known_by_those_that_have_not_ended() -> None:
+    """All were submitted in one transaction, so one of them is a proof for the others."""
+    cluster = ScriptedCluster(buckets=2)
+    async with cluster.coordinator.open_client() as client:
+        await client.submit([Task("t"), Task("u")], again=False)
+        cluster.end("t")
+        cluster.end("u")
+        connection = cluster.connections[-1]
+
+        def carry_out_and_end_one(ops: Sequence[WriteOp]) -> None:
+            cluster.commit(ops)
+            cluster.end("t")
+            connection.cut()
+
+        connection.before_next(carry_out_and_end_one)
+        await client.submit([Task("t", {"a": 2}), Task("u", {"a": 2})], again=True)
+        assert cluster.tree[cluster.layout.task_path("u")].data == b'{"a":2}'
+        assert cluster.layout.task_path("t") not in cluster.tree
 
 
 async def test_batches_are_bounded_and_the_error_says_how_far_it_came() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import trio
 
-from metafora_trio import Consumer, Handler, RunningTask, StateName, Task, TaskState
+from metafora_trio import Consumer, Handler, RunningTask, StateName, Task, TaskFinished, TaskState
 from metafora_trio.testing.conformance import eventually
 from metafora_trio_zookeeper._connection import Create, Done, ErrorCode, RequestError
 from tests.support.virtual_time import use_virtual_time
@@ -191,7 +191,8 @@ async def test_a_task_submitted_again_during_a_resync_is_not_taken_for_deleted()
 
 
 async def test_a_submit_again_whose_reply_was_lost_runs_once() -> None:
-    """The task has run and ended by the time the client has reconnected."""
+    """The task has run and ended by the time the client has reconnected. The client cannot know that it was this
+    submission that has ended and not another client's, and the error says so."""
     cluster = ScriptedCluster()
     runs: list[str] = []
 
@@ -212,7 +213,8 @@ async def test_a_submit_again_whose_reply_was_lost_runs_once() -> None:
                 connection.cut()
 
             nursery.start_soon(lose_the_reply)
-            await client.submit([Task("t")], again=True)
+            with pytest.raises(TaskFinished, match=r"'t' has ended \(completed\), in this submission or in another"):
+                await client.submit([Task("t")], again=True)
         await trio.sleep(5)
     assert runs == ["t", "t"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ._event_order import EventOrder as EventOrder
 from ._history import EventName as EventName
 from ._history import History as History
 from ._history import HistoryEvent as HistoryEvent

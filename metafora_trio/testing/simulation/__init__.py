@@ -17,6 +17,7 @@ from ._client import SimulatedClient as SimulatedClient
 from ._cluster import SimulatedCluster as SimulatedCluster
 from ._faults import NO_EARLY_EXPIRY as NO_EARLY_EXPIRY
 from ._faults import Fault as Fault
+from ._handler import WatchedHandler as WatchedHandler
 from ._hosts import NodeProcesses as NodeProcesses
 from ._hosts import SharedPlace as SharedPlace
 from ._hosts import SharedProcess as SharedProcess
@@ -24,8 +25,9 @@ from ._memory_broker import MemoryBroker as MemoryBroker
 from ._monitor import BrokenPromise as BrokenPromise
 from ._monitor import Monitor as Monitor
 from ._node import SimulatedNode as SimulatedNode
-from ._node import WatchedHandler as WatchedHandler
 from ._runs import Place as Place
 from ._runs import WatchedRun as WatchedRun
+from ._submissions import Submission as Submission
+from ._submissions import Submissions as Submissions
 from ._world import Process as Process
 from ._world import World as World

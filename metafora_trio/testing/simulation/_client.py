@@ -8,13 +8,17 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from metafora_trio import Client, Coordinator, CoordinatorUnavailable, MetaforaError, open_client
+from metafora_trio import Client, Coordinator, CoordinatorUnavailable, MetaforaError, TaskNotFound, open_client
 from metafora_trio.testing.history import EventName
 
 from ._monitor import Monitor
 from ._runs import Place
+from ._submissions import Submission, Submissions
 
-__all__ = ["Expectations", "SimulatedClient"]
+__all__ = ["CLIENT", "Expectations", "SimulatedClient"]
+
+CLIENT = "client"
+"""The name of the client's place. If it is a process of its own, faults of a node's process or links can strike it."""
 
 Ask = Callable[[Client], Awaitable[None]]
 
@@ -27,6 +31,7 @@ class Expectations:
         deleted: the tasks that any client ever asked to delete.
         stopped: for each task, how often its owner was asked to give it back.
         leaving: the names of the nodes told to leave.
+        submissions: every submission, with its outcome.
     """
 
     def __init__(self) -> None:
@@ -34,6 +39,7 @@ class Expectations:
         self.deleted: set[str] = set()
         self.stopped: Counter[str] = Counter()
         self.leaving: set[str] = set()
+        self.submissions: Submissions = Submissions()
         self._latest: Counter[str] = Counter()
         self._unanswered: Counter[str] = Counter()
 
@@ -52,6 +58,7 @@ class Expectations:
         """
         if not there:
             self.deleted.add(task)
+            self.submissions.delete(task)
         self.there.pop(task, None)
         crosses = self._unanswered[task] > 0
         self._unanswered[task] += 1
@@ -87,13 +94,16 @@ class SimulatedClient:
         self._monitor = monitor
         self._send, self._receive = trio.open_memory_channel[Ask](math.inf)
 
-    def ask(self, ask: Ask, task: str | None = None, *, there: bool = True) -> None:
+    def ask(
+        self, ask: Ask, task: str | None = None, *, there: bool = True, submission: Submission | None = None
+    ) -> None:
         """Queue a request, which is made once the client is connected.
 
         Args:
             ask: makes the request.
             task: the task that it submits or deletes; None for other requests.
             there: whether that task must exist once the request is done.
+            submission: the submission that it makes, if any.
         """
         number = None if task is None else self._expectations.asked(task, there=there)
         self.outstanding += 1
@@ -103,13 +113,19 @@ class SimulatedClient:
             try:
                 await ask(client)
                 done = True
-            except MetaforaError:  # refused, or its outcome is unknown: both happen in any cluster
+            except MetaforaError as error:  # refused, or its outcome is unknown: both happen in any cluster
+                if task is not None and not there and isinstance(error, TaskNotFound):
+                    self._expectations.submissions.delete_answered(task)
                 return
             finally:
                 self.outstanding -= 1
                 if task is not None:
                     self._expectations.answered(task, number, there=there if done else None)
+            if submission is not None:
+                submission.acknowledged = True
             if task is not None:
+                if not there:
+                    self._expectations.submissions.delete_answered(task)
                 self._monitor.client_saw(EventName.SUBMIT if there else EventName.DELETE, task)
 
         self.place.call(self._send.send_nowait, do)

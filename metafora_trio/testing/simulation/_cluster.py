@@ -19,21 +19,22 @@ import trio
 from metafora_trio import Command, CommandName, Consumer, CoordinatorUnavailable, Handler, StateName, Task
 from metafora_trio._clock import TrioClock
 from metafora_trio.contract import node_name
+from metafora_trio.events import Event
 
 from ._broker import BrokerFactory, SimulatedBroker, SimulationContext
-from ._client import Expectations, SimulatedClient
+from ._client import CLIENT, Expectations, SimulatedClient
 from ._faults import CLOCKS_DRIFT_LITTLE, SCOPES_CLOSE_IN_TIME
+from ._handler import WatchedHandler
 from ._memory_broker import MemoryBroker
 from ._monitor import Monitor
-from ._node import SimulatedNode, WatchedHandler
+from ._node import SimulatedNode
 from ._settled import SettledCheck
-from ._world import World
+from ._settling import settle
+from ._world import Process, World
 
 __all__ = ["SimulatedCluster"]
 
 _MAX_DRIFT = 0.001
-_CALM = 3.0
-"""Seconds without any change after which the cluster counts as settled."""
 
 
 class SimulatedCluster:
@@ -91,7 +92,7 @@ class SimulatedCluster:
             }
             self.steps: Mapping[str, Callable[..., object]] = self._all_steps()
             self.client: SimulatedClient = SimulatedClient(self.broker.coordinator(), self.expectations, self.monitor)
-            self.client.place = self.broker.spawn("client", self.client.run)
+            self.client.place = self.broker.spawn(CLIENT, self.client.run)
             self._check = SettledCheck(self.nodes, self.client, self.expectations, self.broker, self.monitor)
             for _ in range(nodes):
                 self.start()
@@ -170,6 +171,10 @@ class SimulatedCluster:
         """Return whether a node of this name exists and has neither died nor left."""
         return node in self.nodes and self.nodes[node].running
 
+    def can_strike(self, name: str) -> bool:
+        """Return whether faults can strike this node: it runs, or it is "client" and has a process of its own."""
+        return self.runs(name) or (name == CLIENT and isinstance(self.client.place, Process))
+
     def state(self, task: str) -> StateName | None:
         """Return the recorded state of a task, or None if the task is not known."""
         return self.broker.contents().states.get(task)
@@ -198,8 +203,20 @@ class SimulatedCluster:
             ValueError: nodes of this broker cannot have clocks of their own.
         """
         name = f"n{len(self.nodes) + 1}"
-        handler = WatchedHandler(self.monitor, self._lingering, self._handler)
         options = {"clock": TrioClock(), **self._options, **options}
+        handler = WatchedHandler(
+            self.monitor,
+            self.expectations,
+            self.fault_counts,
+            self._lingering,
+            self._handler,
+            may_release="balancer" in options,
+        )
+
+        def observe(event: Event) -> None:
+            self.monitor.saw(event, handler.place)
+
+        options["observers"] = (observe, *options.get("observers", ()))
         consumer = Consumer(self.broker.coordinator(), handler, name=name, rng=self._fork(), **options)
         handler.place = self.broker.spawn(name, partial(self._be_node, consumer), rate=rate)
         node = self.nodes[name] = SimulatedNode(consumer, handler.place)
@@ -220,7 +237,7 @@ class SimulatedCluster:
 
         Args:
             fault: a name in `broker.faults`.
-            how: its arguments.
+            how: its arguments. As `node`, most brokers accept "client", too.
 
         Raises:
             ValueError: the broker has no such fault, or the node does not run.
@@ -228,7 +245,7 @@ class SimulatedCluster:
         found = self.broker.faults.get(fault)
         if found is None:
             raise ValueError(f"this broker has no fault {fault!r}, only: {', '.join(sorted(self.broker.faults))}")
-        if "node" in how and not self.runs(how["node"]):
+        if "node" in how and not self.can_strike(how["node"]):
             raise ValueError(f"{how['node']} does not run")
         self.fault_counts[fault] += 1
         found.inflict(**how)
@@ -284,9 +301,13 @@ class SimulatedCluster:
     # ---- tasks
 
     def submit(self, task: str, *, again: bool = False, **props: Any) -> None:
-        """Have the client submit a task."""
-        submitted = Task(task, props)
-        self.client.ask(lambda client: client.submit(submitted, again=again), task)
+        """Have the client submit a task. The default handler has use for no properties, so unless you pass some, the
+        cluster gives each submission different ones, and checks which of them a run gets."""
+        submissions = self.expectations.submissions
+        if self._handler is None and not props:
+            props = {"submission": submissions.count(task) + 1}
+        submission, submitted = submissions.submit(task, props), Task(task, props)
+        self.client.ask(lambda client: client.submit(submitted, again=again), task, submission=submission)
 
     def delete(self, task: str) -> None:
         """Have the client delete a task."""
@@ -335,42 +356,13 @@ class SimulatedCluster:
         Raises:
             BrokenPromise: the cluster did not settle in time, or a promise was broken on the way.
         """
-        self.broker.recover()
         self._lingering.clear()
-        check, patience = self._check, 2 * self.session_timeout + 10
-        self._must(
-            lambda: check.is_answered(self._changes),
-            patience,
-            lambda: f"not answered in time: {check.unanswered()}",
-        )
-        for node in self.nodes.values():
-            node.place.call(node.consumer.unfreeze)
-        bound = 2 * self.session_timeout + self.broker.expiry_delay + 5 + self.expectations.left_alone
-        if all(node.leaving for node in self.nodes.values() if node.running):
-            # No node is left to hand over to, so they must let go. Then a new node takes the tasks.
-            self._must(lambda: not check.running(), bound, lambda: f"drained, but not left in time: {check.running()}")
-            self.start()
-        end = self.world.now + bound
-        while True:
-            self._must(
-                lambda: check.is_settled(self._changes),
-                end - self.world.now,
-                lambda: f"not settled in time: {check.problems() or 'still changing'}",
-            )
-            settled = self._moves
-            if not self.run_until(lambda: settled != self._moves, within=_CALM):  # noqa: B023 - called in here
-                return
+        settle(self, self._check)
 
     @property
-    def _moves(self) -> tuple[int, int]:
-        """Two counters, at least one of which grows with every change."""
-        return self.monitor.changes, self._changes
-
-    def _must(self, predicate: Callable[[], object], within: float, problem: Callable[[], str]) -> None:
-        """Let time pass until `predicate` is true. If it takes more than `within` seconds, a promise is broken."""
-        if not self.run_until(predicate, max(0.0, within)):
-            self.monitor.violation(problem())
-            self.monitor.check()
+    def changes(self) -> int:
+        """How often the contents of the broker have changed, as far as the cluster has looked."""
+        return self._changes
 
     # ----
 

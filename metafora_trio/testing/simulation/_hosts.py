@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -26,10 +26,12 @@ class NodeProcesses:
 
     def __init__(self, context: SimulationContext) -> None:
         self._context = context
+        self._processes: dict[str, Process] = {}
 
     def spawn(self, name: str, async_function: Callable[[], Awaitable[object]], *, rate: float = 1.0) -> Process:
         """See `SimulatedBroker.spawn`."""
-        return self._context.world.spawn(name, async_function, rate=rate)
+        process = self._processes[name] = self._context.world.spawn(name, async_function, rate=rate)
+        return process
 
     @property
     def faults(self) -> Mapping[str, Fault]:
@@ -41,11 +43,14 @@ class NodeProcesses:
         """The remedies for those faults, for `SimulatedBroker.remedies`."""
         return {"resume": self.resume}
 
+    @property
+    def names(self) -> Sequence[str]:
+        """The names of all places: the client, and every node ever started."""
+        return tuple(self._processes)
+
     def process_of(self, node: str) -> Process:
-        """Return the process of a node."""
-        place = self._context.nodes[node].place
-        assert isinstance(place, Process)
-        return place
+        """Return the process of a node, or of the client."""
+        return self._processes[node]
 
     def crash(self, node: str) -> None:
         """Kill a node's process: SIGKILL."""
@@ -71,7 +76,7 @@ class NodeProcesses:
 
     def resume_all(self) -> None:
         """Resume every stopped process: SIGCONT."""
-        for node in self._context.nodes:
+        for node in self._processes:
             self.resume(node)
 
 

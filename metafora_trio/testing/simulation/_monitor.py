@@ -13,7 +13,8 @@ from collections.abc import Callable
 import trio
 
 from metafora_trio import RunningTask
-from metafora_trio.testing.history import AFTER_THAW, EventName, HistoryEvent
+from metafora_trio.events import Event
+from metafora_trio.testing.history import AFTER_THAW, EventName, EventOrder, HistoryEvent
 
 from ._runs import Place, WatchedRun
 from ._watchdog import LeaseWatchdog
@@ -59,6 +60,7 @@ class Monitor:
         self._world = world
         self._owner = owner
         self._watchdog = LeaseWatchdog(world, self._overran)
+        self._order = EventOrder()
         self._void: set[str] = set()
         self._thawed: dict[str, float] = {}
         self._highest: dict[str, tuple[int, str]] = {}
@@ -105,6 +107,11 @@ class Monitor:
             self.ended.add((run.task, run.token))
         self.runs[run.task].remove(run)
         self.record(EventName.STOP, run)
+
+    def saw(self, event: Event, place: Place) -> None:
+        """Check that an event of a consumer comes in a legal order."""
+        if not place.dead and (problem := self._order.add(event)):
+            self.violation(f"out of order: {problem}")
 
     def write(self, run: WatchedRun) -> bool:
         """Write, as a run, to a store that refuses old tokens; return whether the store accepted it."""

@@ -1,17 +1,12 @@
-"""The nodes of a simulated cluster, and the handler that they run."""
+"""SimulatedNode: a node of a simulated cluster."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from metafora_trio import Consumer
 
-import trio
+from ._runs import Place
 
-from metafora_trio import Consumer, Handler, Outcome, RunningTask
-
-from ._monitor import Monitor
-from ._runs import Place, WatchedRun
-
-__all__ = ["SimulatedNode", "WatchedHandler"]
+__all__ = ["SimulatedNode"]
 
 
 class SimulatedNode:
@@ -57,60 +52,3 @@ class SimulatedNode:
 
     def __repr__(self) -> str:
         return f"<SimulatedNode {self.name} {self.place!r}>"
-
-
-class WatchedHandler:
-    """A handler that reports every run to a monitor. By default a task runs until its run's `end` is set.
-
-    Args:
-        monitor: watches the runs.
-        lingering: for each task, how many seconds it takes to end once it is cancelled, and whether it ignores its
-            lease.
-        handler: replaces the default.
-
-    Attributes:
-        place: where it runs.
-    """
-
-    place: Place
-
-    def __init__(
-        self, monitor: Monitor, lingering: Mapping[str, tuple[float, bool]], handler: Handler | None = None
-    ) -> None:
-        self._monitor = monitor
-        self._lingering = lingering
-        self._handler = handler
-
-    async def __call__(self, task: RunningTask) -> Outcome | None:
-        run = self._monitor.start(task.id, task.node, task.token, self.place)
-        self._monitor.watch_lease(run, task)
-        ended = True
-        try:
-            return await (self._wait(task, run) if self._handler is None else self._handler(task))
-        except trio.Cancelled:
-            ended = False
-            raise
-        finally:
-            self._monitor.stop(run, ended=ended)
-
-    async def _wait(self, task: RunningTask, run: WatchedRun) -> None:
-        try:
-            await run.end.wait()
-        except trio.Cancelled:
-            seconds, shield = self._lingering.get(task.id, (0.0, False))
-            if shield:
-                await self._overrun(task, run, seconds)  # noqa: ASYNC102 - shielded within
-            else:
-                with task.cleanup():
-                    await trio.sleep(seconds)  # noqa: ASYNC102 - a shield with a bound
-            raise
-        if run.fails:
-            raise RuntimeError("told to fail")
-
-    async def _overrun(self, task: RunningTask, run: WatchedRun, seconds: float) -> None:
-        """Take that long to end, whatever the lease, and set `run.overran` once the lease is over."""
-        end = trio.current_time() + seconds
-        with trio.CancelScope(shield=True):
-            while (left := end - trio.current_time()) > 0:
-                run.overran = task.lease.remaining() <= 0
-                await trio.sleep(left if run.overran else min(left, task.lease.remaining()))

@@ -52,6 +52,7 @@ class WatchedRun:
         end: set to make the default handler end; it raises if `fails` is set.
         ended: whether the handler ended by itself: it returned, or raised before it was told to stop.
         overran: whether it outlives its lease on purpose, which breaks an assumption.
+        parts: how many Trio tasks of it are still to end: the handler, and its children.
     """
 
     task: str
@@ -62,6 +63,7 @@ class WatchedRun:
     fails: bool = False
     ended: bool = False
     overran: bool = False
+    parts: int = 1
 
     def __str__(self) -> str:
         return f"{self.task} on {self.node} with token {self.token}"

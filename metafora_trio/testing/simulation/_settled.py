@@ -75,7 +75,7 @@ class SettledCheck:
 
     def _seen(self, changes: int) -> object:
         """Return everything that an answer can depend on, or a counter of its changes."""
-        nodes = [(node.running, node.leaving, node.identity) for node in self._nodes.values()]
+        nodes = [node.consumer.statistics() for node in self._nodes.values() if node.running]
         return self._monitor.changes, changes, self._client.outstanding, nodes
 
     def problems(self) -> list[str]:
@@ -92,6 +92,7 @@ class SettledCheck:
             *_left_over(contents),
             *_of_sessions(contents, members),
             *self._of_clients(contents),
+            *(problem for node in live for problem in self._of_statistics(node, contents)),
             *(f"{node.name} has not left" for node in live if node.leaving),
         ]
 
@@ -116,6 +117,16 @@ class SettledCheck:
                 yield f"{task} was submitted, but is gone"
             elif not there and task in known:
                 yield f"{task} was deleted, but is still there"
+        for submission in self._expectations.submissions.forgotten():
+            yield f"{submission} was submitted, but never ran"
+
+    def _of_statistics(self, node: SimulatedNode, contents: BrokerContents) -> Iterator[str]:
+        statistics = node.consumer.statistics()
+        owned = sum(contents.view.owner(task) == statistics.node for task in contents.view.tasks)
+        if (statistics.tasks_running, statistics.tasks_open) != (owned, owned):
+            yield f"{node.name} owns {owned} tasks, but reports {statistics}"
+        if statistics.requests_outstanding:
+            yield f"{node.name} still has {statistics.requests_outstanding} outstanding requests"
 
 
 class _CachedAnswer:

@@ -109,7 +109,7 @@ class ZooKeeperBroker:
             return
         self.zookeeper.heal()
         self.zookeeper.heal_servers()
-        for name in self._context.nodes:
+        for name in self._processes.names:
             self._delay(name, _LATENCY)
 
     def recover(self) -> None:

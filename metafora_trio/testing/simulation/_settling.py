@@ -1,0 +1,77 @@
+"""Settling: the end of a history. Every fault ends, and the cluster must come to rest in time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from ._broker import SimulatedBroker
+from ._client import Expectations
+from ._monitor import Monitor
+from ._node import SimulatedNode
+from ._settled import SettledCheck
+from ._world import World
+
+__all__ = ["settle"]
+
+_CALM = 3.0
+"""Seconds without any change after which the cluster counts as settled."""
+
+
+class Cluster(Protocol):
+    """The part of a `SimulatedCluster` that this needs."""
+
+    world: World
+    session_timeout: float
+    nodes: dict[str, SimulatedNode]
+    monitor: Monitor
+    expectations: Expectations
+    broker: SimulatedBroker
+
+    @property
+    def changes(self) -> int: ...
+
+    def run_until(self, predicate: Callable[[], object], within: float) -> bool: ...
+
+    def start(self) -> SimulatedNode: ...
+
+
+def settle(cluster: Cluster, check: SettledCheck) -> None:
+    """See `SimulatedCluster.settle`."""
+    cluster.broker.recover()
+    _must(
+        cluster,
+        lambda: check.is_answered(cluster.changes),
+        2 * cluster.session_timeout + 10,
+        lambda: f"not answered in time: {check.unanswered()}",
+    )
+    for node in cluster.nodes.values():
+        node.place.call(node.consumer.unfreeze)
+    bound = 2 * cluster.session_timeout + cluster.broker.expiry_delay + 5 + cluster.expectations.left_alone
+    if all(node.leaving for node in cluster.nodes.values() if node.running):
+        # No node is left to hand over to, so they must let go. Then a new node takes the tasks.
+        _must(cluster, lambda: not check.running(), bound, lambda: f"drained, but not left in time: {check.running()}")
+        cluster.start()
+    end = cluster.world.now + bound
+    while True:
+        _must(
+            cluster,
+            lambda: check.is_settled(cluster.changes),
+            end - cluster.world.now,
+            lambda: f"not settled in time: {check.problems() or 'still changing'}",
+        )
+        settled = _moves(cluster)
+        if not cluster.run_until(lambda: settled != _moves(cluster), within=_CALM):  # noqa: B023 - called in here
+            return
+
+
+def _moves(cluster: Cluster) -> tuple[int, int]:
+    """Return two counters, at least one of which grows with every change."""
+    return cluster.monitor.changes, cluster.changes
+
+
+def _must(cluster: Cluster, predicate: Callable[[], object], within: float, problem: Callable[[], str]) -> None:
+    """Let time pass until `predicate` is true. If it takes more than `within` seconds, a promise is broken."""
+    if not cluster.run_until(predicate, max(0.0, within)):
+        cluster.monitor.violation(problem())
+        cluster.monitor.check()
