@@ -16,6 +16,7 @@ from metafora_trio.events import (
     SessionOpened,
     TaskEnded,
     TaskOverran,
+    TaskQuarantined,
     TaskStopFailed,
 )
 
@@ -28,6 +29,7 @@ _LEVELS: dict[type[Event], int] = {
     LeaseAtRisk: logging.WARNING,
     TaskStopFailed: logging.ERROR,
     TaskOverran: logging.ERROR,
+    TaskQuarantined: logging.WARNING,
     BalancerFailed: logging.ERROR,
     ObserverFailed: logging.ERROR,
     CommandDone: logging.INFO,
