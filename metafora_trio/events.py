@@ -27,6 +27,7 @@ __all__ = [
     "TaskEnded",
     "TaskGivenUp",
     "TaskOverran",
+    "TaskQuarantined",
     "TaskStarted",
     "TaskStopFailed",
     "TaskStopped",
@@ -167,6 +168,18 @@ class TaskStuck(Event):
     task: str
     token: int
     stack: str
+
+
+@dataclass(frozen=True, slots=True)
+class TaskQuarantined(Event):
+    """The broker refuses to let this node read the task, or end it, so the task is set aside and tried again later.
+
+    Reported once, until the refusal is over. A task that cannot be read is given up, and another node may try. A task
+    whose end cannot be written is not run again by this node as long as its session lasts.
+    """
+
+    task: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)

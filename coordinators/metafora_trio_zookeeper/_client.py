@@ -206,8 +206,11 @@ class ZooKeeperClient(BrokerClient):
     async def _read(self, paths: Iterable[str]) -> list[ReadResult | None]:
         """Read up to `MAX_OPS` znodes."""
         wanted = list(paths)
-        reply = await self._ask(lambda done: self._connection.read(wanted, done))
-        return list(reply.value)
+        found = list((await self._ask(lambda done: self._connection.read(wanted, done))).value)
+        for result in found:
+            if isinstance(result, RequestError):
+                raise await translate(self._hosts, self._server, result) from result
+        return found
 
     async def _list(self, path: str) -> list[str]:
         reply = await self._ask(lambda done: self._connection.children(path, done))

@@ -135,8 +135,8 @@ class Reply:
 
     Attributes:
         value: for `transact`, a tuple with the created path for each `Create` and None for each other operation; for
-            `read`, a tuple of `ReadResult | None` (None: no such znode); for `children`, a list of names; for
-            `add_watch` and `heartbeat`, None.
+            `read`, a tuple with a `ReadResult` for each path, or None if there is no such znode, or the `RequestError`
+            with which this znode was refused; for `children`, a list of names; for `add_watch` and `heartbeat`, None.
         zxid: the transaction id in the reply's header.
     """
 
@@ -228,7 +228,7 @@ class Connection(Protocol):
         ...
 
     def read(self, paths: Sequence[str], done: Done) -> None:
-        """Read many znodes in one request (multiRead)."""
+        """Read many znodes in one request (multiRead). One that may not be read does not fail the others."""
         ...
 
     def children(self, path: str, done: Done) -> None:

@@ -12,7 +12,7 @@ from ._connection import Connection, Create, Delete, ErrorCode, RequestError, Se
 from ._errors import translate
 from ._layout import MAX_OPS, Layout
 from ._plain_connection import children_of, open_connection
-from ._replies import ask
+from ._replies import ask, read_one
 
 __all__ = ["ensure_namespace", "remove_namespace"]
 
@@ -32,7 +32,7 @@ async def ensure_namespace(connection: Connection, layout: Layout) -> None:
         RequestError: ZooKeeper refused, or the connection broke; then try again.
     """
     for _ in range(3):
-        root = (await ask(lambda done: connection.read([layout.root], done))).value[0]
+        root = await read_one(connection, layout.root)
         if root is not None and root.data:
             layout.check_record(root.data)
             return
@@ -84,7 +84,7 @@ async def remove_namespace(connect: Callable[[], Connection], layout: Layout, *,
     """
     async with open_connection(connect, hosts=hosts, patience=patience) as connection:
         try:
-            if (await ask(lambda done: connection.read([layout.root], done))).value[0] is None:
+            if await read_one(connection, layout.root) is None:
                 return
             await _wait_deserted(connection, layout, patience)
             directories = [path for path in layout.directories() if path.count("/") > layout.root.count("/") + 1]

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import trio
 
-from ._connection import Done, ErrorCode, Reply, RequestError
+from ._connection import Connection, Done, ErrorCode, ReadResult, Reply, RequestError
 
-__all__ = ["Burst", "Slot", "ask", "is_broken"]
+__all__ = ["Burst", "Slot", "ask", "is_broken", "read_one"]
 
 _BROKEN = (ErrorCode.CONNECTION_LOSS, ErrorCode.SESSION_EXPIRED)
 
@@ -99,3 +99,16 @@ async def ask(send: Callable[[Done], None]) -> Reply:
     await burst.wait()
     assert slot.reply is not None
     return slot.reply
+
+
+async def read_one(connection: Connection, path: str) -> ReadResult | None:
+    """Read a single znode; None if there is none. Cancelling is as for `ask`.
+
+    Raises:
+        RequestError: the request failed, or this znode may not be read.
+    """
+    (found,) = (await ask(lambda done: connection.read([path], done))).value
+    if isinstance(found, RequestError):
+        raise found
+    assert found is None or isinstance(found, ReadResult)
+    return found

@@ -126,13 +126,14 @@ class Executor:
                 again = self._carry_out(task, run, action) or again
 
     def report_ends(self) -> bool:
-        """Reconcile the tasks with an end to report. Returns True if some ends are still unconfirmed."""
+        """Reconcile the tasks with an end to report. Returns True if some are unconfirmed and have not been refused."""
         for run in self._finished():
             self.look_at(run.id)
         return bool(self._finished())
 
     def _finished(self) -> list[TaskRun]:
-        return [run for run in self._runs.values() if run.state is RunState.FINISHED]
+        refused = self._session.refusals
+        return [run for run in self._runs.values() if run.state is RunState.FINISHED and run.id not in refused]
 
     # ---- actions. Each emits its event last: an observer may change the node, which reconciles the same task again.
 
@@ -205,6 +206,8 @@ class Executor:
     def _finish(self, run: TaskRun | None, claim: Claim, deleted: bool) -> None:
         end = None if deleted else run.end if run is not None else None
         self._session.finish(claim, end)
+        if claim.task in self._session.refusals:  # sent again: it was reported when it was sent for the first time
+            return
         if end is None:
             self._emit(TaskEnded(self._situation.me, claim.task, claim.seq, StateName.KILLED))
         else:

@@ -16,6 +16,7 @@ from metafora_trio.events import (
     SessionOpened,
     TaskEnded,
     TaskOverran,
+    TaskQuarantined,
     TaskStopFailed,
     TaskStuck,
 )
@@ -30,6 +31,7 @@ _LEVELS: dict[type[Event], int] = {
     TaskStopFailed: logging.ERROR,
     TaskOverran: logging.ERROR,
     TaskStuck: logging.CRITICAL,
+    TaskQuarantined: logging.WARNING,
     BalancerFailed: logging.ERROR,
     ObserverFailed: logging.ERROR,
     CommandDone: logging.INFO,

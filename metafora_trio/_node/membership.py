@@ -26,6 +26,7 @@ from .executor import Executor
 from .loop_monitor import LoopMonitor
 from .notices import Notices
 from .planner import Planner
+from .quarantine import Quarantine
 from .settings import ConsumerSettings
 from .situation import Situation
 from .stuck_runs import StuckRuns
@@ -94,6 +95,7 @@ class Membership:
         self.notices: Notices = Notices(session)
         self.loop: LoopMonitor = LoopMonitor(session.session_timeout / _BEATS_PER_TIMEOUT)
         self._planner = Planner(session, settings, runs=runs, running=running, stuck=stuck, emit=emit)
+        self._quarantine = Quarantine(session, self.notices, emit)
         self._situation = Situation(session, self._planner, max_handovers=settings.max_handovers)
         self._executor = Executor(
             session,
@@ -103,6 +105,7 @@ class Membership:
                 session,
                 self._situation,
                 handler,
+                self._quarantine,
                 running=running,
                 cleanup_timeout=settings.cleanup_timeout,
                 clock=settings.clock,
@@ -158,6 +161,7 @@ class Membership:
                 self._nursery.start_soon(self._keep_planning)
                 self._nursery.start_soon(self._watch_risk)
                 self._nursery.start_soon(self._wind_up)
+                self._nursery.start_soon(self._quarantine.run)
                 self._executor.look_at_everything()
                 self._commands.carry_out()  # some may have been sent before the join was complete
                 await self._left.wait()
@@ -171,6 +175,7 @@ class Membership:
         """Reconcile the tasks that change in the view, and carry out commands."""
         while True:
             await self._reconcile_changes()
+            self._quarantine.look_at_ends()
             self._commands.carry_out()
             self._planner.refill()
             self._leave_if_done()
@@ -302,12 +307,17 @@ class Membership:
         await trio.sleep(self._settings.drain_timeout)
         self._situation.end_drain()
         self._executor.look_at_everything()
+        self._leave_if_done()
 
     def _leave_if_done(self) -> None:
-        """Leave once the node has drained: it has no claims, and no outstanding request can still get it one."""
-        session = self.session
-        nothing_open = session.current and not self.runs and not session.outstanding
-        if self._situation.draining and nothing_open and not session.view.claims_of(self._me):
+        """Leave once the node has drained: it has no claims, and no outstanding request can still get it one.
+
+        When the drain has timed out, ends that the broker refuses are no reason to stay."""
+        session, situation = self.session, self._situation
+        if not situation.draining or not session.current or session.outstanding:
+            return
+        kept = session.refusals if situation.drain_ended else ()
+        if all(task in kept for tasks in (self.runs, session.view.claims_of(self._me)) for task in tasks):
             self._left.set()
 
     def set_frozen(self, frozen: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 from metafora_trio._model.node_info import MAX_NOTICE, MAX_NOTICES
 from metafora_trio.contract import Session
@@ -40,9 +41,10 @@ class Notices:
             self._announce()
 
     def _announce(self) -> None:
-        shown = [" ".join(sentence.split())[:MAX_NOTICE] for sentence in self._sentences.values()]
-        if len(shown) > MAX_NOTICES:
-            shown[MAX_NOTICES - 1 :] = [f"and {len(shown) - MAX_NOTICES + 1} more"]
+        first = itertools.islice(self._sentences.values(), MAX_NOTICES)  # there may be thousands
+        shown = [" ".join(sentence.split())[:MAX_NOTICE] for sentence in first]
+        if (count := len(self._sentences)) > MAX_NOTICES:
+            shown[MAX_NOTICES - 1 :] = [f"and {count - MAX_NOTICES + 1} more"]
         notices = tuple(shown)
         if notices != self._session.node.notices:
             self._session.announce(dataclasses.replace(self._session.node, notices=notices))

@@ -57,6 +57,11 @@ class Situation:
             identity != self.me and not node.draining and not node.frozen for identity, node in self.view.nodes.items()
         )
 
+    @property
+    def drain_ended(self) -> bool:
+        """True once a drain has timed out."""
+        return self._drain_ended
+
     def is_leaving(self, claim: Claim) -> bool:
         return self._session.is_leaving(claim)
 

@@ -110,6 +110,11 @@ class TaskRun:
             self._scope.cancel(reason=f"metafora: {reason}")
         self._control.stopping.set()
 
+    def give_up(self) -> None:
+        """Give the task to any node. The scope must never have been opened."""
+        self.give_back = True
+        self.state = RunState.CLOSED
+
     def note_cancellation(self) -> None:
         """Record that the open scope is being cancelled from outside, and why."""
         assert self._control is not None

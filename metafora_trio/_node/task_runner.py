@@ -10,9 +10,10 @@ from metafora_trio._clock import Clock
 from metafora_trio._errors import InvalidTask
 from metafora_trio._model.reconcile import RunState, may_open
 from metafora_trio._running_task import Handler, RunControl, RunningTask
-from metafora_trio.contract import Session, StoredTask
+from metafora_trio.contract import Session, StoredTask, TaskRefused
 from metafora_trio.events import Event, TaskOverran, TaskStarted, TaskStopFailed, TaskStopped
 
+from .quarantine import Quarantine
 from .situation import Situation
 from .task_run import TaskRun
 
@@ -30,6 +31,7 @@ class TaskRunner:
         session: reads tasks; its lease limits every run.
         situation: the state of this node, for the check before a scope opens.
         handler: the user's handler.
+        quarantine: takes the tasks that cannot be read.
         running: the tasks whose scope is open and that need not stop, by id; added to here, in the step that opens one.
         cleanup_timeout: the maximum number of seconds for which `task.cleanup()` shields.
         clock: dates a failure.
@@ -41,6 +43,7 @@ class TaskRunner:
         session: Session,
         situation: Situation,
         handler: Handler,
+        quarantine: Quarantine,
         *,
         running: dict[str, RunningTask],
         cleanup_timeout: float,
@@ -50,6 +53,7 @@ class TaskRunner:
         self._session = session
         self._situation = situation
         self._handler = handler
+        self._quarantine = quarantine
         self._running = running
         self._cleanup_timeout = cleanup_timeout
         self._now = clock.now
@@ -91,6 +95,11 @@ class TaskRunner:
         except InvalidTask as error:
             run.fail(error, self._now())
             return None
+        except TaskRefused as error:
+            run.give_up()
+            self._quarantine.set_aside(run.id, str(error))
+            return None
+        self._quarantine.has_read(run.id)
         if stored is None or stored.deleted or not self._session.current:
             return None  # the view shows the change, now or soon, and the task is reconciled again
         if not may_open(run.id, run.claim, self._situation):

@@ -41,6 +41,7 @@ from metafora_trio._trio_util import RepeatedEvent as RepeatedEvent
 from ._broker_client import BrokerClient as BrokerClient
 from ._coordinator import Coordinator as Coordinator
 from ._session import Session as Session
+from ._session import TaskRefused as TaskRefused
 from ._upkeep import Diagnosable as Diagnosable
 from ._upkeep import Diagnosis as Diagnosis
 from ._upkeep import Finding as Finding

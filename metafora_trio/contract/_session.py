@@ -14,13 +14,18 @@ The rules behind the contract:
   reading, whether its claim owns the task.
 * **Two conditional requests decide who owns a task.** If the owner asks for `hand_over(claim, heir)` while the heir
   asks for `withdraw`, exactly one of the two takes place.
+* **A refusal about one task is about that task only.** The broker may refuse to let this node read one task, or end it,
+  for example for a missing permission. The session goes on. It ends only for a refusal that concerns the session
+  itself: its own record, its claims, or what it follows.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
+from metafora_trio._errors import MetaforaError
 from metafora_trio._model.changes import Changes
 from metafora_trio._model.claim import Claim
 from metafora_trio._model.command import QueuedCommand
@@ -30,7 +35,14 @@ from metafora_trio._model.state import TaskState
 from metafora_trio._model.stored_task import StoredTask
 from metafora_trio._model.view import ClusterView
 
-__all__ = ["Session"]
+__all__ = ["Session", "TaskRefused"]
+
+
+_NONE: Mapping[str, str] = MappingProxyType({})
+
+
+class TaskRefused(MetaforaError):
+    """The broker refuses what was asked about one task. Trying again later may help; no other task is concerned."""
 
 
 class Session(ABC):
@@ -102,6 +114,7 @@ class Session(ABC):
 
         Raises:
             InvalidTask: what is stored is not a task (`decode_props` raises it).
+            TaskRefused: the broker does not let this node read it. The node gives its claim up and tries later.
         """
 
     @abstractmethod
@@ -120,7 +133,18 @@ class Session(ABC):
     @property
     @abstractmethod
     def outstanding(self) -> int:
-        """The number of requests that are queued or unanswered. A node that drains leaves only when it is 0."""
+        """The number of requests that are queued or unanswered. A node that drains leaves only when it is 0. An end in
+        `refusals` that waits to be tried again does not count."""
+
+    @property
+    def refusals(self) -> Mapping[str, str]:
+        """The tasks whose `finish` the broker has refused, by id, each with the reason; empty where that cannot happen.
+
+        The session keeps such a claim and marks it as leaving for a while (1 s, doubling to 60 s). Then it drops the
+        mark and reports the task as changed. The consumer, which has kept the end, then decides again. A task stays
+        here until its claim is gone, and is reported as changed when it comes and when its reason changes.
+        """
+        return _NONE
 
     @property
     def free_claims(self) -> int:
@@ -160,6 +184,8 @@ class Session(ABC):
         It must fail if the claim is gone, or if a client has deleted the task and the view did not show the
         tombstone yet when this was called. Every view must show that the task is gone before it shows that the claim
         is gone. Otherwise the next in the queue would for a moment see itself as the owner of a finished task.
+
+        If the broker refuses it for any other reason, see `refusals`.
         """
 
     @abstractmethod

@@ -43,6 +43,9 @@ def test_the_record_stays_small() -> None:
     notices, session = make()
     for number in range(100):
         notices.report(str(number), f"{number}:\n" + "x" * 1000)
+    announced = len(session.announced)
+    notices.report("99", "changed, but not shown")
+    assert len(session.announced) == announced
     assert len(session.node.notices) == MAX_NOTICES
     assert {len(notice) for notice in session.node.notices[:-1]} == {MAX_NOTICE}
     assert session.node.notices[0].startswith("0: xx")

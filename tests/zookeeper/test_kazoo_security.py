@@ -15,7 +15,7 @@ from kazoo.security import CREATOR_ALL_ACL
 
 from metafora_trio import CoordinatorUnavailable, NodeInfo
 from metafora_trio_zookeeper import ZooKeeperCoordinator
-from metafora_trio_zookeeper._connection import ConnectionState, Create, ErrorCode, EventType
+from metafora_trio_zookeeper._connection import ConnectionState, Create, ErrorCode, EventType, RequestError
 from metafora_trio_zookeeper._kazoo.buffered_socket import BufferedSocket
 from metafora_trio_zookeeper._kazoo.connection import KazooConnection
 from metafora_trio_zookeeper.testing.real import Ensemble, free_ports
@@ -129,7 +129,9 @@ async def test_digest_and_acl(standalone: Ensemble, namespace: str) -> None:
     async with connect(standalone.hosts, auth=auth, acl=CREATOR_ALL_ACL) as (connection, recorder):
         await ask(connection.transact, [Create(path, b"secret")])
         async with connect(standalone.hosts) as (stranger, _):
-            assert await refused(stranger.read, [path]) == (ErrorCode.NO_AUTH, 0)
+            readable, secret, missing = await ask(stranger.read, ["/", path, f"{path}/none"])
+            assert isinstance(secret, RequestError)
+            assert (readable.data, secret.code, missing) == (b"", ErrorCode.NO_AUTH, None)
             assert await refused(stranger.children, path) == (ErrorCode.NO_AUTH, None)
             assert await refused(stranger.transact, [Create(f"{path}/child")]) == (ErrorCode.NO_AUTH, 0)
         connection.drop()

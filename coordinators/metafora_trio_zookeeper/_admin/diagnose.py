@@ -13,7 +13,7 @@ from metafora_trio.contract import MIN_SESSION_TIMEOUT, Diagnosis, Finding, Leve
 from metafora_trio_zookeeper._connection import Connection, Create, Delete, ReadResult, RequestError
 from metafora_trio_zookeeper._layout import Layout
 from metafora_trio_zookeeper._plain_connection import children_of, open_connection
-from metafora_trio_zookeeper._replies import ask
+from metafora_trio_zookeeper._replies import ask, read_one
 from metafora_trio_zookeeper._server_status import ServerStatus, server_status
 
 __all__ = ["diagnose"]
@@ -47,7 +47,7 @@ async def diagnose(
     try:
         async with open_connection(connect, hosts=hosts, patience=patience) as connection:
             findings.append(_session(connection, asked_timeout))
-            root = (await ask(lambda done: connection.read([layout.root], done))).value[0]
+            root = await read_one(connection, layout.root)
             findings.append(_root(layout, root))
             if findings[-1].level is Level.OK:
                 findings.append(await _clock(connection, layout))
@@ -137,7 +137,7 @@ async def _clock(connection: Connection, layout: Layout) -> Finding:
     try:
         await ask(lambda done: connection.transact([Create(path, ephemeral=True)], done))
         took = trio.current_time() - began
-        made = (await ask(lambda done: connection.read([path], done))).value[0]
+        made = await read_one(connection, path)
         await ask(lambda done: connection.transact([Delete(path)], done))
     except RequestError as error:
         return Finding(Level.PROBLEM, f"cannot write in {layout.root}: {error}", "do the credentials permit it?")

@@ -179,8 +179,8 @@ def _decode_heartbeat(frame: bytes, at: int) -> None:
     _decode_writes(frame, at)
 
 
-def _decode_reads(frame: bytes, at: int) -> tuple[ReadResult | None, ...]:
-    results: list[ReadResult | None] = []
+def _decode_reads(frame: bytes, at: int) -> tuple[ReadResult | RequestError | None, ...]:
+    results: list[ReadResult | RequestError | None] = []
     while True:
         kind, end, error = _HEADER.unpack_from(frame, at)
         at += _HEADER.size
@@ -191,11 +191,9 @@ def _decode_reads(frame: bytes, at: int) -> tuple[ReadResult | None, ...]:
             _, _, _, mtime_ms, version, _, _, owner, _, _, _ = _STAT.unpack_from(frame, at)
             at += _STAT.size
             results.append(ReadResult(data, version, mtime_ms, owner))
-        elif error == _NO_NODE:
+        else:  # one znode's refusal says nothing about the others
             at += _INT.size
-            results.append(None)
-        else:
-            raise request_error(error, len(results))
+            results.append(None if error == _NO_NODE else request_error(error))
 
 
 def _decode_names(frame: bytes, at: int) -> list[str]:

@@ -77,8 +77,8 @@ class Batch:
 
     Args:
         connection: the connection to send them on.
-        on_read: called with a unit and the result of its `read`: the znode, None for no such znode, or the error if the
-            reads for the whole transaction were refused.
+        on_read: called with a unit and the result of its `read`: the znode, None for no such znode, or the error if it
+            was refused, alone or with all reads of the transaction.
     """
 
     def __init__(

@@ -16,14 +16,12 @@ as it was listed. Then the new view replaces the old one in a single step.
 from __future__ import annotations
 
 import itertools
-import logging
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable
 
 import trio
 
-from metafora_trio import NodeInfo
 from metafora_trio.contract import (
     AsyncBool,
     Changes,
@@ -50,6 +48,7 @@ from metafora_trio_zookeeper._layout import MAX_OPS, Layout, known
 from metafora_trio_zookeeper._replies import Burst, Slot, is_broken
 
 from .in_flight import InFlight
+from .node_record import decode_node
 from .queued_commands import QueuedCommands
 from .read_ahead import ReadAhead
 
@@ -59,8 +58,6 @@ _CHUNK = 500
 """Events to apply between two checkpoints: about 3 ms."""
 _MOST_JITTER = 2.0
 """Seconds over which resyncs are spread, since a change of leader makes every node list at the same time."""
-
-_log = logging.getLogger("metafora_trio.zookeeper")
 
 
 class LiveView:
@@ -134,6 +131,10 @@ class LiveView:
 
     def on_record(self, task: str, record: ReadResult | None) -> None:
         """Take a task's record that was read. Call this from the reply's callback, when record and view still match."""
+        if record is None and task in self.view.tasks and self.current:
+            # The event of its removal came before this reply, unless the server hides the events of what may not be
+            # read. Without this, the node would claim and read the task over and over.
+            self._apply_task(self.view, EventType.DELETED, f"{self._layout.bucket(task)}/{task}")
         self.records.arrived(task, record)
         if record is not None and record.version > 0 and task in self.view.tasks and not self.view.deleted(task):
             self.view.apply(TaskDeleted(task))
@@ -236,11 +237,11 @@ class LiveView:
                     self.task_counts[bucket] += 1
             await self._checkpoint(epoch)
         for task, record in zip(held, _results(records), strict=True):
-            if record is not None and record.version > 0:
+            if isinstance(record, ReadResult) and record.version > 0:
                 view.apply(TaskDeleted(task))
-        for identity, record in zip(identities, _results(node_records), strict=True):
-            if record is not None:
-                view.apply(NodeAdded(_decode_node(identity, record)))
+        for identity, node_record in zip(identities, _results(node_records), strict=True):
+            if node_record is not None:
+                view.apply(NodeAdded(decode_node(identity, node_record)))
         self.queued_commands.restart(own_commands, _results(command_records))
 
         events, done = self._events, 0
@@ -360,7 +361,7 @@ class LiveView:
         """Apply a node record just read. If the node has since gone, ignore it: its DELETED event is on its way."""
         if isinstance(reply, Reply) and (record := reply.value[0]) is not None:
             view = self.view if self._building is None else self._building
-            view.apply(NodeAdded(_decode_node(identity, record)))
+            view.apply(NodeAdded(decode_node(identity, record)))
             self.touch_nodes()
 
 
@@ -370,18 +371,9 @@ def _names(slot: Slot) -> list[str]:
     return names
 
 
-def _results(slots: Iterable[Slot]) -> list[ReadResult | None]:
-    results: list[ReadResult | None] = []
+def _results(slots: Iterable[Slot]) -> list[ReadResult | RequestError | None]:
+    results: list[ReadResult | RequestError | None] = []
     for slot in slots:
         assert isinstance(slot.value, tuple)
         results.extend(slot.value)
     return results
-
-
-def _decode_node(identity: str, record: ReadResult) -> NodeInfo:
-    """Decode a node's record. If it cannot be read, return a `NodeInfo` with the identity only."""
-    try:
-        return NodeInfo.decode(identity, record.data)
-    except (ValueError, TypeError, RecursionError) as error:
-        _log.warning("cannot read the record of node %s: %s", identity, error)
-        return NodeInfo(identity)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
 
 import trio
@@ -55,7 +56,7 @@ class QueuedCommands:
                 self.others.setdefault(name, trio.current_time())
         return own
 
-    def restart(self, names: Iterable[str], records: Iterable[ReadResult | None]) -> None:
+    def restart(self, names: Iterable[str], records: Iterable[ReadResult | RequestError | None]) -> None:
         """Start again with the commands for this session that a resync found."""
         self.own.clear()
         for name, record in zip(names, records, strict=True):
@@ -78,12 +79,12 @@ class QueuedCommands:
         if isinstance(reply, Reply):
             self._add(name, reply.value[0])
 
-    def _add(self, name: str, record: ReadResult | None) -> None:
+    def _add(self, name: str, record: ReadResult | RequestError | None) -> None:
         if record is None:
             return
-        try:
-            command = Command.decode(record.data)
-        except (ValueError, RecursionError):
-            command = None  # the node reports and discards it when its turn comes
+        command: Command | None = None  # the node reports and discards what cannot be read when its turn comes
+        if isinstance(record, ReadResult):
+            with contextlib.suppress(ValueError, RecursionError):
+                command = Command.decode(record.data)
         self.own[name] = QueuedCommand(name, self._identity, command)
         self._changed()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -28,6 +28,7 @@ from metafora_trio.contract import (
     QueuedCommand,
     Session,
     StoredTask,
+    TaskRefused,
 )
 from metafora_trio_zookeeper._connection import (
     Connection,
@@ -101,7 +102,9 @@ class ZooKeeperSession(Session):
         self._layout = layout
         self._path = layout.node_path(self._me)
         self._asked_timeout = asked_timeout
-        self._in_flight = InFlight(self._me, lambda task: layout.claim_size(task, self._me))
+        self._in_flight = InFlight(
+            self._me, lambda task: layout.claim_size(task, self._me), lambda task: self._live.touch(task)
+        )
         self._live = LiveView(connection, layout, self._in_flight, rng)
         self._writes = Writes(connection, layout, self._live, self._in_flight, node, self._refused)
         self._heartbeat = Heartbeat(
@@ -114,6 +117,7 @@ class ZooKeeperSession(Session):
             suspended=suspended,
         )
         self._token = trio.lowlevel.current_trio_token()
+        self._read_refusals: dict[str, RequestError] = {}
         self._joined = trio.Event()
         self._failure: Exception | None = None
         self._closing = False
@@ -144,11 +148,14 @@ class ZooKeeperSession(Session):
 
     async def read(self, task: str) -> StoredTask | None:
         live = self._live
+        self._read_refusals.pop(task, None)  # of an earlier call, which may have been cancelled
         while True:
             if found := await live.records.take(task):
                 # The caller may be about to open a run's scope, and Trio's clock stops while a machine is suspended.
                 self._heartbeat.check_suspended()
                 return decode_record(task, found[0])
+            if refusal := self._read_refusals.pop(task, None):
+                raise TaskRefused(f"cannot read task {task!r}: {refusal}") from refusal
             # Do not read before the barrier, because a server that lags would return an old record. A session that is
             # over waits here until it is cancelled, which is about to happen.
             await live.wait_current()
@@ -156,11 +163,12 @@ class ZooKeeperSession(Session):
             self._connection.read([self._layout.task_path(task)], partial(self._on_read, task))
 
     def _on_read(self, task: str, reply: Reply | RequestError) -> None:
-        if isinstance(reply, Reply):
-            self._live.on_record(task, reply.value[0])
+        found = reply.value[0] if isinstance(reply, Reply) else reply
+        if not isinstance(found, RequestError):
+            self._live.on_record(task, found)
             return
-        if not is_broken(reply):
-            self._refused(f"reading task {task!r}", reply)
+        if not is_broken(found):
+            self._read_refusals[task] = found
         self._live.records.cancel(task)
 
     def is_pending(self, task: str) -> bool:
@@ -171,7 +179,11 @@ class ZooKeeperSession(Session):
         return len(self._in_flight.pending)
 
     def is_leaving(self, claim: Claim) -> bool:
-        return claim in self._in_flight.leaving
+        return self._in_flight.is_leaving(claim)
+
+    @property
+    def refusals(self) -> Mapping[str, str]:
+        return self._in_flight.refusals.reasons
 
     @property
     def outstanding(self) -> int:
@@ -244,6 +256,7 @@ class ZooKeeperSession(Session):
         """Run the session's background tasks, until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._writes.run)
+            nursery.start_soon(self._in_flight.refusals.run)
             nursery.start_soon(self._heartbeat.run)
             nursery.start_soon(self._follow)
             nursery.start_soon(self._remove_undeliverable)

@@ -31,6 +31,9 @@ from .live_view import LiveView
 
 __all__ = ["Writes"]
 
+_CHANGED = (ErrorCode.NO_NODE, ErrorCode.BAD_VERSION)
+"""The codes with which a condition does not hold: something has changed, and the view shows it."""
+
 _log = logging.getLogger("metafora_trio.zookeeper")
 
 
@@ -70,6 +73,7 @@ class Writes:
         self._announcing: Unit | None = None
         self._overwritten = False
         self._removing: dict[str, Unit] = {}
+        self._stuck: set[str] = set()
         self._full = False
         self._batch = Batch(connection, self._on_read)
         self.run = self._batch.run
@@ -129,7 +133,7 @@ class Writes:
 
     def _on_read(self, unit: Unit, record: ReadResult | RequestError | None) -> None:
         if isinstance(record, RequestError):
-            self._live.records.cancel(unit.task)  # a later `read` reads this record alone and reports its error
+            self._live.records.cancel(unit.task)  # a later `read` tries again and reports the error
         else:
             self._live.on_record(unit.task, record)
 
@@ -151,13 +155,13 @@ class Writes:
 
     def give_up_if(self, claim: Claim, other: Claim) -> None:
         """Give up a claim on the condition that another claim exists."""
-        if self._live.current and claim not in self._in_flight.leaving:
+        if self._live.current and not self._in_flight.is_leaving(claim):
             path = self._layout.claim_path
             self._give_up(claim, (Check(path(other)), Delete(path(claim))), self._on_given_up)
 
     def finish(self, claim: Claim, state: TaskState | None) -> None:
         """Remove the task and the claim and set the state."""
-        if self._live.current and claim not in self._in_flight.leaving:
+        if self._live.current and not self._in_flight.is_leaving(claim):
             self._finish(claim, None if state is None else state.encode(), recorded=True)
 
     def _finish(self, claim: Claim, state: bytes | None, *, recorded: bool) -> None:
@@ -185,10 +189,23 @@ class Writes:
             guessed = error is not None and error.index == 0 and error.code is wrong
             if guessed and isinstance(unit.ops[0], Create | SetData | Delete) and unit.ops[0].path == path:
                 self._finish(claim, state, recorded=not recorded)
-            else:
+            elif error is None or error.code in _CHANGED or error.index == len(ops) - 1:
                 self._on_given_up(unit, error)
+            elif self._in_flight.leaving.get(claim) is unit:
+                self._on_end_refused(claim, ops, error)
 
         self._give_up(claim, ops, settle)
+
+    def _on_end_refused(self, claim: Claim, ops: Sequence[WriteOp], error: RequestError) -> None:
+        """Keep the claim and try again later: the refusal of an end is about its task, except for the claim's deletion,
+        which the session's own znodes must permit."""
+        where = "" if error.index is None else f" at {ops[error.index].path}"
+        reason = f"{error.code.value}{where}"
+        if self._in_flight.refusals.reasons.get(claim.task) != reason:
+            _log.warning("node %s cannot write the end of task %r: %s", self._me, claim.task, reason)
+        del self._in_flight.leaving[claim]
+        self._in_flight.refusals.refused(claim, reason)
+        self._live.touch(claim.task)
 
     def _give_up(
         self, claim: Claim, ops: Sequence[WriteOp], settle: Callable[[Unit, RequestError | None], None]
@@ -205,7 +222,7 @@ class Writes:
             return
         if error is None:
             self._break(f"no event for the deletion of its claim for task {unit.task!r}")
-        elif error.code in (ErrorCode.NO_NODE, ErrorCode.BAD_VERSION):
+        elif error.code in _CHANGED:
             del self._in_flight.leaving[unit.claim]
             self._live.touch(unit.task)
         else:
@@ -250,20 +267,22 @@ class Writes:
     def queued_commands(self) -> Sequence[QueuedCommand]:
         """Return the commands to this node that are not being removed, oldest first."""
         own = self._live.queued_commands.own
-        kept = (queued for name, queued in own.items() if name not in self._removing)
+        kept = (queued for name, queued in own.items() if name not in self._removing and name not in self._stuck)
         return sorted(kept, key=lambda queued: int(queued.id.rpartition("~")[2]))
 
     def remove_command(self, name: str) -> None:
-        """Remove a command; try again after a reconnect."""
-        if name not in self._removing:
+        """Remove a command; try again after a reconnect. One whose removal was refused before is left alone."""
+        if name not in self._removing and name not in self._stuck:
             unit = Unit((Delete(self._layout.node_command_path(name)),), self._on_command_removed, task=name)
             self._removing[name] = unit
             self._batch.add(unit)
 
     def _on_command_removed(self, unit: Unit, error: RequestError | None) -> None:
-        if error is not None and error.code is not ErrorCode.NO_NODE:
-            self._refused("removing a command", error)
-            return
         self._removing.pop(unit.task, None)
+        if error is not None and error.code is not ErrorCode.NO_NODE:
+            _log.warning("node %s cannot remove the command %s: %s", self._me, unit.task, error)
+            self._stuck.add(unit.task)
+            self._live.touch_nodes()
+            return
         self._live.queued_commands.forget(unit.task)
         self._live.touch_nodes()

@@ -28,6 +28,7 @@ from metafora_trio_zookeeper._connection import (
     Done,
     ErrorCode,
     EventType,
+    ReadResult,
     Reply,
     RequestError,
     WriteOp,
@@ -50,6 +51,7 @@ class ScriptedZooKeeper:
         refusing: whether new connections are refused.
         unimplemented: the requests it does not know, by the name of the method.
         forbidden: the paths below which all writes are refused.
+        unreadable: the paths that may not be read. Their events are sent all the same.
         log: the outcome of each transaction, refused ones included.
     """
 
@@ -59,6 +61,7 @@ class ScriptedZooKeeper:
         self.refusing = False
         self.unimplemented: set[str] = set()
         self.forbidden: set[str] = set()
+        self.unreadable: set[str] = set()
         self.tree = Tree()
         self.log: list[Outcome] = []
         self.connections: list[ScriptedConnection] = []
@@ -223,8 +226,7 @@ class ScriptedConnection(ConnectionBase[Request]):
 
     def read(self, paths: Sequence[str], done: Done) -> None:
         def look() -> Reply:
-            found = map(self._tree.get, wanted)
-            return Reply(tuple(None if node is None else node.result() for node in found), 0)
+            return Reply(tuple(map(self._read, wanted)), 0)
 
         wanted = tuple(paths)
         self._send("read", look, done)
@@ -253,6 +255,12 @@ class ScriptedConnection(ConnectionBase[Request]):
         self.halted = reason
         self._up.clear()
         self._down.put(lambda: self._set_state(ConnectionState.CLOSED))
+
+    def _read(self, path: str) -> ReadResult | RequestError | None:
+        if path in self._zookeeper.unreadable:
+            return RequestError(ErrorCode.NO_AUTH)
+        node = self._tree.get(path)
+        return None if node is None else node.result()
 
     # ---- the transport
 

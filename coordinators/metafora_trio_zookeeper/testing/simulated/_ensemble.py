@@ -20,7 +20,7 @@ from ._connection import SimulatedConnection
 from ._network import Channel, Down, Link, Way
 from ._quorum import Quorum, SimulatedSession
 from ._server import Entry, Server
-from ._tree import Tree
+from ._tree import Forbidden, Tree
 
 if TYPE_CHECKING:
     from metafora_trio.testing.simulation import Process, World
@@ -83,6 +83,11 @@ class SimulatedZooKeeper:
     def tree(self) -> Tree:
         """The committed znodes, no matter which servers have applied them."""
         return self._quorum.tree
+
+    @property
+    def forbidden(self) -> Forbidden:
+        """What the ACLs do not permit. A test changes it at will; a change takes effect at once, on every server."""
+        return self._quorum.forbidden
 
     @property
     def log(self) -> Sequence[Entry]:

@@ -19,7 +19,7 @@ from metafora_trio_zookeeper._connection import ErrorCode, Reply, RequestError
 
 from ._network import Hello, Kind, Request, Welcome
 from ._server import HOP, Entry, Origin, Server
-from ._tree import Outcome, Tree, carry_out, end_session
+from ._tree import Forbidden, Outcome, Tree, carry_out, end_session
 
 if TYPE_CHECKING:
     from metafora_trio.testing.simulation import Process, World
@@ -64,11 +64,13 @@ class Quorum:
     Attributes:
         leader: the leading server; None during an election or without a majority for one.
         tree: the committed znodes.
+        forbidden: what the ACLs do not permit.
         losing: the processes whose next reply to a write is to be lost.
     """
 
     def __init__(self, world: World, count: int, tick: float, sync_limit: int, rng: random.Random) -> None:
         self.tree = Tree()
+        self.forbidden = Forbidden()
         self.sessions: dict[int, SimulatedSession] = {}
         self.log: list[Entry] = []
         self.servers = {number: Server(number, self) for number in range(1, count + 1)}
@@ -184,7 +186,12 @@ class Quorum:
         zxid = self._next_zxid
         try:
             outcome = carry_out(
-                self.tree, request.argument, session=session.id, zxid=zxid, now_ms=round(self.now * 1000)
+                self.tree,
+                request.argument,
+                session=session.id,
+                zxid=zxid,
+                now_ms=round(self.now * 1000),
+                forbidden=self.forbidden,
             )
         except RequestError as error:
             self._commit(_NOTHING, origin, error)

@@ -13,10 +13,10 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from metafora_trio_zookeeper._connection import ErrorCode, EventType, Reply, RequestError
+from metafora_trio_zookeeper._connection import ErrorCode, EventType, ReadResult, Reply, RequestError
 
 from ._network import Answer, Channel, Event, Hello, Kind, Request, Up, Welcome
-from ._tree import Tree, Znode, parent_of
+from ._tree import Forbidden, Tree, Znode, parent_of
 
 __all__ = ["HOP", "Entry", "Leader", "Origin", "Server"]
 
@@ -59,6 +59,9 @@ class Leader(Protocol):
 
     @property
     def log(self) -> Sequence[Entry]: ...
+
+    @property
+    def forbidden(self) -> Forbidden: ...
 
     @property
     def now(self) -> float: ...
@@ -228,6 +231,8 @@ class Server:
             self.drop_session(entry.ended)
 
     def _fire(self, event: EventType, path: str) -> None:
+        if path in self._leader.forbidden.events:
+            return
         ancestors = [path]
         while path != "/":
             path = parent_of(path)
@@ -327,10 +332,11 @@ class Server:
         argument = request.argument
         match request.kind:
             case Kind.READ:
-                found = map(self.tree.get, argument)
-                return Reply(tuple(None if node is None else node.result() for node in found), self.zxid)
+                return Reply(tuple(map(self._read, argument)), self.zxid)
             case Kind.CHILDREN:
                 node = self.tree.get(argument)
+                if node is not None and argument in self._leader.forbidden.reading:
+                    return RequestError(ErrorCode.NO_AUTH)
                 return RequestError(ErrorCode.NO_NODE) if node is None else Reply(sorted(node.children), self.zxid)
             case Kind.ADD_WATCH:
                 client.watch(argument)
@@ -341,6 +347,12 @@ class Server:
                 node = self.tree.get(path)
                 return RequestError(ErrorCode.NO_NODE) if node is None else Reply(node, self.zxid)
         return Reply(None, self.zxid)
+
+    def _read(self, path: str) -> ReadResult | RequestError | None:
+        node = self.tree.get(path)
+        if node is not None and path in self._leader.forbidden.reading:
+            return RequestError(ErrorCode.NO_AUTH)
+        return None if node is None else node.result()
 
     # ---- reports of live sessions
 

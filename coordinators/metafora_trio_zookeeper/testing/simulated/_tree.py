@@ -7,6 +7,7 @@ all replicas, so the cost of applying a transaction depends only on the number o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from metafora_trio_zookeeper._connection import (
@@ -20,7 +21,7 @@ from metafora_trio_zookeeper._connection import (
     WriteOp,
 )
 
-__all__ = ["Changes", "Outcome", "Tree", "Znode", "carry_out", "end_session", "parent_of"]
+__all__ = ["Changes", "Forbidden", "Outcome", "Tree", "Znode", "carry_out", "end_session", "parent_of"]
 
 _NO_NAMES: Final[frozenset[str]] = frozenset()
 
@@ -55,6 +56,25 @@ class Znode(NamedTuple):
 
 Changes = Mapping[str, Znode | None]
 """The changed znodes by path as a transaction leaves them; None for a deleted one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forbidden:
+    """What the ACLs do not permit, to any session. As in ZooKeeper, a znode's own ACL says who may read it, check it
+    and set its data, and its parent's ACL who may create and delete it.
+
+    Attributes:
+        reading: the znodes that may not be read. Their names are listed all the same.
+        events: the znodes whose events are not sent. ZooKeeper 3.8.4 and later do so for all that may not be read.
+        writing: the znodes whose data may not be set and whose children may be neither created nor deleted.
+    """
+
+    reading: set[str] = field(default_factory=set)
+    events: set[str] = field(default_factory=set)
+    writing: set[str] = field(default_factory=set)
+
+
+_NOTHING_FORBIDDEN: Final = Forbidden()
 
 
 class Outcome(NamedTuple):
@@ -93,8 +113,9 @@ def parent_of(path: str) -> str:
 class _Draft:
     """A tree with the changes of a transaction that may still fail."""
 
-    def __init__(self, tree: Tree, zxid: int, now_ms: int) -> None:
+    def __init__(self, tree: Tree, zxid: int, now_ms: int, forbidden: Forbidden) -> None:
         self._tree = tree
+        self._forbidden = forbidden
         self._zxid = zxid
         self._now_ms = now_ms
         self.changes: dict[str, Znode | None] = {}
@@ -104,6 +125,10 @@ class _Draft:
         if isinstance(op, Create):
             return self._create(op, session)
         node = self._get(op.path)
+        if isinstance(op, Check):
+            self._permit(op.path, self._forbidden.reading)
+        else:
+            self._permit(parent_of(op.path) if isinstance(op, Delete) else op.path, self._forbidden.writing)
         if op.version not in (-1, node.version):
             raise RequestError(ErrorCode.BAD_VERSION)
         if isinstance(op, Delete):
@@ -116,6 +141,7 @@ class _Draft:
     def _create(self, op: Create, session: int) -> str:
         parent = parent_of(op.path)
         above = self._get(parent)
+        self._permit(parent, self._forbidden.writing)
         path = f"{op.path}{above.creates:010}" if op.sequential else op.path
         if self._find(path) is not None:
             raise RequestError(ErrorCode.NODE_EXISTS)
@@ -140,6 +166,10 @@ class _Draft:
         names = above.children - {path.rpartition("/")[2]}
         self.changes[parent] = above._replace(children=names, pzxid=self._zxid)
 
+    def _permit(self, path: str, forbidden: set[str]) -> None:
+        if path in forbidden:
+            raise RequestError(ErrorCode.NO_AUTH)
+
     def _put(self, event: EventType, path: str, node: Znode | None) -> None:
         self.changes[path] = node
         self.events.append((event, path))
@@ -154,13 +184,21 @@ class _Draft:
         return node
 
 
-def carry_out(tree: Tree, ops: Sequence[WriteOp], *, session: int, zxid: int, now_ms: int) -> Outcome:
+def carry_out(
+    tree: Tree,
+    ops: Sequence[WriteOp],
+    *,
+    session: int,
+    zxid: int,
+    now_ms: int,
+    forbidden: Forbidden = _NOTHING_FORBIDDEN,
+) -> Outcome:
     """Return the outcome of a transaction of `session`, without changing the tree.
 
     Raises:
         RequestError: an operation is refused (`index` is its index), so nothing is done.
     """
-    draft = _Draft(tree, zxid, now_ms)
+    draft = _Draft(tree, zxid, now_ms, forbidden)
     created = list[str | None]()
     for index, op in enumerate(ops):
         try:
@@ -172,7 +210,7 @@ def carry_out(tree: Tree, ops: Sequence[WriteOp], *, session: int, zxid: int, no
 
 def end_session(tree: Tree, paths: Sequence[str], *, zxid: int) -> Outcome:
     """Return the outcome of a session's end, which deletes its ephemerals in the order of `paths`."""
-    draft = _Draft(tree, zxid, 0)
+    draft = _Draft(tree, zxid, 0, _NOTHING_FORBIDDEN)
     for path in paths:
         draft.delete(path, tree[path])
     return Outcome(draft.changes, tuple(draft.events), ())

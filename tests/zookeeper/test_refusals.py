@@ -1,0 +1,236 @@
+"""Requests that ZooKeeper refuses: those about one task, a record or a command end no session, on virtual time."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import trio
+
+from metafora_trio import Command, CommandName, Consumer, RunningTask, SessionLost, StateName, TaskState
+from metafora_trio.contract import Claim, ClaimKind, TaskRefused
+from metafora_trio.testing.conformance import eventually
+from metafora_trio_zookeeper._connection import Create, Delete
+from metafora_trio_zookeeper._session.refusals import Refusals
+from tests.support.virtual_time import use_virtual_time
+from tests.support.zookeeper.claims import own_claim
+from tests.support.zookeeper.coordinator_lab import CoordinatorLab, lab_of
+from tests.support.zookeeper.scripted_cluster import ScriptedCluster
+
+COMPLETED = TaskState(StateName.COMPLETED)
+
+
+@pytest.fixture
+def lab(request: pytest.FixtureRequest) -> Iterator[CoordinatorLab]:
+    with lab_of(request.node) as lab:
+        yield lab
+
+
+@pytest.fixture
+def _virtual_time(request: pytest.FixtureRequest) -> None:
+    use_virtual_time(request.node)
+
+
+class TestReading:
+    async def test_a_task_that_may_not_be_read(self, lab: CoordinatorLab) -> None:
+        await lab.submit("t", "u")
+        lab.zookeeper.forbidden.reading.add(lab.layout.task_path("t"))
+        async with lab.session() as (session, connection):
+            for task in "tu":  # both are read ahead, in one request
+                session.claim(task)
+            await eventually(session, lambda it: not it.pending)
+            for _ in range(2):
+                with pytest.raises(TaskRefused, match="cannot read task 't': no auth"):
+                    await session.read("t")
+            record = await session.read("u")
+            assert record is not None
+            assert record.props == {"of": "u"}
+            lab.zookeeper.forbidden.reading.clear()
+            record = await session.read("t")
+            assert record is not None
+            assert record.props == {"of": "t"}
+            assert (connection.number, session.current) == (1, True)
+
+    async def test_a_cancelled_read_leaves_no_refusal_behind(self, lab: CoordinatorLab) -> None:
+        await lab.submit("t")
+        lab.zookeeper.forbidden.reading.add(lab.layout.task_path("t"))
+        async with lab.session() as (session, _):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(session.read, "t")
+                await trio.sleep(0.0005)
+                nursery.cancel_scope.cancel()
+            await trio.sleep(0.1)
+            lab.zookeeper.forbidden.reading.clear()
+            assert await session.read("t") is not None
+
+    async def test_a_resync_with_a_task_that_may_not_be_read(self, lab: CoordinatorLab) -> None:
+        await lab.submit("t", "u")
+        async with lab.session() as (session, connection):
+            claims = [await own_claim(session, task) for task in "tu"]
+            lab.zookeeper.forbidden.reading.add(lab.layout.task_path("t"))
+            connection.drop()
+            await eventually(session, lambda it: not it.current)
+            await eventually(session, lambda it: it.current)
+            assert [session.view.head(task) for task in "tu"] == claims
+
+
+class TestEnds:
+    async def test_a_znode_below_the_task(self, lab: CoordinatorLab) -> None:
+        """Nobody but a human creates one. The claim stays until the task can be removed."""
+        await lab.submit("t", "u")
+        path = lab.layout.task_path("t")
+        await lab.commit(Create(f"{path}/note"))
+        async with lab.session() as (session, _):
+            for task in "tu":
+                session.finish(await own_claim(session, task), COMPLETED)
+            await eventually(session, lambda it: it.refusals and "u" not in it.view.tasks)
+            assert session.refusals == {"t": f"not empty at {path}"}
+            claim = session.view.head("t")
+            assert claim is not None
+            assert (session.is_leaving(claim), session.outstanding) == (True, 0)
+            session.finish(claim, COMPLETED)
+            session.hand_over(claim, replace(claim, seq=99))
+            assert session.outstanding == 0
+            await lab.commit(Delete(f"{path}/note"))
+            await eventually(session, lambda it: not it.is_leaving(claim))
+            assert "t" in session.refusals
+            session.finish(claim, COMPLETED)
+            await eventually(session, lambda it: "t" not in it.view.tasks)
+            assert session.refusals == {}
+            assert TaskState.decode(lab.tree[lab.layout.state_path("t")].data) == COMPLETED
+
+    async def test_the_session_leaves_at_once(self, lab: CoordinatorLab) -> None:
+        await lab.submit("t")
+        lab.zookeeper.forbidden.writing.add(lab.layout.state_path("t"))
+        async with lab.session() as (session, _):
+            session.finish(await own_claim(session, "t"), COMPLETED)
+            await eventually(session, lambda it: it.refusals)
+            began = trio.current_time()
+        assert trio.current_time() - began < 0.1
+
+    async def test_a_state_that_can_neither_be_set_nor_created(self, lab: CoordinatorLab) -> None:
+        await lab.submit("t")
+        path = lab.layout.state_path("t")
+        await lab.commit(Delete(path))
+        lab.zookeeper.forbidden.writing.add(path.rpartition("/")[0])
+        async with lab.session() as (session, _):
+            session.finish(await own_claim(session, "t"), COMPLETED)
+            await eventually(session, lambda it: it.refusals)
+            assert session.refusals == {"t": f"no auth at {path}"}
+
+    async def test_after_a_reconnect_it_is_tried_at_once(self, lab: CoordinatorLab) -> None:
+        await lab.submit("t", "u")
+        paths = [lab.layout.state_path(task) for task in "tu"]
+        lab.zookeeper.forbidden.writing.update(paths)
+        async with lab.session() as (session, connection):
+            claims = [await own_claim(session, task) for task in "tu"]
+            for claim in claims:
+                session.finish(claim, COMPLETED)
+            await eventually(session, lambda it: len(it.refusals) == 2)
+            connection.drop()
+            await lab.commit(Delete(lab.layout.claim_path(claims[1])))
+            await eventually(session, lambda it: not it.current)
+            await eventually(session, lambda it: it.current)
+            assert list(session.refusals) == ["t"]
+            assert not session.is_leaving(claims[0])
+
+    @pytest.mark.usefixtures("_virtual_time")
+    async def test_a_claim_that_may_not_be_deleted_ends_the_session(self) -> None:
+        """The directory of the claims belongs to the session, and without its permissions nothing works."""
+        cluster = ScriptedCluster()
+        await cluster.submit("t")
+
+        async def life() -> None:
+            async with cluster.session() as (session, _):
+                claim = await own_claim(session, "t")
+                cluster.forbidden.add(cluster.layout.claim_prefix("t", session.node.identity, ClaimKind.CLAIM))
+                session.finish(claim, COMPLETED)
+                await trio.sleep(1)
+
+        with pytest.raises(SessionLost, match="giving up task 't': no auth"):
+            await life()
+
+    @pytest.mark.usefixtures("_virtual_time")
+    async def test_a_node_that_is_cancelled_does_not_wait_for_a_refused_end(self) -> None:
+        cluster = ScriptedCluster()
+        await cluster.submit("t")
+        cluster.forbidden.add(cluster.layout.state_path("t"))
+
+        async def handler(task: RunningTask) -> None:
+            await trio.lowlevel.checkpoint()
+
+        consumer = Consumer(cluster.coordinator, handler, rng=random.Random(1), settle=0.0)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(lambda task_status: consumer.run(task_status=task_status))
+            await trio.sleep(5)
+            assert consumer._membership is not None
+            assert list(consumer._membership.session.refusals) == ["t"]
+            began = trio.current_time()
+            nursery.cancel_scope.cancel()
+        assert trio.current_time() - began < 0.1
+
+
+class TestRefusals:
+    async def test_a_later_claim_starts_from_the_beginning(self, autojump_clock: trio.testing.MockClock) -> None:
+        again: list[str] = []
+        refusals = Refusals(again.append)
+        first, second = (Claim(seq, "t", "a.1", ClaimKind.CLAIM) for seq in (1, 2))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(refusals.run)
+            for claim, seconds in ((first, 1.0), (first, 2.0), (second, 1.0)):
+                refusals.refused(claim, "no auth")
+                await trio.sleep(seconds - 0.01)
+                assert refusals.holds(claim)
+                await trio.sleep(0.02)
+                assert not refusals.holds(claim)
+            assert not refusals.holds(first)
+            refusals.gone(first)
+            assert refusals.reasons == {"t": "no auth"}
+            refusals.gone(second)
+            assert (refusals.reasons, again) == ({}, ["t", "t", "t"])
+            nursery.cancel_scope.cancel()
+
+
+@pytest.mark.usefixtures("_virtual_time")
+class TestRecords:
+    async def test_a_node_whose_record_may_not_be_read(self, caplog: pytest.LogCaptureFixture) -> None:
+        cluster = ScriptedCluster()
+        async with cluster.session("a") as (a, connection):
+            async with cluster.session("b") as (b, _):
+                await eventually(a, lambda it: len(it.view.nodes) == 2)
+                path = f"/m/nodes/{b.node.identity}"
+                cluster.unreadable.add(path)
+                b.announce(replace(b.node, draining=True))
+                await trio.sleep(0.1)
+                assert not a.view.nodes[b.node.identity].draining
+                connection.cut()
+                await eventually(a, lambda it: not it.current)
+                await eventually(a, lambda it: it.current)
+                assert b.node.identity in a.view.nodes
+            assert f"cannot read the record of node {b.node.identity}: no auth" in caplog.text
+
+    async def test_a_command_that_may_be_neither_read_nor_removed(self, caplog: pytest.LogCaptureFixture) -> None:
+        """It is passed on once, as unreadable, and then ignored, also by the nodes that outlive its addressee."""
+        cluster = ScriptedCluster()
+        async with cluster.session("a") as (other, _):
+            async with cluster.session("b") as (session, connection), cluster.coordinator.open_client() as client:
+                name = f"{session.node.identity}~0000000000"
+                cluster.unreadable.add(f"/m/node_commands/{name}")
+                await client.send(session.node.identity, Command(CommandName.FREEZE))
+                await eventually(session, lambda it: it.queued_commands())
+                (queued,) = session.queued_commands()
+                assert (queued.id, queued.command) == (name, None)
+                cluster.forbidden.add("/m/node_commands/")
+                session.discard(queued)
+                await eventually(session, lambda it: not it.outstanding)
+                assert session.queued_commands() == []
+                connection.cut()
+                await eventually(session, lambda it: not it.current)
+                await eventually(session, lambda it: it.current)
+                session.discard(queued)
+                assert (session.outstanding, session.queued_commands()) == (0, [])
+            await trio.sleep(10)
+            assert other.current
+            assert caplog.text.count(f"cannot remove the command {name}: no auth") == 2  # once by each of the two nodes
