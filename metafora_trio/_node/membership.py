@@ -121,6 +121,7 @@ class Membership:
                 self._executor.open(self._nursery)
                 self._nursery.start_soon(self._follow)
                 self._nursery.start_soon(self._keep_planning)
+                self._nursery.start_soon(self._planner.search)
                 self._nursery.start_soon(self._watch_risk)
                 self._nursery.start_soon(self._note_cancellation)
                 self._executor.look_at_everything()

@@ -17,6 +17,7 @@ from metafora_trio.events import Event
 
 from .guarded_balancer import GuardedBalancer
 from .plan_timer import PlanTimer
+from .removal import Removal
 from .settings import ConsumerSettings
 from .task_run import TaskRun
 
@@ -67,6 +68,7 @@ class Planner:
         self._unclaimed_since: dict[str, float] = {}
         self._left_alone: dict[str, tuple[float, float]] = {}  # the end of the time, and its length
         self._ask_again: dict[str, float] = {}
+        self._removal = Removal(session, backup_delay=settings.backup_delay)
         self._balancer = GuardedBalancer(settings.balancer, self._context, self._me, emit)
         self.nodes_changed()
 
@@ -109,7 +111,10 @@ class Planner:
         self._ask_again = {task: at for task, at in self._ask_again.items() if task in view.unclaimed and at > now}
         self._to_claim.clear()
         self._to_bid.clear()
-        if not session.current or not may_receive(node):
+        if not session.current:
+            return []
+        self._removal.plan(self._unclaimed_since)
+        if not may_receive(node):
             return []
         self._announce_full()
         bids = [task for task in self._bids if session.is_pending(task)]
@@ -117,7 +122,7 @@ class Planner:
         heirs = plan(
             view,
             me,
-            pending_claims=frozenset(claims),
+            pending_claims=frozenset(claims).difference(view.tombstones),
             pending_bids=frozenset(bids),
             refused={task for task, (until, _) in self._left_alone.items() if now < until},
             even=self._balancer.even,
@@ -137,7 +142,11 @@ class Planner:
         """
         view, me = self._session.view, self._me
         delay = self._backup_delay
-        late = [task for task, since in self._unclaimed_since.items() if now - since > delay and heirs.get(task) != me]
+        late = [
+            task
+            for task, since in self._unclaimed_since.items()
+            if now - since > delay and heirs.get(task) != me and task not in view.tombstones
+        ]
         if not late or self._is_full():
             return
         able = [n.identity for n in view.nodes.values() if may_receive(n) and not n.full]
@@ -150,7 +159,10 @@ class Planner:
     def refill(self) -> None:
         """Continue with the last plan as far as the windows allow. Each line is checked again before it is acted on."""
         session = self._session
-        if not session.current or not may_receive(session.node):
+        if not session.current:
+            return
+        self._removal.refill()
+        if not may_receive(session.node):
             return
         while self._to_claim and session.pending < _CLAIM_WINDOW and not self._is_full():
             task = self._to_claim.popleft()
@@ -168,6 +180,10 @@ class Planner:
             if self._may_bid(task):
                 self._bids[task] = trio.current_time()
                 session.bid(task)
+
+    async def search(self) -> None:
+        """Search long unclaimed tasks for tombstones that this node cannot know of, forever."""
+        await self._removal.search()
 
     def wants(self, task: str) -> bool:
         """Return whether a bid of this node that is in the view is still justified."""
@@ -211,7 +227,8 @@ class Planner:
         )
 
     def _may_claim(self, task: str) -> bool:
-        if task not in self._session.view.unclaimed or not self._may_take(task):
+        view = self._session.view
+        if task not in view.unclaimed or task in view.tombstones or not self._may_take(task):
             return False
         if self._ask_again.get(task, 0.0) > trio.current_time():
             return False
@@ -223,7 +240,7 @@ class Planner:
     def _may_bid(self, task: str) -> bool:
         view, me = self._session.view, self._me
         owner = view.nodes.get(view.owner(task) or "")
-        if owner is None or owner.identity == me or task not in view.tasks:
+        if owner is None or owner.identity == me or task not in view.tasks or task in view.tombstones:
             return False
         if view.own_claims(task, me) or not self._may_take(task):
             return False
