@@ -29,6 +29,8 @@ tasks that other nodes claim in the meantime are dropped before a claim for them
 _BID_WINDOW = 16
 _BID_TIMEOUT = 30.0
 """Seconds after which an unanswered bid is withdrawn. The time that a task may take to stop is added."""
+_BID_REFUSED = 10.0
+"""Seconds for which other tasks of the owner move instead of one for which the balancer has refused to bid."""
 _ALONE_FIRST, _ALONE_MOST = 1.0, 60.0
 """First and longest time, in seconds, for which a node does not take a task that it gave back. The time doubles each
 time the task is given back again."""
@@ -68,6 +70,8 @@ class Planner:
         self._unclaimed_since: dict[str, float] = {}
         self._left_alone: dict[str, tuple[float, float]] = {}  # the end of the time, and its length
         self._ask_again: dict[str, float] = {}
+        self._refused_bids: dict[str, float] = {}  # until when
+        self._balance_asked = False
         self._removal = Removal(session, backup_delay=settings.backup_delay)
         self._balancer = GuardedBalancer(settings.balancer, self._context, self._me, emit)
         self.nodes_changed()
@@ -85,7 +89,8 @@ class Planner:
             self._to_bid.clear()
 
     def balance(self) -> None:
-        """Plan at once, as a command asks."""
+        """Plan at once, as a command asks. A frozen node then gives back what its balancer releases."""
+        self._balance_asked = True
         self._timer.hurry()
 
     async def wait_due(self) -> None:
@@ -109,13 +114,15 @@ class Planner:
         self._unclaimed_since = {task: self._unclaimed_since.get(task, now) for task in view.unclaimed}
         self._left_alone = {task: entry for task, entry in self._left_alone.items() if now < entry[0] + _ALONE_MOST}
         self._ask_again = {task: at for task, at in self._ask_again.items() if task in view.unclaimed and at > now}
+        self._refused_bids = {task: at for task, at in self._refused_bids.items() if task in view.tasks and at > now}
         self._to_claim.clear()
         self._to_bid.clear()
         if not session.current:
             return []
+        balance_asked, self._balance_asked = self._balance_asked, False
         self._removal.plan(self._unclaimed_since)
         if not may_receive(node):
-            return []
+            return self._balancer.release() if balance_asked and not node.draining else []
         self._announce_full()
         bids = [task for task in self._bids if session.is_pending(task)]
         claims = [task for task in view.unclaimed if session.is_pending(task)] if session.pending else []
@@ -124,7 +131,7 @@ class Planner:
             me,
             pending_claims=frozenset(claims).difference(view.tombstones),
             pending_bids=frozenset(bids),
-            refused={task for task, (until, _) in self._left_alone.items() if now < until},
+            refused={task for task, (until, _) in self._left_alone.items() if now < until}.union(self._refused_bids),
             even=self._balancer.even,
         )
         mine = [task for task, heir in heirs.items() if heir == me]
@@ -245,7 +252,15 @@ class Planner:
         if view.own_claims(task, me) or not self._may_take(task):
             return False
         my_load = view.load(me) + self._session.pending + 1
-        return owner.draining or (not owner.frozen and view.load(owner.identity) - 1 >= my_load)
+        if not owner.draining and (owner.frozen or view.load(owner.identity) - 1 < my_load):
+            return False
+        now = trio.current_time()
+        if self._refused_bids.get(task, 0.0) > now:
+            return False
+        wait = self._balancer.seconds_until_claim(task)
+        if wait > 0:
+            self._refused_bids[task] = now + min(wait, _BID_REFUSED)
+        return wait <= 0
 
     # ---- capacity
 
