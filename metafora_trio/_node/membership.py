@@ -165,7 +165,13 @@ class Membership:
                 self._executor.give_back(task)
             self._planner.refill()
             self._executor.look_at_contested()
+            self._announce_slow_handovers()
             self._leave_if_done()
+
+    def _announce_slow_handovers(self) -> None:
+        slow = self._situation.slow_handovers()
+        if slow != self.session.node.handing_over:
+            self.session.announce(dataclasses.replace(self.session.node, handing_over=slow))
 
     async def _note_cancellation(self) -> None:
         """Note when the nursery is being cancelled because the session is lost or the node stops.

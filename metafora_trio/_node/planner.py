@@ -195,10 +195,13 @@ class Planner:
     def wants(self, task: str) -> bool:
         """Return whether a bid of this node that is in the view is still justified."""
         session, now = self._session, trio.current_time()
-        if now - self._bids.setdefault(task, now) > self._bid_timeout:
+        since = self._bids.setdefault(task, now)
+        owner = session.view.nodes.get(session.view.owner(task) or "")
+        if owner is not None and task in owner.handing_over and may_receive(session.node):
+            return True  # the owner is stopping it for this bid
+        if now - since > self._bid_timeout:
             self.leave_alone(task)
             return False
-        owner = session.view.nodes.get(session.view.owner(task) or "")
         if owner is None:
             return True  # the owner has left: the bid will soon own the task
         if not may_receive(session.node):
