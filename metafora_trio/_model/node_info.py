@@ -6,12 +6,14 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["MAX_NOTICE", "MAX_NOTICES", "NodeInfo", "node_name"]
+__all__ = ["MAX_HANDING_OVER", "MAX_NOTICE", "MAX_NOTICES", "NodeInfo", "node_name"]
 
 MAX_NOTICES = 8
 """The largest number of notices in a record. Every node reads every record, so it must stay small."""
 MAX_NOTICE = 200
 """The largest number of characters of one notice."""
+MAX_HANDING_OVER = 16
+"""The largest number of tasks in a record's `handing_over`."""
 
 
 def node_name(identity: str) -> str:
@@ -34,6 +36,8 @@ class NodeInfo:
         full: the node can hold no more claims at present, whatever its capacity says.
         notices: what people should know about the node, such as a task that it cannot read: at most `MAX_NOTICES`
             lines of at most `MAX_NOTICE` characters. No node decides anything by them.
+        handing_over: tasks that it has been stopping on behalf of other nodes for some seconds, at most
+            `MAX_HANDING_OVER`. Those nodes keep their bids until the tasks have stopped.
     """
 
     identity: str
@@ -45,6 +49,7 @@ class NodeInfo:
     frozen: bool = False
     full: bool = False
     notices: tuple[str, ...] = ()
+    handing_over: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -62,6 +67,7 @@ class NodeInfo:
             "frozen": self.frozen,
             "full": self.full,
             **({"notices": list(self.notices)} if self.notices else {}),
+            **({"handing_over": list(self.handing_over)} if self.handing_over else {}),
         }
         return json.dumps(record, separators=(",", ":")).encode()
 
@@ -87,6 +93,7 @@ class NodeInfo:
             frozen=bool(record.get("frozen", False)),
             full=bool(record.get("full", False)),
             notices=_decode_notices(record.get("notices")),
+            handing_over=_decode_handing_over(record.get("handing_over")),
         )
 
 
@@ -95,3 +102,10 @@ def _decode_notices(stored: object) -> tuple[str, ...]:
     if not isinstance(stored, list):
         return ()
     return tuple(notice[:MAX_NOTICE] for notice in stored[:MAX_NOTICES] if isinstance(notice, str))
+
+
+def _decode_handing_over(stored: object) -> tuple[str, ...]:
+    """Return the tasks that are being handed over. Anything else is dropped: bids for other tasks end in time."""
+    if not isinstance(stored, list):
+        return ()
+    return tuple(task for task in stored[:MAX_HANDING_OVER] if isinstance(task, str) and len(task) <= 128)

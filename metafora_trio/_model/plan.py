@@ -20,7 +20,7 @@ from .claim import ClaimKind
 from .node_info import NodeInfo
 from .view import ClusterView
 
-__all__ = ["affinity_order", "may_receive", "plan"]
+__all__ = ["RemovalOrder", "affinity_order", "may_receive", "plan"]
 
 _MASK = (1 << 64) - 1
 
@@ -48,6 +48,39 @@ def affinity_order(task: str, nodes: Iterable[str]) -> list[str]:
     return sorted(nodes, key=lambda node: (-_affinity(task_hash, _hash(node)), node))
 
 
+class RemovalOrder:
+    """The order in which nodes try to remove a deleted task that no node owns.
+
+    To remove a task takes no room and runs nothing, so every live node may do it: first those that may receive tasks,
+    however full they are, then frozen ones, then draining ones. Within each group the nodes that fit the task best come
+    first, so that many removals are shared.
+    """
+
+    def __init__(self, nodes: Iterable[NodeInfo]) -> None:
+        groups: list[list[tuple[int, str]]] = [[], [], []]
+        for node in nodes:
+            groups[2 if node.draining else 1 if node.frozen else 0].append((_hash(node.identity), node.identity))
+        self._groups = groups
+
+    def node_at(self, task: str, turn: int) -> str | None:
+        """Return the identity of the node whose turn it is, or None if there is no node.
+
+        Args:
+            task: the deleted task.
+            turn: 0 for the first choice. Past the last node, the order starts again.
+        """
+        nodes = sum(map(len, self._groups))
+        turn = turn % nodes if nodes else 0
+        task_hash = _hash(task)
+        for group in self._groups:
+            if turn < len(group):
+                return heapq.nsmallest(turn + 1, group, key=lambda item: (-_affinity(task_hash, item[0]), item[1]))[
+                    turn
+                ][1]
+            turn -= len(group)
+        return None
+
+
 def plan(
     view: ClusterView,
     me: str,
@@ -71,7 +104,8 @@ def plan(
 
     Returns:
         The heir's identity by task, for tasks that are unclaimed, whose owner drains or has left, or (with `even`)
-        that exceed their owner's share. Tasks are left out if no node can take any more.
+        that exceed their owner's share. Tasks are left out if no node can take any more, and if they are known to have
+        a tombstone: they run nowhere, so they are no load; `RemovalOrder` says which node removes them.
     """
     loads = {identity: 0 for identity, node in view.nodes.items() if may_receive(node)}
     if not loads:
@@ -87,7 +121,10 @@ def plan(
                 movable = (
                     task
                     for task in view.owned_by(identity)
-                    if task not in view.contested and task not in pending_bids and task not in refused
+                    if task not in view.contested
+                    and task not in view.tombstones
+                    and task not in pending_bids
+                    and task not in refused
                 )
                 pool += _least_affine(movable, hashes[identity], int(loads[identity] - quota))
     else:
@@ -105,12 +142,17 @@ def _count(
 ) -> None:
     """Count in `loads` the tasks that each node has or is about to get, and add the tasks that need an owner to `pool`.
 
-    The cost is one step per node, and one per task that is unclaimed, contested, pending, or owned by a node that
-    drains or has left.
+    The cost is one step per node, and one per task that is unclaimed, contested, pending, deleted, or owned by a node
+    that drains or has left.
     """
     for identity in loads:
         loads[identity] = len(view.owned_by(identity))
+    for task in view.tombstones:
+        if (owner := view.owner(task)) in loads:
+            loads[owner] -= 1
     for task in view.contested:  # a task with an heir counts as the heir's
+        if task in view.tombstones:
+            continue
         heir = next((c.node for c in view.queue(task)[1:] if c.kind is ClaimKind.BID and c.node in loads), None)
         if heir is not None:
             owner = view.owner(task)
@@ -122,7 +164,7 @@ def _count(
             loads[owner] -= 1
     if me in loads:
         loads[me] += len(pending_claims) + len(pending_bids)
-    pool += [task for task in view.unclaimed if task not in pending_claims]
+    pool += [task for task in view.unclaimed if task not in pending_claims and task not in view.tombstones]
     for identity in view.owners():
         node = view.nodes.get(identity)
         if node is not None and not node.draining:
@@ -132,6 +174,7 @@ def _count(
             for task in view.owned_by(identity)
             if task not in pending_bids
             and task in view.tasks
+            and task not in view.tombstones
             and not any(c.kind is ClaimKind.BID and c.node in loads for c in view.queue(task)[1:])
         ]
 

@@ -84,6 +84,8 @@ class ClusterView:
     """The live nodes by identity."""
     tasks: dict[str, bool] = field(default_factory=dict)
     """The tasks by id. The value is True if the task is known to have a tombstone."""
+    tombstones: dict[str, None] = field(default_factory=dict)
+    """The tasks that are known to have a tombstone."""
     unclaimed: dict[str, None] = field(default_factory=dict)
     """The tasks that exist and have no claim, longest unclaimed first."""
     contested: dict[str, None] = field(default_factory=dict)
@@ -161,6 +163,7 @@ class ClusterView:
                 if self.tasks.pop(task, None) is not None and (head := self.head(task)):
                     self.orphaned[task] = head
                 self.unclaimed.pop(task, None)
+                self.tombstones.pop(task, None)
             case NodeAdded(node):
                 self.nodes[node.identity] = node
             case NodeRemoved(identity):  # pragma: no branch - the last type of the union
@@ -174,6 +177,7 @@ class ClusterView:
     def _mark_deleted(self, task: str) -> None:
         if task in self.tasks:
             self.tasks[task] = True
+            self.tombstones[task] = None
 
     def _add_claim(self, claim: Claim) -> None:
         task = claim.task

@@ -185,7 +185,7 @@ class Executor:
         self._running.pop(run.id, None)
         if heir is not None:
             run.heir = heir
-            self._situation.begin_handover()
+            self._situation.begin_handover(run.id)
         run.stop(reason, 0.0 if reason is StopReason.CLAIM_LOST else self._grace)
         self._emit(TaskStopping(self._situation.me, run.id, run.claim.seq, reason, heir))
 
@@ -230,7 +230,7 @@ class Executor:
             if run.state is RunState.OPENING:
                 del self._runs[run.id]
             self.look_at(run.id)
-            if run.heir is not None and self._situation.end_handover():
+            if run.heir is not None and self._situation.end_handover(run.id):
                 self.look_at_contested()
             if not self._cancelled:
                 self._planner.refill()

@@ -59,7 +59,7 @@ class GuardedBalancer:
         return self._ask("even", lambda: _checked_bool(self._balancer.even), Balancer.even)
 
     def seconds_until_claim(self, task: str) -> float:
-        """Return the seconds to wait before this node may claim an unclaimed task: 0 for now, infinite for never."""
+        """Return the seconds to wait before this node may claim or bid for a task: 0 for now, infinite for never."""
         return self._ask("can_claim", lambda: _checked_wait(self._balancer.can_claim(task)), 0.0)
 
     def steal(self) -> list[str]:

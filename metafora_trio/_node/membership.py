@@ -159,6 +159,7 @@ class Membership:
                 self._executor.open(self._nursery)
                 self._nursery.start_soon(self._follow)
                 self._nursery.start_soon(self._keep_planning)
+                self._nursery.start_soon(self._planner.search)
                 self._nursery.start_soon(self._watch_risk)
                 self._nursery.start_soon(self._wind_up)
                 self._nursery.start_soon(self._quarantine.run)
@@ -209,6 +210,7 @@ class Membership:
                 self._executor.give_back(task)
             self._planner.refill()
             self._executor.look_at_contested()
+            self._announce_slow_handovers()
             self._leave_if_done()
 
     def _report(self) -> None:
@@ -218,6 +220,11 @@ class Membership:
             self.notices.report("lag", f"its event loop was late by up to {self.loop.lag:.1f} s in the last minute")
         else:
             self.notices.clear("lag")
+
+    def _announce_slow_handovers(self) -> None:
+        slow = self._situation.slow_handovers()
+        if slow != self.session.node.handing_over:
+            self.session.announce(dataclasses.replace(self.session.node, handing_over=slow))
 
     async def _wind_up(self) -> None:
         """Wait until the nursery is cancelled: the session is lost, or the node stops. Then give up what has closed.

@@ -17,6 +17,7 @@ from metafora_trio.events import Event
 
 from .guarded_balancer import GuardedBalancer
 from .plan_timer import PlanTimer
+from .removal import Removal
 from .settings import ConsumerSettings
 from .task_run import TaskRun
 
@@ -28,6 +29,8 @@ tasks that other nodes claim in the meantime are dropped before a claim for them
 _BID_WINDOW = 16
 _BID_TIMEOUT = 30.0
 """Seconds after which an unanswered bid is withdrawn. The time that a task may take to stop is added."""
+_BID_REFUSED = 10.0
+"""Seconds for which other tasks of the owner move instead of one for which the balancer has refused to bid."""
 _ALONE_FIRST, _ALONE_MOST = 1.0, 60.0
 """First and longest time, in seconds, for which a node does not take a task that it gave back. The time doubles each
 time the task is given back again."""
@@ -70,6 +73,9 @@ class Planner:
         self._unclaimed_since: dict[str, float] = {}
         self._left_alone: dict[str, tuple[float, float]] = {}  # the end of the time, and its length
         self._ask_again: dict[str, float] = {}
+        self._refused_bids: dict[str, float] = {}  # until when
+        self._balance_asked = False
+        self._removal = Removal(session, backup_delay=settings.backup_delay)
         self._balancer = GuardedBalancer(settings.balancer, self._context, self._me, emit)
         self.nodes_changed()
 
@@ -86,7 +92,8 @@ class Planner:
             self._to_bid.clear()
 
     def balance(self) -> None:
-        """Plan at once, as a command asks."""
+        """Plan at once, as a command asks. A frozen node then gives back what its balancer releases."""
+        self._balance_asked = True
         self._timer.hurry()
 
     async def wait_due(self) -> None:
@@ -110,19 +117,24 @@ class Planner:
         self._unclaimed_since = {task: self._unclaimed_since.get(task, now) for task in view.unclaimed}
         self._left_alone = {task: entry for task, entry in self._left_alone.items() if now < entry[0] + _ALONE_MOST}
         self._ask_again = {task: at for task, at in self._ask_again.items() if task in view.unclaimed and at > now}
+        self._refused_bids = {task: at for task, at in self._refused_bids.items() if task in view.tasks and at > now}
         self._to_claim.clear()
         self._to_bid.clear()
-        if not session.current or not may_receive(node):
+        if not session.current:
             return []
+        balance_asked, self._balance_asked = self._balance_asked, False
+        self._removal.plan(self._unclaimed_since)
+        if not may_receive(node):
+            return self._balancer.release() if balance_asked and not node.draining else []
         self._announce_full()
         bids = [task for task in self._bids if session.is_pending(task)]
         claims = [task for task in view.unclaimed if session.is_pending(task)] if session.pending else []
         heirs = plan(
             view,
             me,
-            pending_claims=frozenset(claims),
+            pending_claims=frozenset(claims).difference(view.tombstones),
             pending_bids=frozenset(bids),
-            refused={task for task, (until, _) in self._left_alone.items() if now < until},
+            refused={task for task, (until, _) in self._left_alone.items() if now < until}.union(self._refused_bids),
             even=self._balancer.even,
         )
         mine = [task for task, heir in heirs.items() if heir == me]
@@ -140,7 +152,11 @@ class Planner:
         """
         view, me = self._session.view, self._me
         delay = self._backup_delay
-        late = [task for task, since in self._unclaimed_since.items() if now - since > delay and heirs.get(task) != me]
+        late = [
+            task
+            for task, since in self._unclaimed_since.items()
+            if now - since > delay and heirs.get(task) != me and task not in view.tombstones
+        ]
         if not late or self._is_full():
             return
         able = [n.identity for n in view.nodes.values() if may_receive(n) and not n.full]
@@ -153,7 +169,10 @@ class Planner:
     def refill(self) -> None:
         """Continue with the last plan as far as the windows allow. Each line is checked again before it is acted on."""
         session = self._session
-        if not session.current or not may_receive(session.node):
+        if not session.current:
+            return
+        self._removal.refill()
+        if not may_receive(session.node):
             return
         while self._to_claim and session.pending < _CLAIM_WINDOW and not self._is_full():
             task = self._to_claim.popleft()
@@ -172,13 +191,20 @@ class Planner:
                 self._bids[task] = trio.current_time()
                 session.bid(task)
 
+    async def search(self) -> None:
+        """Search long unclaimed tasks for tombstones that this node cannot know of, forever."""
+        await self._removal.search()
+
     def wants(self, task: str) -> bool:
         """Return whether a bid of this node that is in the view is still justified."""
         session, now = self._session, trio.current_time()
-        if now - self._bids.setdefault(task, now) > self._bid_timeout:
+        since = self._bids.setdefault(task, now)
+        owner = session.view.nodes.get(session.view.owner(task) or "")
+        if owner is not None and task in owner.handing_over and may_receive(session.node):
+            return True  # the owner is stopping it for this bid
+        if now - since > self._bid_timeout:
             self.leave_alone(task)
             return False
-        owner = session.view.nodes.get(session.view.owner(task) or "")
         if owner is None:
             return True  # the owner has left: the bid will soon own the task
         if not may_receive(session.node):
@@ -215,7 +241,8 @@ class Planner:
         )
 
     def _may_claim(self, task: str) -> bool:
-        if task not in self._session.view.unclaimed or not self._may_take(task):
+        view = self._session.view
+        if task not in view.unclaimed or task in view.tombstones or not self._may_take(task):
             return False
         if self._ask_again.get(task, 0.0) > trio.current_time():
             return False
@@ -227,12 +254,20 @@ class Planner:
     def _may_bid(self, task: str) -> bool:
         view, me = self._session.view, self._me
         owner = view.nodes.get(view.owner(task) or "")
-        if owner is None or owner.identity == me or task not in view.tasks:
+        if owner is None or owner.identity == me or task not in view.tasks or task in view.tombstones:
             return False
         if view.own_claims(task, me) or not self._may_take(task):
             return False
         my_load = view.load(me) + self._session.pending + 1
-        return owner.draining or (not owner.frozen and view.load(owner.identity) - 1 >= my_load)
+        if not owner.draining and (owner.frozen or view.load(owner.identity) - 1 < my_load):
+            return False
+        now = trio.current_time()
+        if self._refused_bids.get(task, 0.0) > now:
+            return False
+        wait = self._balancer.seconds_until_claim(task)
+        if wait > 0:
+            self._refused_bids[task] = now + min(wait, _BID_REFUSED)
+        return wait <= 0
 
     # ---- capacity
 

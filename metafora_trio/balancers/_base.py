@@ -67,7 +67,11 @@ class Balancer:
         self.context = context
 
     def can_claim(self, task: str) -> bool | float:
-        """Return whether this node may claim an unclaimed task now. By default it may.
+        """Return whether this node may take a task now. By default it may.
+
+        Asked before every claim for an unclaimed task, and before every bid for another node's task, even if `steal`
+        has named it. While the answer for a task of another node is no, other tasks of that node move instead, and the
+        question is repeated within ten seconds. It is not asked when the node only removes a task that was deleted.
 
         Returns:
             True, False, or the number of seconds after which to ask again.
@@ -79,7 +83,10 @@ class Balancer:
         return self.context.planned
 
     def release(self) -> Iterable[str]:
-        """Return the running tasks to give back, for other nodes to take. By default none."""
+        """Return the running tasks to give back, for other nodes to take. By default none.
+
+        Called with every plan. If the node is frozen, it is called only for the command `balance`.
+        """
         return ()
 
     def consent(self, task: str, heir: str) -> bool:

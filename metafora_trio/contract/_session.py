@@ -109,6 +109,9 @@ class Session(ABC):
     async def read(self, task: str) -> StoredTask | None:
         """Read the stored task, or return None if there is none. A checkpoint, even if it was read ahead.
 
+        If what was read has a tombstone that the view does not show, show it there and report the task as changed: no
+        event may show it, if it was written before this session began to follow the broker.
+
         During a disconnection it waits for the reconnect. If the session ends first, the scope around the body
         cancels the wait.
 

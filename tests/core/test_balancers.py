@@ -146,6 +146,43 @@ async def test_consent_decides(autojump_clock: MockClock) -> None:
         await cluster.wait_until(lambda: "t0" in b.tasks)
 
 
+async def test_can_claim_decides_on_bids(autojump_clock: MockClock) -> None:
+    """A node bids only for tasks that its balancer allows. Other tasks of the same owner move instead."""
+
+    class Picky(FairBalancer):
+        def can_claim(self, task: str) -> bool | float:
+            if task.startswith("late"):
+                return True if trio.current_time() >= 300 else 300 - trio.current_time()
+            return task.startswith("mine")
+
+    async with open_cluster() as cluster:
+        a = await cluster.start("a")
+        await cluster.submit_until_running(*(f"other{i}" for i in range(30)), "mine0", "mine1", "late")
+        b = await cluster.start("b", balancer=Picky())
+        await cluster.wait_until(lambda: b.tasks == {"mine0", "mine1"}, within=200)
+        assert trio.current_time() < 280
+        await cluster.wait_until(lambda: b.tasks == {"mine0", "mine1", "late"}, within=320)
+        assert trio.current_time() >= 300
+        assert set(cluster.starts.values()) == {1, 2}
+        assert len(a.tasks) == 30
+
+
+async def test_node_that_refuses_everything_gets_nothing(autojump_clock: MockClock) -> None:
+    """A node whose balancer refuses every task gets none, neither by claims nor by bids."""
+
+    class Never(FairBalancer):
+        def can_claim(self, task: str) -> bool:
+            return False
+
+    async with open_cluster() as cluster:
+        a = await cluster.start("a")
+        await cluster.submit_until_running(*(f"t{i}" for i in range(10)))
+        b = await cluster.start("b", balancer=Never())
+        await trio.sleep(120)
+        assert (len(a.tasks), len(b.tasks)) == (10, 0)
+        assert set(cluster.starts.values()) == {1}
+
+
 # ---- balancers that fail
 
 

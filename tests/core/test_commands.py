@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pytest
 import trio
 from trio.testing import MockClock
 
 from metafora_trio import Command, CommandName, Consumer, NodeNotFound, TaskNotFound
 from metafora_trio._memory.session import MemorySession
+from metafora_trio.balancers import FairBalancer
 from metafora_trio.contract import ClaimKind, QueuedCommand
 from tests.support.nodes import Cluster, Node, open_cluster, run_for_ever
 
@@ -133,6 +136,45 @@ async def test_frozen_node_drains_to_others(autojump_clock: MockClock) -> None:
         await trio.sleep(5)
         await a.consumer.drain()
         await cluster.wait_until(lambda: b.tasks == {"t"}, within=0.1)
+
+
+async def test_balance_of_a_frozen_node(autojump_clock: MockClock) -> None:
+    """On `balance`, a frozen node gives back the tasks that its balancer releases. It still takes none, and without the
+    command it gives back none."""
+
+    class Tired(FairBalancer):
+        def release(self) -> list[str]:
+            return sorted(self.context.running)[:1] if len(self.context.view.nodes) > 1 else []
+
+    async with open_cluster() as cluster:
+        a = await cluster.start("a", balancer=Tired())
+        await cluster.submit_until_running("t0", "t1", "t2")
+        await freeze(cluster, a)
+        b = await cluster.start("b")
+        await trio.sleep(30)
+        assert a.tasks == {"t0", "t1", "t2"}
+        await cluster.client.balance("a")
+        await cluster.wait_until(lambda: (a.tasks, b.tasks) == ({"t1", "t2"}, {"t0"}), within=2)
+        await trio.sleep(30)
+        assert (a.tasks, b.tasks) == ({"t1", "t2"}, {"t0"})
+
+
+async def test_balance_of_a_draining_node(autojump_clock: MockClock) -> None:
+    """A draining node ignores `balance`, since it gives up every task anyway, once another node takes it."""
+
+    class Tired(FairBalancer):
+        def release(self) -> Iterable[str]:
+            return self.context.running if len(self.context.view.nodes) > 1 else ()
+
+    async with open_cluster() as cluster:
+        a = await cluster.start("a", balancer=Tired())
+        await cluster.submit_until_running("t")
+        a.consumer.freeze()
+        await cluster.start("b", capacity=0)
+        a.consumer.start_draining()
+        await cluster.client.balance("a")
+        await trio.sleep(10)
+        assert a.tasks == {"t"}
 
 
 async def test_balance(autojump_clock: MockClock) -> None:

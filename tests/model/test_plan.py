@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metafora_trio import Claim, NodeInfo
-from metafora_trio._model.plan import affinity_order, may_receive, plan
+from metafora_trio._model.plan import RemovalOrder, affinity_order, may_receive, plan
 from metafora_trio._model.view import ClaimAdded, NodeAdded, TaskAdded, TaskDeleted
 from metafora_trio.contract import ClaimKind, ClusterView
 
@@ -222,14 +222,43 @@ def test_limited_nodes_leave_their_share_to_others() -> None:
     assert Counter(heirs.values()) == {"a.0": 2, "b.1": 2, "c.2": 4}
 
 
-def test_removed_task_and_tombstone() -> None:
-    """A claim on a removed task needs no heir. A deleted task without an owner needs one, which then removes it."""
+def test_removed_task() -> None:
+    """A claim on a removed task needs no heir."""
     view = ClusterView()
     view.apply(NodeAdded(NodeInfo("a.0")))
     view.apply(ClaimAdded(Claim(1, "ghost", GONE, ClaimKind.CLAIM)))
-    view.apply(TaskAdded("t"))
-    view.apply(TaskDeleted("t"))
-    assert plan(view, "a.0") == {"t": "a.0"}
+    assert plan(view, "a.0") == {}
+
+
+@given(layouts(), st.data())
+def test_deleted_tasks_are_no_load(layout: Layout, data: st.DataObject) -> None:
+    """The plan is the same as if the deleted tasks did not exist, even if nodes have claimed or bid for them."""
+    tombstones = data.draw(st.sets(st.sampled_from(sorted(layout.owners)))) if layout.owners else set()
+    view = layout.view()
+    for seq, task in enumerate(sorted(tombstones), 100):
+        view.apply(TaskDeleted(task))
+        if layout.owners[task] is not None:
+            view.apply(ClaimAdded(Claim(seq, task, layout.nodes[0].identity, ClaimKind.BID)))
+    rest = Layout(layout.nodes, {task: owner for task, owner in layout.owners.items() if task not in tombstones})
+    assert plan(view, "x.0") == plan(rest.view(), "x.0")
+
+
+@given(layouts(), st.text("abc0123456789", min_size=1))
+def test_removal_order(layout: Layout, task: str) -> None:
+    """Every live node gets its turn: first those that may receive tasks, then frozen ones, then draining ones."""
+    order = RemovalOrder(layout.nodes)
+    turns = [order.node_at(task, turn) for turn in range(len(layout.nodes))]
+    ranks = [(node.draining, node.frozen and not node.draining) for node in layout.nodes]
+    rank = dict(zip((node.identity for node in layout.nodes), ranks, strict=True))
+    assert sorted(map(str, turns)) == sorted(rank)
+    assert [rank[str(node)] for node in turns] == sorted(ranks)
+    assert order.node_at(task, len(turns)) == turns[0]
+    able = [node.identity for node in layout.receivers]
+    assert turns[: len(able)] == affinity_order(task, able)
+
+
+def test_no_node_removes_anything_without_nodes() -> None:
+    assert RemovalOrder(()).node_at("t", 0) is None
 
 
 def test_refused_task_does_not_move() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from metafora_trio import Claim, NodeInfo
-from metafora_trio._model.node_info import MAX_NOTICE, MAX_NOTICES, node_name
+from metafora_trio._model.node_info import MAX_HANDING_OVER, MAX_NOTICE, MAX_NOTICES, node_name
 from metafora_trio._model.view import (
     ClaimAdded,
     ClaimRemoved,
@@ -172,6 +172,7 @@ nodes = st.builds(
     frozen=st.booleans(),
     full=st.booleans(),
     notices=st.lists(st.text(max_size=MAX_NOTICE), max_size=MAX_NOTICES).map(tuple),
+    handing_over=st.lists(st.text(max_size=128), max_size=MAX_HANDING_OVER).map(tuple),
 )
 
 
@@ -192,6 +193,20 @@ def test_not_a_node(stored: bytes) -> None:
     """An invalid record is refused when it is decoded. Otherwise it could end every node that plans with it."""
     with pytest.raises((ValueError, TypeError), match=r".+"):
         NodeInfo.decode("a.1", stored)
+
+
+@pytest.mark.parametrize(
+    "stored, tasks",
+    [
+        (b"{}", ()),
+        (b'{"handing_over": "t"}', ()),
+        (b'{"handing_over": ["t", 7, null]}', ("t",)),
+        (b'{"handing_over": ["' + b"x" * 129 + b'"]}', ()),
+        (b'{"handing_over": [' + b",".join([b'"t"'] * 99) + b"]}", ("t",) * MAX_HANDING_OVER),
+    ],
+)
+def test_handovers_that_cannot_be_are_dropped(stored: bytes, tasks: tuple[str, ...]) -> None:
+    assert NodeInfo.decode("a.1", stored).handing_over == tasks
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,24 @@ def test_a_task_ends_and_runs_again(cluster: SimulatedCluster, fail: bool, state
     cluster.settle()
 
 
+@each_broker
+def test_a_task_that_was_deleted_before_any_node_came_is_removed(broker: BrokerFactory) -> None:
+    """No node takes tasks, and no event has shown the tombstone to any of them."""
+    with SimulatedCluster(seed=1, broker=broker, capacity=0) as cluster:
+        for task in ("t1", "t2", "t3"):
+            cluster.submit(task)
+        cluster.run_for(1.0)
+        for task in ("t1", "t2", "t3"):
+            cluster.delete(task)
+        cluster.run_for(1.0)
+        assert len(cluster.broker.contents().view.tasks) == 3
+        cluster.start()
+        cluster.start()
+        cluster.run_for(20.0)
+        assert not cluster.broker.contents().view.tasks
+        cluster.settle()
+
+
 def test_a_crashed_node_is_replaced(cluster: SimulatedCluster) -> None:
     cluster.crash("n1")
     assert not cluster.runs("n1")
