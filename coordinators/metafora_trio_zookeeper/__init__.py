@@ -6,7 +6,7 @@ Its parts, each of which imports only those above it (`tests/test_layers.py` che
     _layout _server_status _errors           paths, names and limits; a server's own status; errors
     _plain_connection _namespace             one-off work: making and removing a namespace
     _session/                                one membership: joining, the live view, the lease, requests
-    _client _admin/                          the client, and the tools for operators
+    _client/ _admin/                         the client, and the tools for operators
     _kazoo/                                  the connection on kazoo: sees the seam only; the only part with threads
     _coordinator _url                        the classes that users construct; kazoo is imported on first connect
     testing/                                 real and simulated ensembles for tests

@@ -17,10 +17,10 @@ import trio
 from metafora_trio import Coordinator, CoordinatorUnavailable, NodeInfo, SessionLost
 from metafora_trio.contract import MIN_SESSION_TIMEOUT, Diagnosis, check_node_name, open_service_nursery
 from metafora_trio_zookeeper._admin.diagnose import diagnose
+from metafora_trio_zookeeper._client.client import ZooKeeperClient
 from metafora_trio_zookeeper._session.heartbeat import suspended_seconds
 from metafora_trio_zookeeper._session.session import ZooKeeperSession
 
-from ._client import ZooKeeperClient
 from ._connection import Connection, RequestError
 from ._errors import translate
 from ._layout import Layout

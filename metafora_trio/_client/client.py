@@ -2,13 +2,13 @@
 
 Everything is built on the primitives of `BrokerClient`, so it works with every coordinator. Lists and watches come from
 a live view, which may lag behind the broker. The status of a single task (`get`, the results of `wait`) is read from
-the broker each time.
+the broker each time, fresh: every write that was answered before is in it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 
 import trio
@@ -16,6 +16,7 @@ import trio
 from metafora_trio._errors import NodeNotFound, TaskExists, TaskNotFound
 from metafora_trio._model.command import Command, CommandName
 from metafora_trio._model.task import Task, check_task_id
+from metafora_trio._model.view import ClusterView
 from metafora_trio._service_nursery import open_service_nursery
 from metafora_trio.contract import BrokerClient, Coordinator
 
@@ -23,6 +24,9 @@ from .status import NodeStatus, TaskStatus, TaskStatusName, found_status, listed
 from .watch import Listener, Watch
 
 __all__ = ["Client", "open_client"]
+
+_BATCH = 2048
+"""The number of tasks to look up at once: enough to keep a broker busy."""
 
 
 class Client:
@@ -64,35 +68,39 @@ class Client:
         Returns when the deletes are recorded. Use `wait` to wait until the tasks are gone.
 
         Raises:
-            TaskNotFound: there is no such task. The tasks before it in `ids` have been deleted.
+            TaskNotFound: there is no task for some of the ids; the message names them. All others have been deleted.
+            CoordinatorUnavailable: some of the tasks may have been deleted.
         """
-        for task in ids:
-            await self._broker.delete(check_task_id(task))
-        await trio.lowlevel.checkpoint()
+        missing = await self._broker.delete([check_task_id(id) for id in dict.fromkeys(ids)])
+        if missing:
+            raise _not_found(missing)
 
     async def get(self, id: str) -> TaskStatus:
-        """Return the full status of one task, even if it has ended.
+        """Return the full status of one task, even if it has ended. It is fresh, so it costs a quorum write.
 
         Raises:
             TaskNotFound: there is no such task.
         """
-        status = found_status(id, await self._broker.look_up(check_task_id(id)))
+        (snapshot,) = await self._broker.look_up([check_task_id(id)])
+        status = found_status(id, snapshot)
         if status.state is TaskStatusName.DELETED:
-            raise TaskNotFound(f"no task {id!r}")
+            raise _not_found([id])
         return status
 
     async def tasks(self, *, finished: bool = False) -> list[TaskStatus]:
         """Return the tasks in the cluster, sorted by id. They come from the view, without properties and state records.
 
         Args:
-            finished: if True, also return tasks that have ended, with their state records (one read each).
+            finished: if True, also return tasks that have ended, with their state records, which are read in batches.
+                One that cannot be read has the state `unreadable`.
         """
-        view = await self._broker.open_view()
+        view = await self._view()
         found = {task: listed_status(view, task) for task in view.tasks}
         if finished:
-            for task in await self._broker.finished():
-                found[task] = found_status(task, await self._broker.look_up(task))
-        return [found[task] for task in sorted(found)]
+            for batch in _batches(await self._broker.finished()):
+                found.update((status.id, status) for status in await self._look_up(batch))
+        # A task that another client has deleted since it was listed is gone.
+        return [found[task] for task in sorted(found) if found[task].state is not TaskStatusName.DELETED]
 
     async def wait(
         self,
@@ -118,23 +126,19 @@ class Client:
         """
         ended = {} if ended is None else ended
         with self._listening() as listener:
-            view = await self._broker.open_view()
+            view = await self._view()
             waiting = set(view.tasks if ids is None else map(check_task_id, ids))
-            for task in waiting - view.tasks.keys():
-                status = await self.get(task)
-                if status.ended:
-                    ended[task] = status
-                    waiting.remove(task)
+            missing = await self._take_ends(waiting - view.tasks.keys(), waiting, ended)
+            if missing:
+                for id in missing:
+                    del ended[id]
+                raise _not_found(missing)
             with trio.move_on_after(math.inf if timeout is None else timeout):
                 while waiting:
                     changes = await listener.wait()
-                    view = await self._broker.open_view()
+                    view = await self._view()
                     changed = waiting if changes.everything else changes.tasks.keys() & waiting
-                    for task in changed - view.tasks.keys():
-                        status = found_status(task, await self._broker.look_up(task))
-                        if status.ended:
-                            ended[task] = status
-                            waiting.remove(task)
+                    await self._take_ends(changed - view.tasks.keys(), waiting, ended)
                 return ended
         some = ", ".join(sorted(waiting)[:10]) + (", ..." if len(waiting) > 10 else "")
         count = "1 task has" if len(waiting) == 1 else f"{len(waiting)} tasks have"
@@ -147,14 +151,14 @@ class Client:
         See `Watch` for its guarantees. To wait until certain tasks have ended, `wait` is simpler.
         """
         with self._listening() as listener:
-            await self._broker.open_view()
+            await self._view()
             yield Watch(self._broker, listener)
 
     # ---- nodes
 
     async def nodes(self) -> list[NodeStatus]:
         """Return the live nodes, sorted by identity, with the number of tasks that each owns and bids for."""
-        return node_statuses(await self._broker.open_view())
+        return node_statuses(await self._view())
 
     async def send(self, node: str, command: Command) -> None:
         """Send a command to a node.
@@ -166,7 +170,7 @@ class Client:
         Raises:
             NodeNotFound: there is no such live node.
         """
-        view = await self._broker.open_view()
+        view = await self._view()
         identities = [node] if node in view.nodes else [id for id, info in view.nodes.items() if info.name == node]
         if not identities:
             raise NodeNotFound(f"no live node {node!r}")
@@ -215,16 +219,45 @@ class Client:
         except NodeNotFound as error:
             raise TaskNotFound(f"no node owns task {id!r}: {owner} has just gone") from error
 
-    # ---- changes
+    # ---- reads
 
-    @contextmanager
-    def _listening(self) -> Iterator[Listener]:
-        """Collect the view's changes in a listener. Call `open_view` before using the listener."""
-        listener = Listener()
-        self._listeners[listener] = None
+    async def _look_up(self, ids: Sequence[str]) -> list[TaskStatus]:
+        """Read tasks fresh from the broker."""
+        return list(map(found_status, ids, await self._broker.look_up(ids)))
+
+    async def _take_ends(self, gone: Iterable[str], waiting: set[str], ended: dict[str, TaskStatus]) -> list[str]:
+        """Read tasks that are not in the view, and move those that have ended from `waiting` to `ended`.
+
+        Each batch is moved as soon as it is read, so that cancelling loses only one.
+
+        Returns:
+            Those of which there is nothing left.
+        """
+        deleted = []
+        for batch in _batches(list(gone)):
+            for status in await self._look_up(batch):
+                if status.ended:
+                    ended[status.id] = status
+                    waiting.remove(status.id)
+                if status.state is TaskStatusName.DELETED:
+                    deleted.append(status.id)
+        return deleted
+
+    # ---- the view and its changes
+
+    async def _view(self) -> ClusterView:
+        """Return the live view. From the first call on, somebody takes its changes, which would pile up otherwise."""
+        view = await self._broker.open_view()
         if not self._following:
             self._following = True
             self._nursery.start_soon(self._follow)
+        return view
+
+    @contextmanager
+    def _listening(self) -> Iterator[Listener]:
+        """Collect the view's changes in a listener. Call `_view` before using the listener."""
+        listener = Listener()
+        self._listeners[listener] = None
         try:
             yield listener
         finally:
@@ -232,7 +265,6 @@ class Client:
 
     async def _follow(self) -> None:
         """Pass the view's changes to every listener, because `take_changes` returns each change only once."""
-        await self._broker.open_view()
         while True:
             await self._broker.wait_changed()
             changes = self._broker.take_changes()
@@ -246,6 +278,15 @@ def _flat(tasks: Iterable[Task | Iterable[Task]]) -> Iterator[Task]:
             yield task
         else:
             yield from task
+
+
+def _batches(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (ids[first : first + _BATCH] for first in range(0, len(ids), _BATCH))
+
+
+def _not_found(ids: Sequence[str]) -> TaskNotFound:
+    more = f" and {len(ids) - 10:,} more" if len(ids) > 10 else ""
+    return TaskNotFound(f"no task{'s' * (len(ids) > 1)} {', '.join(map(repr, sorted(ids)[:10]))}{more}")
 
 
 @asynccontextmanager

@@ -38,6 +38,8 @@ class TaskStatusName(enum.StrEnum):
     KILLED = "killed"
     DELETED = "deleted"
     """It is gone, with its state record."""
+    UNREADABLE = "unreadable"
+    """It has ended, but its state record cannot be read, so it is not known how. `TaskStatus.problem` says why."""
     STRAY = "stray"
     """Its state record is left without a task, because the task was removed by hand. This is no end: submit or delete
     it."""
@@ -45,7 +47,10 @@ class TaskStatusName(enum.StrEnum):
     @property
     def ended(self) -> bool:
         """True if the task will not run unless it is submitted again."""
-        return self in (TaskStatusName.COMPLETED, TaskStatusName.FAILED, TaskStatusName.KILLED, TaskStatusName.DELETED)
+        return self in _ENDED
+
+
+_ENDED = frozenset(TaskStatusName(name) for name in ("completed", "failed", "killed", "deleted", "unreadable"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +61,9 @@ class TaskStatus:
         id: the task's id.
         state: its state.
         queue: its claims, head first.
-        props: its properties; None in lists, and for a task that has ended.
-        stored_state: its state record; None in lists, and if there is no record.
+        props: its properties; None in lists, for a task that has ended, and if they cannot be read.
+        stored_state: its state record; None in lists, and if there is no record or it cannot be read.
+        problem: why a record of it cannot be read; empty in lists, and if all can.
     """
 
     id: str
@@ -65,6 +71,7 @@ class TaskStatus:
     queue: Sequence[Claim] = ()
     props: Mapping[str, Any] | None = None
     stored_state: TaskState | None = None
+    problem: str = ""
 
     @property
     def owner(self) -> str | None:
@@ -137,14 +144,17 @@ def found_status(task: str, snapshot: TaskSnapshot) -> TaskStatus:
     """Return a task's status from a fresh read."""
     found, stored, queue = snapshot.task, snapshot.state, tuple(snapshot.queue)
     if found is None:
-        return TaskStatus(task, _past(stored), stored_state=stored)
-    return TaskStatus(task, _present(queue, deleted=found.deleted), queue, found.props, stored)
+        return TaskStatus(task, _past(snapshot), stored_state=stored, problem=snapshot.state_problem)
+    problem = "; ".join(filter(None, (snapshot.task_problem, snapshot.state_problem)))
+    props = None if snapshot.task_problem else found.props
+    return TaskStatus(task, _present(queue, deleted=found.deleted), queue, props, stored, problem)
 
 
-def _past(stored: TaskState | None) -> TaskStatusName:
+def _past(snapshot: TaskSnapshot) -> TaskStatusName:
     """Return the state of a task that is not in the cluster."""
+    stored = snapshot.state
     if stored is None:
-        return TaskStatusName.DELETED
+        return TaskStatusName.UNREADABLE if snapshot.state_problem else TaskStatusName.DELETED
     return TaskStatusName(stored.state) if stored.state.terminal else TaskStatusName.STRAY
 
 

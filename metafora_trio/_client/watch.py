@@ -14,6 +14,9 @@ from .status import NodesChanged, TaskChanged, TaskStatus, listed_status, node_s
 
 __all__ = ["Listener", "Watch"]
 
+_MAX_TASKS = 10_000
+"""The number of changed tasks to remember. With more, everything counts as changed, which takes no memory."""
+
 
 class Listener:
     """Collects the changes of a view for one of its several readers."""
@@ -26,6 +29,8 @@ class Listener:
         self._changes.tasks.update(changes.tasks)
         self._changes.nodes |= changes.nodes
         self._changes.everything |= changes.everything
+        if self._changes.everything or len(self._changes.tasks) > _MAX_TASKS:
+            self._changes = Changes(everything=True)
         self._changed.set()
 
     async def wait(self) -> Changes:

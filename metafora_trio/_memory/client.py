@@ -27,18 +27,19 @@ class MemoryClient(Feed, BrokerClient):
     def __init__(self, store: Store, *, latency: float) -> None:
         super().__init__(latency)
         self._store = store
+        self._viewing = False
 
     async def submit(self, tasks: Sequence[Task], *, again: bool) -> None:
         async with self._round_trip():
             self._store.submit(tasks, again=again)
 
-    async def delete(self, task: str) -> None:
+    async def delete(self, tasks: Sequence[str]) -> Sequence[str]:
         async with self._round_trip():
-            self._store.delete(task)
+            return [task for task in tasks if not self._store.delete(task)]
 
-    async def look_up(self, task: str) -> TaskSnapshot:
+    async def look_up(self, tasks: Sequence[str]) -> Sequence[TaskSnapshot]:
         async with self._round_trip():
-            return self._store.look_up(task)
+            return [self._store.look_up(task) for task in tasks]
 
     async def finished(self) -> Sequence[str]:
         async with self._round_trip():
@@ -50,6 +51,9 @@ class MemoryClient(Feed, BrokerClient):
 
     async def open_view(self) -> ClusterView:
         await trio.lowlevel.checkpoint()
+        if not self._viewing:
+            self._viewing = True
+            self._store.feed(self)
         return self.view
 
     @asynccontextmanager

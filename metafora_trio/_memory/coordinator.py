@@ -93,7 +93,6 @@ class MemoryCoordinator(Coordinator):
         await self._connect()
         client = MemoryClient(self._store, latency=self.latency)
         async with open_service_nursery() as nursery:
-            self._store.feed(client)
             nursery.start_soon(client.keep_up)
             try:
                 yield client

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 
-from metafora_trio._errors import NodeNotFound, TaskExists, TaskFinished, TaskNotFound
+from metafora_trio._errors import NodeNotFound, TaskExists, TaskFinished
 from metafora_trio.contract import (
     Claim,
     ClaimAdded,
@@ -80,7 +80,8 @@ class Store:
         self._feeds[feed] = None
 
     def stop_feeding(self, feed: Feed) -> None:
-        del self._feeds[feed]
+        """Send a feed nothing more. One that was never fed may be given, too."""
+        self._feeds.pop(feed, None)
 
     # ---- sessions
 
@@ -137,12 +138,13 @@ class Store:
             self.states[task.id] = TaskState()
         self._commit(*(TaskAdded(task.id) for task in tasks))
 
-    def delete(self, task: str) -> None:
+    def delete(self, task: str) -> bool:
+        """Delete a task, or the state of one that has ended. Return False if there is neither."""
         if stored := self.tasks.get(task):
             self.tasks[task] = replace(stored, version=1)
             self._commit(TaskDeleted(task))
-        elif self.states.pop(task, None) is None:
-            raise TaskNotFound(f"no task {task!r}")
+            return True
+        return self.states.pop(task, None) is not None
 
     def look_up(self, task: str) -> TaskSnapshot:
         return TaskSnapshot(self.tasks.get(task), self.states.get(task), tuple(self.view.queue(task)))

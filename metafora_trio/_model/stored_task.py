@@ -36,11 +36,15 @@ class TaskSnapshot:
     """Everything that the broker stores for one task, as looked up by a client.
 
     Attributes:
-        task: the task, or None if it has ended.
-        state: its state record, or None if there is none.
+        task: the task, or None if it has ended. Without properties if they cannot be read.
+        state: its state record, or None if there is none or it cannot be read.
         queue: its claims, head first.
+        task_problem: why the task's properties cannot be read; empty if they can.
+        state_problem: why the state record cannot be read; empty if it can.
     """
 
     task: StoredTask | None
     state: TaskState | None
     queue: Sequence[Claim] = ()
+    task_problem: str = ""
+    state_problem: str = ""

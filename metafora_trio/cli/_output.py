@@ -69,6 +69,8 @@ def task_record(status: TaskStatus) -> dict[str, Any]:
     }
     if status.props is not None:
         record["props"] = dict(status.props)
+    if status.problem:
+        record["problem"] = status.problem
     if status.stored_state is not None:
         record["errors"] = [
             {

@@ -177,7 +177,7 @@ def ls(app: App, finished: bool, state: str | None, node: str | None) -> int:
 
 
 def _error_line(status: TaskStatus) -> str:
-    return " ".join(status.errors[-1].error.split())[:100] if status.errors else ""
+    return status.problem or (" ".join(status.errors[-1].error.split())[:100] if status.errors else "")
 
 
 @click.command()
@@ -216,6 +216,8 @@ def _description(status: TaskStatus) -> Iterator[str]:
         yield f"{'asked by' if place else 'node   '} {claim.node}  token {claim.seq}"
     if status.props is not None:
         yield f"props   {json.dumps(dict(status.props), ensure_ascii=False)}"
+    if status.problem:
+        yield f"problem {status.problem}"
     for error in status.errors:
         yield f"error   {error.timestamp.isoformat(timespec='milliseconds')}  {error.error}"
         yield from (f"        {line}" for line in error.traceback.splitlines())
@@ -231,7 +233,8 @@ def _description(status: TaskStatus) -> Iterator[str]:
 def wait(app: App, ids: Sequence[str], timeout: float | None) -> int:
     """Wait until tasks have ended (by default all that are in the cluster now), and show how.
 
-    The exit code is 0 if all have completed or were deleted, 1 if one has failed or was killed.
+    The exit code is 0 if all have completed or were deleted, 1 if one has failed or was killed, or if it cannot be read
+    how it ended.
 
     \b
     Examples:
@@ -252,11 +255,8 @@ def wait(app: App, ids: Sequence[str], timeout: float | None) -> int:
                 print_table(["TASK", "STATE", "ERROR"], [[s.id, s.state, _error_line(s)] for s in statuses])
 
     app.with_client(main)
-    return (
-        ExitCode.FAILED
-        if any(it.state in (TaskStatusName.FAILED, TaskStatusName.KILLED) for it in ended.values())
-        else ExitCode.DONE
-    )
+    well = (TaskStatusName.COMPLETED, TaskStatusName.DELETED)
+    return ExitCode.DONE if all(status.state in well for status in ended.values()) else ExitCode.FAILED
 
 
 @click.command()

@@ -39,22 +39,35 @@ class BrokerClient(ABC):
         """
 
     @abstractmethod
-    async def delete(self, task: str) -> None:
-        """Put a tombstone into a task (`StoredTask.version` becomes 1), or remove the state of one that has ended.
+    async def delete(self, tasks: Sequence[str]) -> Sequence[str]:
+        """Put a tombstone into each task (`StoredTask.version` becomes 1), or remove the state of one that has ended.
 
-        The task itself stays until its owner, or a node that claims it, finishes it. A second delete does nothing.
+        Do so in batches; a task that does not exist must not keep the others from being deleted. A task itself stays
+        until its owner, or a node that claims it, finishes it. A second delete does nothing.
+
+        Args:
+            tasks: different ids.
+
+        Returns:
+            The ids that have neither a task nor a state. All others are deleted.
 
         Raises:
-            TaskNotFound: there is neither a task nor a state.
+            CoordinatorUnavailable: also if others kept changing a task; some tasks may have been deleted.
         """
 
     @abstractmethod
-    async def look_up(self, task: str) -> TaskSnapshot:
-        """Read what the broker itself stores about a task. All three parts are empty if that is nothing."""
+    async def look_up(self, tasks: Sequence[str]) -> Sequence[TaskSnapshot]:
+        """Read what the broker itself stores about tasks, in batches. Return the snapshots in the order of the ids.
+
+        The reads are fresh: they show every write that had been answered before the call, to any node or client. With
+        a broker whose servers may lag behind, that takes a barrier: a quorum write before the first read. A record that
+        cannot be read is reported in its task's snapshot, and costs the others nothing.
+        """
 
     @abstractmethod
     async def finished(self) -> Sequence[str]:
-        """List the ids that have a state but no task: those that have ended and were not deleted."""
+        """List the ids that have a state but no task: those that have ended and were not deleted. As fresh as
+        `look_up`."""
 
     @abstractmethod
     async def send(self, identity: str, command: Command) -> None:

@@ -14,6 +14,7 @@ import trio
 from stress.arguments import at_least
 from stress.signals import until_signal
 
+from .client import client
 from .cluster import Cluster, open_cluster
 from .cold_start import claims, start_together
 from .idle import idle
@@ -79,6 +80,12 @@ BENCHMARKS = {
         10_000,
         "one node whose tasks sleep, for 20 s; against bare Trio tasks",
         {"cpu_percent": ("<=", 3), "kib_per_task": ("<=", 16)},
+    ),
+    "client": Benchmark(
+        client,
+        100_000,
+        "one client submits, reads, waits for and deletes all tasks, which are claimed",
+        {"get_ms": ("<=", 1), "wait_seconds": ("<=", 30), "delete_per_s": (">=", 15_000)},
     ),
 }
 

@@ -9,7 +9,7 @@ import trio
 
 from metafora_trio import Claim
 from metafora_trio.contract import ClaimKind
-from metafora_trio_zookeeper._client import ZooKeeperClient
+from metafora_trio_zookeeper._client.client import ZooKeeperClient
 from metafora_trio_zookeeper._connection import Delete, Done, ErrorCode, Reply, RequestError, WriteOp
 from metafora_trio_zookeeper._replies import Burst
 from metafora_trio_zookeeper._session.batch import Unit
@@ -248,9 +248,11 @@ def leaving_marks_dropped() -> Iterator[Change]:
 
 @mutant(rule="A client's delete is a tombstone; only the owner removes the task.", source=_QUEUE)
 def deleted_outright() -> Iterator[Change]:
-    async def delete(self: ZooKeeperClient, task: str) -> None:
-        for path in (self._layout.task_path(task), self._layout.state_path(task)):
-            await self._write([Delete(path)])
+    async def delete(self: ZooKeeperClient, tasks: Sequence[str]) -> Sequence[str]:
+        for task in tasks:
+            for path in (self._layout.task_path(task), self._layout.state_path(task)):
+                await self._requests.write([Delete(path)])
+        return []
 
     yield ZooKeeperClient, "delete", delete
 

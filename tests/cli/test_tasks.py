@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from metafora_trio._memory.store import Store
+from metafora_trio.contract import TaskSnapshot
 from tests.support.shell import Shell
 
 
@@ -241,3 +243,27 @@ def test_rm_asks_on_a_terminal(
     shell.cluster.add_nodes("ant")  # removes the deleted tasks
     assert shell("ls") == 0
     assert [row[0] for row in shell.rows] == left
+
+
+def test_a_record_that_cannot_be_read_is_shown_with_its_task(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lists, `describe` and `wait` show the reason, and the tasks beside it as ever."""
+    shell.cluster.add_nodes("ant")
+    assert shell("submit", "bad", "good", "--props", '{"seconds": 1}') == 0
+    assert shell("wait") == 0
+    right = Store.look_up
+
+    def look_up(store: Store, task: str) -> TaskSnapshot:
+        return TaskSnapshot(None, None, (), "", "it is not JSON") if task == "bad" else right(store, task)
+
+    monkeypatch.setattr(Store, "look_up", look_up)
+    assert shell("ls", "--finished") == 0
+    assert [(row[0], row[1], row[4:]) for row in shell.rows] == [
+        ("bad", "unreadable", ["it", "is", "not", "JSON"]),
+        ("good", "completed", []),
+    ]
+    assert shell("ls", "--state", "unreadable", "-o", "json") == 0
+    assert [(task["task"], task["problem"]) for task in shell.json["tasks"]] == [("bad", "it is not JSON")]
+    assert shell("describe", "bad") == 0
+    assert shell.out.splitlines() == ["task    bad", "state   unreadable", "problem it is not JSON"]
+    assert shell("wait", "good", "bad") == 1
+    assert shell("wait", "good") == 0

@@ -3,15 +3,44 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import pytest
 import trio
 import trio.testing
 
 import metafora_trio as mt
+from metafora_trio import contract
 from metafora_trio.testing.conformance import eventually
 from metafora_trio.testing.conformance._subject import get_claim
 from tests.support.clients import COMPLETED, cluster, finish
+
+
+@contextmanager
+def a_broken_record(client: mt.Client, id: str, *, task_problem: str, state_problem: str) -> Iterator[None]:
+    """Make the broker unable to read the records of one task."""
+    broker = client._broker
+    right = broker.look_up
+
+    async def look_up(tasks: Sequence[str]) -> Sequence[contract.TaskSnapshot]:
+        return [
+            contract.TaskSnapshot(
+                snapshot.task and contract.StoredTask({}, snapshot.task.version),
+                None,
+                snapshot.queue,
+                task_problem if snapshot.task else "",
+                state_problem,
+            )
+            if task == id
+            else snapshot
+            for task, snapshot in zip(tasks, await right(tasks), strict=True)
+        ]
+
+    vars(broker)["look_up"] = look_up
+    yield
+    del vars(broker)["look_up"]
+
 
 # ---- tasks
 
@@ -73,12 +102,23 @@ async def test_ids_are_checked_before_they_are_sent(id: str) -> None:
 async def test_delete(autojump_clock: trio.testing.MockClock) -> None:
     async with cluster("t1", "t2") as (client, _):
         await client.delete()
-        with pytest.raises(mt.TaskNotFound, match="no task 'none'"):
-            await client.delete("t1", "none", "t2")
+        with pytest.raises(mt.TaskNotFound, match=r"no task 'none'$"):
+            await client.delete("t1", "none", "t1", "none")
         assert [(status.id, status.state) for status in await client.tasks()] == [
             ("t1", "deleting"),
             ("t2", "unclaimed"),
         ]
+
+
+async def test_delete_names_what_it_does_not_find_and_deletes_the_others(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with cluster("t1", "t2") as (client, _):
+        unknown = [f"u{n:02}" for n in range(12)]
+        named = ", ".join(map(repr, unknown[:10]))
+        with pytest.raises(mt.TaskNotFound, match=f"^no tasks {named} and 2 more$"):
+            await client.delete(*unknown, "t1", "t2")
+        assert {status.state for status in await client.tasks()} == {"deleting"}
 
 
 async def test_tasks(autojump_clock: trio.testing.MockClock) -> None:
@@ -96,6 +136,52 @@ async def test_tasks(autojump_clock: trio.testing.MockClock) -> None:
             mt.TaskStatus("a", mt.TaskStatusName.COMPLETED, stored_state=COMPLETED),
             *listed,
         ]
+
+
+async def test_a_record_that_cannot_be_read_is_reported(autojump_clock: trio.testing.MockClock) -> None:
+    """It spoils neither a list nor a wait. What is known of its task is reported with the reason."""
+    async with cluster("a", "b", "c") as (client, a), trio.open_nursery() as nursery:
+        ended: dict[str, mt.TaskStatus] = {}
+
+        async def wait() -> None:
+            ended.update(await client.wait(["a", "b"]))
+
+        nursery.start_soon(wait)
+        with a_broken_record(client, "a", task_problem="bad props", state_problem="bad state"):
+            await finish(a, "b")
+            await get_claim(a, "a")
+            status = await client.get("a")
+            assert (status.state, status.props, status.stored_state) == ("running", None, None)
+            assert status.problem == "bad props; bad state"
+            await finish(a, "a")
+            await trio.sleep(1)
+            unreadable = mt.TaskStatus("a", mt.TaskStatusName.UNREADABLE, problem="bad state")
+            assert ended == {
+                "a": unreadable,
+                "b": mt.TaskStatus("b", mt.TaskStatusName.COMPLETED, stored_state=COMPLETED),
+            }
+            assert unreadable.ended
+            assert [status.state for status in await client.tasks(finished=True)] == [
+                "unreadable",
+                "completed",
+                "unclaimed",
+            ]
+
+
+async def test_a_task_deleted_between_two_reads_is_not_listed(autojump_clock: trio.testing.MockClock) -> None:
+    async with cluster("a", "b") as (client, a), trio.open_nursery() as nursery:
+        await finish(a, "a")
+        await finish(a, "b")
+        broker = client._broker
+        right = broker.look_up
+
+        async def delete_first(tasks: Sequence[str]) -> Sequence[contract.TaskSnapshot]:
+            await broker.delete(["a"])
+            return await right(tasks)
+
+        vars(broker)["look_up"] = delete_first
+        assert [status.id for status in await client.tasks(finished=True)] == ["b"]
+        nursery.cancel_scope.cancel()
 
 
 # ---- nodes

@@ -10,6 +10,9 @@ import trio.testing
 
 import metafora_trio as mt
 from metafora_trio import contract
+from metafora_trio._client import watch
+from metafora_trio._memory.client import MemoryClient
+from metafora_trio.contract import TaskRemoved
 from metafora_trio.testing.conformance import eventually
 from metafora_trio.testing.conformance._subject import get_claim
 from tests.support.clients import COMPLETED, cluster, finish
@@ -70,6 +73,7 @@ async def test_wait_for_a_task_that_is_not_in_the_view_yet(autojump_clock: trio.
     """A task that another client submitted is read from the broker, however far this client's view lags."""
     coordinator = mt.MemoryCoordinator(latency=0.1)
     async with mt.open_client(coordinator) as client:
+        assert await client.tasks() == []
         coordinator._store.submit([mt.Task("t")], again=False)
         with pytest.raises(trio.TooSlowError, match="1 task has not ended within 5 s: t"):
             await client.wait(["t"], timeout=5)
@@ -230,3 +234,41 @@ async def test_a_cancelled_watch_loses_nothing(autojump_clock: trio.testing.Mock
                 await trio.sleep(1)
                 seen.append(type(await anext(changes)))
         assert seen == [mt.NodesChanged, mt.TaskChanged]
+
+
+async def test_changes_do_not_pile_up_while_nobody_listens(autojump_clock: trio.testing.MockClock) -> None:
+    """Neither at the broker's end of the client, which has a view or not, nor behind a watch that nobody reads."""
+    coordinator = mt.MemoryCoordinator()
+    async with mt.open_client(coordinator) as never_looks, mt.open_client(coordinator) as looks:
+        assert await looks.tasks() == []
+        for _ in range(30):
+            coordinator._store.submit([mt.Task(f"t{n}") for n in range(100)], again=True)
+            coordinator._store._commit(*(TaskRemoved(f"t{n}") for n in range(100)))
+            coordinator._store.tasks.clear()
+            await trio.testing.wait_all_tasks_blocked()
+        for client in (never_looks, looks):
+            broker = client._broker
+            assert isinstance(broker, MemoryClient)
+            assert not broker._changes
+            assert broker.view.tasks == {}
+
+
+async def test_a_watch_that_nobody_reads_takes_little_memory(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond a limit it remembers only that everything has changed, and later reports what is left."""
+    monkeypatch.setattr(watch, "_MAX_TASKS", 50)
+    async with cluster("stays") as (client, _), client.watch() as changes:
+        assert [type(await anext(changes)) for _ in range(2)] == [mt.NodesChanged, mt.TaskChanged]
+        listener = changes._listener
+        for n in range(51):
+            assert not listener._changes.everything
+            assert len(listener._changes.tasks) == n
+            await client.submit(mt.Task(f"t{n:02}"))
+            await trio.testing.wait_all_tasks_blocked()
+        assert (listener._changes.everything, listener._changes.tasks) == (True, {})
+        seen = [await anext(changes) for _ in range(51)]
+        assert [change.id for change in seen if isinstance(change, mt.TaskChanged)] == [f"t{n:02}" for n in range(51)]
+        with trio.move_on_after(10) as idle:
+            await anext(changes)
+        assert idle.cancelled_caught

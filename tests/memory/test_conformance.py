@@ -67,9 +67,22 @@ def submit_always_again(self: Store, tasks: Sequence[mt.Task], *, again: bool) -
     right_submit(self, tasks, again=True)
 
 
-def delete_by_prefix(self: Store, task: str) -> None:
-    for id in [id for id in self.tasks if id.startswith(task)] or [task]:
+def delete_by_prefix(self: Store, task: str) -> bool:
+    for id in [id for id in self.tasks if id.startswith(task)]:
         right_delete(self, id)
+    return True
+
+
+async def delete_until_one_is_unknown(self: MemoryClient, tasks: Sequence[str]) -> Sequence[str]:
+    for place, task in enumerate(tasks):
+        if await right_client_delete(self, [task]):
+            return tasks[place:]
+    return []
+
+
+def look_up_claims_of_any_age(self: Store, task: str) -> contract.TaskSnapshot:
+    queue = sorted(self.view.queue(task), key=lambda claim: -claim.seq)
+    return contract.TaskSnapshot(self.tasks.get(task), self.states.get(task), queue)
 
 
 def begin_with_an_empty_view(self: Store, feed: Feed) -> None:
@@ -136,7 +149,7 @@ def lagging(self: MemoryClient) -> None:
 
 
 right_submit, right_delete, right_queue_command = Store.submit, Store.delete, Store.queue_command
-right_feed = Store.feed
+right_feed, right_client_delete = Store.feed, MemoryClient.delete
 right_session_apply, right_ask = MemorySession._apply, MemorySession._ask
 right_wait_changed = Feed.wait_changed
 
@@ -151,6 +164,10 @@ WRONG: dict[str, Patch] = {
     "test_a_task_is_submitted_once": patch(Store, "submit", submit_one_by_one),
     "test_resubmitting_an_ended_task_needs_again": patch(Store, "submit", submit_always_again),
     "test_a_deleted_id_is_not_taken_for_a_prefix": patch(Store, "delete", delete_by_prefix),
+    "test_unknown_tasks_do_not_keep_others_from_being_deleted": patch(
+        MemoryClient, "delete", delete_until_one_is_unknown
+    ),
+    "test_queues_are_the_same_with_and_without_a_view": patch(Store, "look_up", look_up_claims_of_any_age),
     "test_a_new_session_sees_the_whole_cluster": patch(Store, "feed", begin_with_an_empty_view),
     "test_join_and_leave_are_seen": patch(Store, "end_session", keep_the_session),
     "test_leaving_gives_up_every_claim": patch(Store, "end_session", keep_the_session),

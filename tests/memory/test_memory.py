@@ -122,7 +122,7 @@ async def test_resync_reports_everything(autojump_clock: trio.testing.MockClock)
     coordinator = mt.MemoryCoordinator()
     await submit(coordinator, "t1", "t2")
     async with coordinator.open_client() as client, coordinator.open_session(mt.NodeInfo("a")) as a:
-        await client.delete("t2")
+        await client.delete(["t2"])
         a.claim("t1")
         await eventually(a, lambda it: it.view.head("t1") and it.outstanding == 0)
         await trio.testing.wait_all_tasks_blocked()

@@ -19,6 +19,10 @@ KEYS = {
     "handover": ["seconds", "gap_p50_ms", "gap_p99_ms", "overlap_ms", "duplicates"],
     "join": ["seconds", "moves", "minimum_moves", "spread", "gap_p99_ms", "overlap_ms"],
     "idle": ["cpu_percent", "rss_mb", "kib_per_task", "kib_per_bare_trio_task"],
+    "client": [
+        *("submit_per_s", "get_ms", "get_without_view_ms", "wait_seconds"),
+        *("list_ended_seconds", "delete_per_s", "delete_ended_per_s"),
+    ],
 }
 
 

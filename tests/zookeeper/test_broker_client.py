@@ -15,10 +15,10 @@ from metafora_trio import (
     Task,
     TaskExists,
     TaskFinished,
-    TaskNotFound,
     TaskState,
 )
-from metafora_trio_zookeeper._client import ZooKeeperClient
+from metafora_trio.testing.conformance._subject import look_up
+from metafora_trio_zookeeper._client.client import ZooKeeperClient
 from metafora_trio_zookeeper._connection import Create, Delete, SetData, WriteOp
 from tests.support.virtual_time import use_virtual_time
 from tests.support.zookeeper.scripted_cluster import ScriptedCluster
@@ -163,7 +163,7 @@ async def test_again_overwrites_the_state_as_it_was_read() -> None:
         state = cluster.layout.state_path("t")
         cluster.interfere(SetData(state, b'{"state":"runnable"}'), SetData(state, COMPLETED))
         await client.submit([Task("t"), Task("new")], again=True)
-        snapshot = await client.look_up("t")
+        snapshot = await look_up(client, "t")
         assert (snapshot.state, snapshot.task is not None) == (TaskState(), True)
 
 
@@ -172,15 +172,14 @@ async def test_a_delete_whose_reply_was_lost() -> None:
     async with cluster.coordinator.open_client() as client:
         await client.submit([Task("t"), Task("u"), Task("v")], again=False)
         cluster.lose_next_reply()
-        await client.delete("t")
+        await client.delete(["t"])
         assert cluster.tree[cluster.layout.task_path("t")].version == 1
-        await client.delete("t")  # deleted already is fine
+        await client.delete(["t"])  # deleted already is fine
         cluster.end("u")
         cluster.lose_next_reply()
-        await client.delete("u")
+        await client.delete(["u"])
         assert cluster.layout.state_path("u") not in cluster.tree
-        with pytest.raises(TaskNotFound):
-            await client.delete("u")
+        assert await client.delete(["u"]) == ["u"]
 
 
 async def test_a_delete_whose_reply_was_lost_has_happened_if_nothing_is_left() -> None:
@@ -196,9 +195,8 @@ async def test_a_delete_whose_reply_was_lost_has_happened_if_nothing_is_left() -
             connection.cut()
 
         connection.after_next(lose)
-        await client.delete("t")
-        with pytest.raises(TaskNotFound):
-            await client.delete("t")
+        await client.delete(["t"])
+        assert await client.delete(["t"]) == ["t"]
 
 
 async def test_a_delete_that_crosses_a_submit_deletes_the_task() -> None:
@@ -215,7 +213,7 @@ async def test_a_delete_that_crosses_a_submit_deletes_the_task() -> None:
             connection.serve_next(submit)
 
         connection.after_next(submit_right_behind)
-        await client.delete("t")
+        await client.delete(["t"])
         assert cluster.tree[cluster.layout.task_path("t")].version == 1
         assert cluster.layout.state_path("t") in cluster.tree
 
@@ -234,7 +232,7 @@ async def test_a_delete_spares_the_state_of_a_task_submitted_again() -> None:
                 cluster.commit([SetData(state, b'{"state":"runnable"}'), Create(task, b"{}")])
 
         connection.before = submit_again
-        await client.delete("t")
+        await client.delete(["t"])
         assert state in cluster.tree
         assert cluster.tree[task].version == 1  # it was submitted again, and this new task is deleted
 
@@ -244,7 +242,7 @@ async def test_reads_are_repeated_over_a_reconnect() -> None:
     async with cluster.coordinator.open_client() as client:
         await client.submit([Task("t")], again=False)
         cluster.connections[-1].cut()
-        assert (await client.look_up("t")).task is not None
+        assert (await look_up(client, "t")).task is not None
         cluster.connections[-1].cut()
         assert list(await client.finished()) == []
 
@@ -254,7 +252,7 @@ async def test_an_outage_is_reported_in_time() -> None:
     async with cluster.coordinator.open_client() as client:
         cluster.refusing = True
         cluster.connections[-1].cut()
-        for call in (client.look_up("t"), client.submit([Task("t")], again=False), client.open_view()):
+        for call in (look_up(client, "t"), client.submit([Task("t")], again=False), client.open_view()):
             began = trio.current_time()
             with pytest.raises(CoordinatorUnavailable, match=r"within 10 s \(the connection is disconnected\)"):
                 await call

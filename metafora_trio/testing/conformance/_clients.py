@@ -14,12 +14,11 @@ from metafora_trio import (
     TaskError,
     TaskExists,
     TaskFinished,
-    TaskNotFound,
     TaskState,
 )
 from metafora_trio.contract import TaskSnapshot
 
-from ._subject import PATIENCE, Subject, eventually, get_claim, members, raises, submit, until_reported
+from ._subject import PATIENCE, Subject, eventually, get_claim, look_up, members, raises, submit, until_reported
 
 __all__ = ["ClientConformance"]
 
@@ -36,15 +35,15 @@ class ClientConformance:
             stored = await a.read("t")
             assert stored is not None
             assert (stored.props, stored.version, stored.deleted) == (props, 0, False)
-            snapshot = await client.look_up("t")
+            snapshot = await look_up(client, "t")
             assert (snapshot.task, snapshot.state, list(snapshot.queue)) == (stored, TaskState(), [])
             claim = await get_claim(a, odd)
-            assert list((await client.look_up(odd)).queue) == [claim]
+            assert list((await look_up(client, odd)).queue) == [claim]
 
     async def test_an_unknown_task_reads_as_none(self, subject: Subject) -> None:
         async with members(subject, "a") as (a,), subject.coordinator.open_client() as client:
             assert await a.read("t") is None
-            snapshot = await client.look_up("t")
+            snapshot = await look_up(client, "t")
             assert (snapshot.task, snapshot.state, list(snapshot.queue)) == (None, None, [])
             assert list(await client.finished()) == []
 
@@ -54,13 +53,13 @@ class ClientConformance:
             for again in (False, True):
                 with raises(TaskExists, "old"):
                     await client.submit([Task("new"), Task("old")], again=again)
-            assert (await client.look_up("new")).task is None  # all ids are checked before any task is written
+            assert (await look_up(client, "new")).task is None  # all ids are checked before any task is written
 
     async def test_a_task_that_is_still_ending_cannot_be_submitted(self, subject: Subject) -> None:
         async with subject.coordinator.open_client() as client:
             await client.submit([Task("t")], again=False)
-            await client.delete("t")
-            await client.delete("t")  # deleting twice does no harm
+            await client.delete(["t"])
+            await client.delete(["t"])  # deleting twice does no harm
             with raises(TaskExists, "ending"):
                 await client.submit([Task("t")], again=True)
 
@@ -71,9 +70,9 @@ class ClientConformance:
             await eventually(a, lambda it: "t" not in it.view.tasks)
             with raises(TaskFinished, "'t'"):
                 await client.submit([Task("t"), Task("new")], again=False)
-            assert (await client.look_up("new")).task is None
+            assert (await look_up(client, "new")).task is None
             await client.submit([Task("t", {"round": 2})], again=True)
-            snapshot = await client.look_up("t")
+            snapshot = await look_up(client, "t")
             assert snapshot.task is not None
             assert (snapshot.task.props, snapshot.state) == ({"round": 2}, TaskState())
 
@@ -84,15 +83,32 @@ class ClientConformance:
             await submit(subject, [a], "t")
             a.finish(await get_claim(a, "t"), failed)
             await eventually(a, lambda it: "t" not in it.view.tasks)
-            assert (await client.look_up("t")).state == failed
-            await client.delete("t")
-            assert await client.look_up("t") == TaskSnapshot(None, None)
+            assert (await look_up(client, "t")).state == failed
+            await client.delete(["t"])
+            assert await look_up(client, "t") == TaskSnapshot(None, None)
             assert list(await client.finished()) == []
 
     async def test_an_unknown_task_cannot_be_deleted(self, subject: Subject) -> None:
         async with subject.coordinator.open_client() as client:
-            with raises(TaskNotFound):
-                await client.delete("t")
+            await client.submit([Task("other")], again=False)
+            assert list(await client.delete(["t"])) == ["t"]
+
+    async def test_unknown_tasks_do_not_keep_others_from_being_deleted(self, subject: Subject) -> None:
+        """Among many are some that run, some that have ended, and one deleted before."""
+        ids = [f"t{n:03}" for n in range(300)]
+        ended, unknown = ids[::50], [f"u{n}" for n in range(5)]
+        async with members(subject, "a") as (a,), subject.coordinator.open_client() as client:
+            await submit(subject, [a], *ids)
+            for id in ended:
+                a.finish(await get_claim(a, id), TaskState(StateName.COMPLETED))
+            await eventually(a, lambda it: len(it.view.tasks) == len(ids) - len(ended))
+            assert list(await client.delete(["t001"])) == []
+            mixed = [*unknown[:2], *ids, *unknown[2:]]
+            assert list(await client.delete(mixed)) == unknown
+            left = set(ids) - set(ended)
+            await eventually(a, lambda it: it.view.tasks == dict.fromkeys(left, True))
+            assert list(await client.finished()) == []
+            assert list(await client.delete([])) == []
 
     async def test_many_tasks_at_once(self, subject: Subject) -> None:
         ids = [f"t{n:04}" for n in range(600)]
@@ -108,6 +124,21 @@ class ClientConformance:
                 a.finish(head, TaskState(StateName.COMPLETED))
             await eventually(a, lambda it: not it.view.tasks and not list(it.view.claims()) and it.outstanding == 0)
             assert sorted(await client.finished()) == ids
+            snapshots = await client.look_up([*reversed(ids), "none", ids[0]])
+            ended = TaskSnapshot(None, TaskState(StateName.COMPLETED))
+            assert list(snapshots) == [*[ended] * len(ids), TaskSnapshot(None, None), ended]
+            assert list(await client.look_up([])) == []
+
+    async def test_queues_are_the_same_with_and_without_a_view(self, subject: Subject) -> None:
+        async with members(subject, "a", "b") as (a, b), subject.coordinator.open_client() as client:
+            await submit(subject, [a, b], "t1", "t10", "t2")
+            owner = await get_claim(a, "t1", seen_by=[b])
+            bid = await get_claim(b, "t1", bid=True)
+            other = await get_claim(b, "t10")
+            for _ in range(2):
+                queues = [list(snapshot.queue) for snapshot in await client.look_up(["t1", "t10", "t2"])]
+                assert queues == [[owner, bid], [other], []]
+                await client.open_view()
 
     async def test_a_client_has_a_live_view(self, subject: Subject) -> None:
         async with subject.coordinator.open_client() as client, members(subject, "a") as (a,):

@@ -7,7 +7,7 @@ import trio
 from metafora_trio import StateName, TaskState
 from metafora_trio.contract import Session
 
-from ._subject import Subject, eventually, get_claim, members, submit
+from ._subject import Subject, eventually, get_claim, look_up, members, submit
 
 __all__ = ["EndConformance"]
 
@@ -26,7 +26,7 @@ class EndConformance:
             for session in (a, b):
                 await eventually(session, lambda it: "t" not in it.view.tasks and not it.view.head("t"))
             await eventually(a, lambda it: not it.is_leaving(claim))
-            snapshot = await client.look_up("t")
+            snapshot = await look_up(client, "t")
             assert (snapshot.task, snapshot.state, list(snapshot.queue)) == (None, COMPLETED, [])
             assert list(await client.finished()) == ["t"]
 
@@ -56,7 +56,7 @@ class EndConformance:
             other = await get_claim(b, "t", seen_by=[a])
             a.finish(claim, COMPLETED)
             await eventually(a, lambda it: it.outstanding == 0)
-            snapshot = await client.look_up("t")
+            snapshot = await look_up(client, "t")
             assert snapshot.task is not None
             assert (snapshot.state, list(snapshot.queue)) == (TaskState(), [other])
 
@@ -64,7 +64,7 @@ class EndConformance:
         async with members(subject, "a", "b") as (a, b), subject.coordinator.open_client() as client:
             await submit(subject, [a, b], "t")
             claim = await get_claim(a, "t", seen_by=[b])
-            await client.delete("t")
+            await client.delete(["t"])
             for session in (a, b):
                 await eventually(session, lambda it: it.view.deleted("t"))
                 assert session.view.head("t") == claim
@@ -73,7 +73,7 @@ class EndConformance:
                 assert (stored.version, stored.deleted) == (1, True)
             a.finish(claim, None)
             await eventually(b, lambda it: "t" not in it.view.tasks and not it.view.head("t"))
-            snapshot = await client.look_up("t")
+            snapshot = await look_up(client, "t")
             assert (snapshot.task, snapshot.state, list(snapshot.queue)) == (None, None, [])
 
     async def test_a_finish_and_a_delete_never_undo_each_other(self, subject: Subject) -> None:
@@ -87,7 +87,7 @@ class EndConformance:
             known: dict[str, bool] = {}
 
             async def race(task: str, ahead: float) -> None:
-                nursery.start_soon(client.delete, task)
+                nursery.start_soon(client.delete, [task])
                 await trio.sleep(ahead)
                 known[task] = a.view.deleted(task)
                 a.finish(claims[task], COMPLETED)
@@ -98,7 +98,7 @@ class EndConformance:
             await eventually(a, lambda it: it.outstanding == 0)
             ending = set()
             for task in tasks:
-                snapshot = await client.look_up(task)
+                snapshot = await look_up(client, task)
                 if snapshot.task is None:  # if the delete came last, it removed the state
                     assert snapshot.state == (COMPLETED if known[task] else None)
                     assert list(snapshot.queue) == []
@@ -111,10 +111,10 @@ class EndConformance:
     async def test_a_deleted_id_is_not_taken_for_a_prefix(self, subject: Subject) -> None:
         async with members(subject, "a") as (a,), subject.coordinator.open_client() as client:
             await submit(subject, [a], "task1", "task10")
-            await client.delete("task1")
+            await client.delete(["task1"])
             await eventually(a, lambda it: it.view.deleted("task1"))
             a.finish(await get_claim(a, "task1"), None)
             await eventually(a, lambda it: "task1" not in it.view.tasks)
             assert list(a.view.tasks) == ["task10"]
             assert not a.view.deleted("task10")
-            assert (await client.look_up("task10")).state == TaskState()
+            assert (await look_up(client, "task10")).state == TaskState()

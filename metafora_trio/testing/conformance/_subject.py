@@ -10,9 +10,9 @@ from typing import TypeVar
 import trio
 
 from metafora_trio import Claim, Coordinator, NodeInfo, Task
-from metafora_trio.contract import BrokerClient, Changes, Session
+from metafora_trio.contract import BrokerClient, Changes, Session, TaskSnapshot
 
-__all__ = ["Subject", "eventually", "get_claim", "members", "own", "raises", "submit", "until_reported"]
+__all__ = ["Subject", "eventually", "get_claim", "look_up", "members", "own", "raises", "submit", "until_reported"]
 
 F = TypeVar("F", Session, BrokerClient)
 
@@ -100,6 +100,12 @@ async def submit(subject: Subject, sessions: Sequence[Session], *ids: str) -> No
         await client.submit([Task(id, {"of": id}) for id in ids], again=False)
     for session in sessions:
         await eventually(session, lambda it: set(ids) <= it.view.tasks.keys())
+
+
+async def look_up(client: BrokerClient, task: str) -> TaskSnapshot:
+    """Look up one task."""
+    (snapshot,) = await client.look_up([task])
+    return snapshot
 
 
 def own(session: Session, task: str) -> Claim | None:

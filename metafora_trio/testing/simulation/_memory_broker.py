@@ -119,9 +119,9 @@ class _ReportingStore(Store):
         super().queue_command(identity, command)
         self.changes += 1
 
-    def delete(self, task: str) -> None:
-        super().delete(task)
+    def delete(self, task: str) -> bool:
         self.changes += 1  # also where only the state of an ended task goes, which no event shows
+        return super().delete(task)
 
     def remove_command(self, queued: QueuedCommand) -> None:
         super().remove_command(queued)

@@ -1,0 +1,178 @@
+"""Requests: a client's connection, and the requests made on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+import trio
+
+from metafora_trio import CoordinatorUnavailable
+from metafora_trio.contract import AsyncBool
+from metafora_trio_zookeeper._connection import (
+    Check,
+    Connection,
+    ConnectionState,
+    Done,
+    ErrorCode,
+    ReadResult,
+    Reply,
+    RequestError,
+    WriteOp,
+)
+from metafora_trio_zookeeper._errors import translate
+from metafora_trio_zookeeper._layout import Layout
+from metafora_trio_zookeeper._replies import Burst, ask, is_broken
+
+__all__ = ["ATTEMPTS", "FreshReads", "Requests"]
+
+ATTEMPTS = 10
+"""The number of attempts at a change while other clients keep changing the same task."""
+
+T = TypeVar("T")
+
+
+class Requests:
+    """The requests of a client, over all of its connections.
+
+    Args:
+        layout: the namespace.
+        connection: the first connection. `ZooKeeperClient` opens it, and replaces it when its session has expired.
+        hosts: for messages.
+        patience: seconds after which a broker that does not answer is reported.
+
+    Attributes:
+        connection: the present connection.
+        layout: as given.
+    """
+
+    def __init__(self, layout: Layout, connection: Connection, *, hosts: str, patience: float) -> None:
+        self.connection = connection
+        self.layout = layout
+        self._hosts = hosts
+        self._patience = patience
+        self._up = AsyncBool()
+        self._server = ""
+        self._reason = "no connection was made"
+
+    def on_state(self, state: ConnectionState) -> None:
+        """Follow the connection's state."""
+        if state is ConnectionState.CONNECTED:
+            self._server = self.connection.server
+            self._up.value = True
+        else:
+            self._reason = f"the connection is {state.value}"
+            self._up.value = False
+
+    async def wait_up(self) -> None:
+        """Wait until the client is connected. A checkpoint."""
+        await self._up.wait_value(True)
+
+    @contextmanager
+    def limit(self) -> Iterator[None]:
+        """Limit the time that the body takes.
+
+        Raises:
+            CoordinatorUnavailable: ZooKeeper did not answer in time.
+        """
+        try:
+            with trio.fail_after(self._patience):
+                yield
+        except trio.TooSlowError:
+            raise CoordinatorUnavailable(
+                f"no answer from ZooKeeper at {self._hosts} within {self._patience:g} s ({self._reason})"
+            ) from None
+
+    async def refused(self, error: RequestError) -> CoordinatorUnavailable:
+        """Return the error to raise for a request that was refused."""
+        return await translate(self._hosts, self._server, error)
+
+    async def ask(self, send: Callable[[Done], None]) -> Reply:
+        """Send a request until it is answered. It must be safe to repeat."""
+        with self.limit():
+            while True:
+                await self.wait_up()
+                try:
+                    return await ask(send)
+                except RequestError as error:
+                    if not is_broken(error):
+                        raise await self.refused(error) from error
+
+    async def write(self, ops: Sequence[WriteOp]) -> ErrorCode | None:
+        """Try a transaction once.
+
+        Returns:
+            None if it was carried out. Otherwise the reason: a znode exists, does not exist or has changed; or
+            CONNECTION_LOSS if its outcome is unknown. In that case a barrier has been passed, so that a read from now
+            on shows the outcome.
+        """
+        with self.limit():
+            await self.wait_up()
+            try:
+                await ask(lambda done: self.connection.transact(ops, done))
+            except RequestError as error:
+                if is_broken(error):
+                    await self.ask(lambda done: self.connection.transact([Check(self.layout.root)], done))  # noqa: ASYNC120 - a cancel may discard it
+                    return ErrorCode.CONNECTION_LOSS
+                if error.code not in (ErrorCode.NODE_EXISTS, ErrorCode.NO_NODE, ErrorCode.BAD_VERSION):
+                    raise await self.refused(error) from error
+                return error.code
+        return None
+
+    async def read(self, paths: Iterable[str]) -> list[ReadResult | None]:
+        """Read up to `MAX_OPS` znodes. What this connection has not been shown may be missing: see `FreshReads`."""
+        wanted = list(paths)
+        return await self.permitted((await self.ask(lambda done: self.connection.read(wanted, done))).value)
+
+    async def permitted(self, found: Iterable[ReadResult | RequestError | None]) -> list[ReadResult | None]:
+        """Return what was read, or raise `CoordinatorUnavailable` if reading any of it was refused."""
+        results = []
+        for result in found:
+            if isinstance(result, RequestError):
+                raise await self.refused(result) from result
+            results.append(result)
+        return results
+
+
+class FreshReads:
+    """Reads that show everything that was written before this object was made, whoever wrote it.
+
+    A server may lag behind the others. So the first reads on each connection are sent right behind a barrier, a quorum
+    write: a server answers in order, and answers the write only when it has caught up with it. A `sync` would prove
+    less, and a pipelined barrier costs no round trip.
+    """
+
+    def __init__(self, requests: Requests) -> None:
+        self._requests = requests
+        self._passed: tuple[Connection, int] | None = None
+
+    async def read(self, send: Callable[[Connection, Burst], T]) -> T:
+        """Send reads until all are answered on one connection.
+
+        Args:
+            send: sends the reads as parts of the burst. It is called again when the connection has broken.
+
+        Returns:
+            What the last call of `send` returned.
+
+        Raises:
+            CoordinatorUnavailable: no answer, or a refusal.
+        """
+        requests = self._requests
+        with requests.limit():
+            while True:
+                await requests.wait_up()
+                connection = requests.connection
+                burst, here = Burst(), (connection, connection.number)
+                if self._passed != here:
+                    connection.transact([Check(requests.layout.root)], burst.slot())
+                sent = send(connection, burst)
+                try:
+                    await burst.wait()
+                except RequestError as error:
+                    if not is_broken(error):
+                        raise await requests.refused(error) from error
+                else:
+                    self._passed = here
+                    return sent
