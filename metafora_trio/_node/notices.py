@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from metafora_trio._model.json_record import printable
 from metafora_trio._model.node_info import MAX_NOTICE, MAX_NOTICES
 from metafora_trio.contract import Session
 
@@ -40,7 +41,7 @@ class Notices:
             self._announce()
 
     def _announce(self) -> None:
-        shown = [" ".join(sentence.split())[:MAX_NOTICE] for sentence in self._sentences.values()]
+        shown = [printable(" ".join(sentence.split()))[:MAX_NOTICE] for sentence in self._sentences.values()]
         if len(shown) > MAX_NOTICES:
             shown[MAX_NOTICES - 1 :] = [f"and {len(shown) - MAX_NOTICES + 1} more"]
         notices = tuple(shown)

@@ -30,6 +30,7 @@ from metafora_trio.contract import (
     ClaimAdded,
     ClaimRemoved,
     ClusterView,
+    InvalidRecord,
     NodeAdded,
     NodeRemoved,
     TaskAdded,
@@ -379,9 +380,9 @@ def _results(slots: Iterable[Slot]) -> list[ReadResult | None]:
 
 
 def _decode_node(identity: str, record: ReadResult) -> NodeInfo:
-    """Decode a node's record. If it cannot be read, return a `NodeInfo` with the identity only."""
+    """Decode a node's record. Return a stand-in that gets no more tasks if it cannot be read."""
     try:
         return NodeInfo.decode(identity, record.data)
-    except (ValueError, TypeError, RecursionError) as error:
+    except InvalidRecord as error:
         _log.warning("cannot read the record of node %s: %s", identity, error)
-        return NodeInfo(identity)
+        return NodeInfo.unreadable(identity, error)

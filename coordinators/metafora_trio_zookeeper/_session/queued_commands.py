@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 import trio
 
 from metafora_trio import Command
-from metafora_trio.contract import QueuedCommand
+from metafora_trio.contract import InvalidRecord, QueuedCommand
 from metafora_trio_zookeeper._connection import EventType, ReadResult, Reply, RequestError
 from metafora_trio_zookeeper._layout import Layout, known
 
@@ -83,7 +83,7 @@ class QueuedCommands:
             return
         try:
             command = Command.decode(record.data)
-        except (ValueError, RecursionError):
+        except InvalidRecord:
             command = None  # the node reports and discards it when its turn comes
         self.own[name] = QueuedCommand(name, self._identity, command)
         self._changed()
