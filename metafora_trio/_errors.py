@@ -3,6 +3,7 @@
 MetaforaError
 ├── InvalidTask              a task's id or properties break a rule (also a ValueError)
 ├── InvalidName              a node's name breaks a rule (also a ValueError)
+├── InvalidRecord            a stored record cannot be read, or a value cannot be part of one (also a ValueError)
 ├── TaskExists               the task is already submitted, or still ending
 ├── TaskFinished             the task has ended; submit it with again=True
 ├── TaskNotFound             no such task
@@ -19,6 +20,7 @@ __all__ = [
     "BrokerTooOld",
     "CoordinatorUnavailable",
     "InvalidName",
+    "InvalidRecord",
     "InvalidTask",
     "LayoutMismatch",
     "MetaforaError",
@@ -40,6 +42,10 @@ class InvalidTask(MetaforaError, ValueError):
 
 class InvalidName(MetaforaError, ValueError):
     """A node's name breaks a rule. Raised before anything is written."""
+
+
+class InvalidRecord(MetaforaError, ValueError):
+    """A record that the broker stores cannot be read, or a value breaks a rule for what such a record may hold."""
 
 
 class TaskExists(MetaforaError):

@@ -21,7 +21,7 @@ from typing import TypeVar
 from zlib import crc32
 
 from metafora_trio import Claim, InvalidTask, LayoutMismatch, TaskState
-from metafora_trio.contract import ClaimKind, StoredTask, decode_props
+from metafora_trio.contract import ClaimKind, InvalidRecord, JsonRecord, StoredTask, decode_props
 
 from ._connection import ReadResult
 
@@ -49,6 +49,7 @@ MAX_REQUEST_BYTES = 900_000
 MAX_SESSION_BYTES = 900_000
 """Closing a session writes the paths of all its ephemerals in one transaction. One above about 1 MB crashes every
 server, and they cannot start again (ZOOKEEPER-4306)."""
+_MAX_RECORD_BYTES = 4096
 
 _WORD = r"[A-Za-z0-9._:@=+-]{1,128}"
 _IDENTITY_PATTERN = rf"{_WORD}\.[a-z0-9]{{10}}"
@@ -97,8 +98,8 @@ def decode_state(task: str, stored: ReadResult | None) -> TaskState | None:
         return None
     try:
         return TaskState.decode(stored.data)
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-        raise InvalidTask(f"the stored state of task {task!r} cannot be read: {error!r}") from error
+    except InvalidRecord as error:
+        raise InvalidTask(f"the stored state of task {task!r} cannot be read: {error}") from error
 
 
 def known(thing: T | None, directory: str, name: str) -> T | None:
@@ -144,10 +145,12 @@ class Layout:
             LayoutMismatch: the record was made by another version or with another number of buckets, or is no record.
         """
         try:
-            record = json.loads(data)
-            layout, buckets = int(record["layout"]), int(record["buckets"])
-        except (ValueError, TypeError, KeyError) as error:
+            record = JsonRecord(data, max_bytes=_MAX_RECORD_BYTES)
+            layout, buckets = record.integer("layout", 0), record.integer("buckets", 0)
+        except InvalidRecord as error:
             raise LayoutMismatch(f"{self.root} holds something that is not Metafora's: {data[:80]!r}") from error
+        if layout < 1 or buckets < 1:
+            raise LayoutMismatch(f"{self.root} holds something that is not Metafora's: {data[:80]!r}")
         if layout != LAYOUT_VERSION:
             age = "a newer" if layout > LAYOUT_VERSION else "an older"
             raise LayoutMismatch(

@@ -7,7 +7,15 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from metafora_trio._errors import InvalidRecord, InvalidTask
+
+from .json_record import JsonRecord, is_text, shorten
+from .task import check_task_id
+
 __all__ = ["Command", "CommandName", "QueuedCommand"]
+
+_MAX_BYTES = 16 * 1024
+_MAX_NAME = 128
 
 
 class CommandName(enum.StrEnum):
@@ -31,10 +39,20 @@ class Command:
     Attributes:
         name: one of `CommandName`; a node reports and discards a command that it does not know.
         task: the task's id, for `stop_task`.
+
+    Raises:
+        InvalidRecord: the name is not a string of 1 to 128 characters.
+        InvalidTask: `task` is not a task's id.
     """
 
     name: str
     task: str | None = None
+
+    def __post_init__(self) -> None:
+        if not is_text(self.name, most=_MAX_NAME):
+            raise InvalidRecord(f"a command's name must have 1 to {_MAX_NAME} characters: {shorten(self.name)}")
+        if self.task is not None:
+            check_task_id(self.task)
 
     def encode(self) -> bytes:
         """Encode as JSON with Go Metafora's field names: `{"command", "parameters"}`."""
@@ -45,17 +63,17 @@ class Command:
 
     @classmethod
     def decode(cls, encoded: bytes) -> Command:
-        """Decode the output of `encode`.
+        """Decode the output of `encode`. Parameters that are not understood are left out: the node reports them.
 
         Raises:
-            ValueError: it is not a command.
+            InvalidRecord: it is not a command.
         """
-        record: Any = json.loads(encoded)
-        if not isinstance(record, dict) or not isinstance(record.get("command"), str):
-            raise ValueError("a command must be a JSON object with the field 'command'")
-        parameters = record.get("parameters") or {}
-        task = parameters.get("task") if isinstance(parameters, dict) else None
-        return cls(record["command"], task if isinstance(task, str) else None)
+        record = JsonRecord(encoded, max_bytes=_MAX_BYTES)
+        name, parameters = record.text("command", ""), record.get("parameters")
+        try:
+            return cls(name, parameters.get("task") if isinstance(parameters, dict) else None)
+        except InvalidTask:
+            return cls(name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
 
-__all__ = ["MAX_HANDING_OVER", "MAX_NOTICE", "MAX_NOTICES", "NodeInfo", "node_name"]
+from metafora_trio._errors import InvalidRecord
+
+from .json_record import JsonRecord, is_text, shorten
+
+__all__ = ["MAX_HANDING_OVER", "MAX_NOTICE", "MAX_NOTICES", "MAX_TAG", "MAX_TAGS", "NodeInfo", "node_name"]
+
+MAX_TAGS = 64
+"""The largest number of tags of a node."""
+MAX_TAG = 64
+"""The largest number of characters of one tag."""
 
 MAX_NOTICES = 8
 """The largest number of notices in a record. Every node reads every record, so it must stay small."""
@@ -14,6 +22,10 @@ MAX_NOTICE = 200
 """The largest number of characters of one notice."""
 MAX_HANDING_OVER = 16
 """The largest number of tasks in a record's `handing_over`."""
+_MAX_BYTES = 128 * 1024
+_MAX_CAPACITY = 2**63 - 1
+_MAX_WEIGHT = 1e9
+_FIRST, _LAST = -62_135_596_800.0, 253_402_300_799.0  # the years 1 and 9999, in seconds since the epoch
 
 
 def node_name(identity: str) -> str:
@@ -29,8 +41,8 @@ class NodeInfo:
         identity: `<name>.<mark>`, unique for each session.
         since: when the session began, in seconds since the epoch.
         capacity: the maximum number of tasks it holds at once, None for no limit.
-        weight: its share relative to other nodes. Stored for custom balancers; the built-in ones ignore it.
-        tags: labels for balancers.
+        weight: its share relative to other nodes, 0 to 10**9. Stored for custom balancers; the built-in ones ignore it.
+        tags: labels for balancers: at most `MAX_TAGS`, of 1 to `MAX_TAG` characters.
         draining: the node is leaving, and other nodes may bid for its tasks.
         frozen: the node claims nothing, bids for nothing and hands nothing over.
         full: the node can hold no more claims at present, whatever its capacity says.
@@ -38,6 +50,9 @@ class NodeInfo:
             lines of at most `MAX_NOTICE` characters. No node decides anything by them.
         handing_over: tasks that it has been stopping on behalf of other nodes for some seconds, at most
             `MAX_HANDING_OVER`. Those nodes keep their bids until the tasks have stopped.
+
+    Raises:
+        InvalidRecord: a field breaks a rule; the message names both. Every node plans with these fields.
     """
 
     identity: str
@@ -50,6 +65,25 @@ class NodeInfo:
     full: bool = False
     notices: tuple[str, ...] = ()
     handing_over: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not (_is_number(self.since) and _FIRST <= self.since <= _LAST):
+            raise InvalidRecord(
+                f"since must be seconds since the epoch, up to the year 9999, not {shorten(self.since)}"
+            )
+        if self.capacity is not None and not (type(self.capacity) is int and 0 <= self.capacity <= _MAX_CAPACITY):
+            raise InvalidRecord(
+                f"capacity must be 0 or more (an integer below 2**63), or None, not {shorten(self.capacity)}"
+            )
+        if not (_is_number(self.weight) and 0 <= self.weight <= _MAX_WEIGHT):
+            raise InvalidRecord(f"weight must be a number from 0 to {_MAX_WEIGHT:,.0f}, not {shorten(self.weight)}")
+        if len(self.tags) > MAX_TAGS:
+            raise InvalidRecord(f"tags must be at most {MAX_TAGS}, not {len(self.tags)}")
+        for tag in self.tags:
+            if not is_text(tag, most=MAX_TAG):
+                raise InvalidRecord(f"a tag must be a string of 1 to {MAX_TAG} characters, not {shorten(tag)}")
+        if len(self.notices) > MAX_NOTICES or not all(is_text(it, least=0, most=MAX_NOTICE) for it in self.notices):
+            raise InvalidRecord(f"notices must be at most {MAX_NOTICES} strings of at most {MAX_NOTICE} characters")
 
     @property
     def name(self) -> str:
@@ -76,25 +110,30 @@ class NodeInfo:
         """Decode the output of `encode`. Unknown fields are ignored; missing fields get their defaults.
 
         Raises:
-            ValueError, TypeError: it is not a JSON object, or a field has a wrong type. Such a record is refused
-                because every node plans with these fields.
+            InvalidRecord: it is not a JSON object, or a field has a wrong type or breaks a rule.
         """
-        record: Any = json.loads(encoded or b"{}")
-        if not isinstance(record, dict):
-            raise ValueError(f"a node record must be a JSON object, not {type(record).__name__}")
-        capacity = record.get("capacity")
+        record = JsonRecord(encoded or b"{}", max_bytes=_MAX_BYTES)
         return cls(
             identity=identity,
-            since=float(record.get("since", 0.0)),
-            capacity=None if capacity is None else int(capacity),
-            weight=float(record.get("weight", 1.0)),
-            tags=frozenset(record.get("tags", ())),
-            draining=bool(record.get("draining", False)),
-            frozen=bool(record.get("frozen", False)),
-            full=bool(record.get("full", False)),
+            since=record.number("since", 0.0),
+            capacity=record.integer("capacity"),
+            weight=record.number("weight", 1.0),
+            tags=frozenset(record.texts("tags")),
+            draining=record.flag("draining"),
+            frozen=record.flag("frozen"),
+            full=record.flag("full"),
             notices=_decode_notices(record.get("notices")),
             handing_over=_decode_handing_over(record.get("handing_over")),
         )
+
+    @classmethod
+    def unreadable(cls, identity: str, error: Exception) -> NodeInfo:
+        """Return a stand-in for a node whose record cannot be read. It keeps its tasks, gets no more, and says why."""
+        return cls(identity, full=True, notices=(f"its record cannot be read: {error}"[:MAX_NOTICE],))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _decode_notices(stored: object) -> tuple[str, ...]:

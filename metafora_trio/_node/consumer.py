@@ -80,7 +80,7 @@ class Consumer:
         name: the node's name, for people; it need not be unique. By default the host name and the process id.
         balancer: decides which tasks to claim, bid for and give up. By default `FairBalancer()`.
         capacity: the maximum number of tasks to hold at once, None for no limit.
-        tags: labels for balancers.
+        tags: labels for balancers: at most 64, each of 1 to 64 characters.
         grace: seconds between setting `task.stopping` and cancelling the task's scope. There is no grace if the session
             is lost.
         cleanup_timeout: the maximum number of seconds for which `task.cleanup()` shields.

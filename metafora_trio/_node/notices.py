@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 
+from metafora_trio._model.json_record import printable
 from metafora_trio._model.node_info import MAX_NOTICE, MAX_NOTICES
 from metafora_trio.contract import Session
 
@@ -42,7 +43,7 @@ class Notices:
 
     def _announce(self) -> None:
         first = itertools.islice(self._sentences.values(), MAX_NOTICES)  # there may be thousands
-        shown = [" ".join(sentence.split())[:MAX_NOTICE] for sentence in first]
+        shown = [printable(" ".join(sentence.split()))[:MAX_NOTICE] for sentence in first]
         if (count := len(self._sentences)) > MAX_NOTICES:
             shown[MAX_NOTICES - 1 :] = [f"and {count - MAX_NOTICES + 1} more"]
         notices = tuple(shown)

@@ -16,7 +16,7 @@ import trio
 from metafora_trio._errors import InvalidTask
 from metafora_trio._model.plan import RemovalOrder
 from metafora_trio._model.view import ClusterView
-from metafora_trio.contract import Session
+from metafora_trio.contract import Session, TaskRefused
 
 __all__ = ["Removal"]
 
@@ -124,7 +124,7 @@ class Removal:
             self._read.add(task)
             try:
                 stored = await self._session.read(task)
-            except InvalidTask:
-                continue  # the node that claims it reports that, and ends the task as failed
+            except (InvalidTask, TaskRefused):
+                continue  # the node that claims it reports that
             if stored is not None and stored.deleted:
                 self._found.add(task)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TypedDict
 
 from metafora_trio._clock import Clock
+from metafora_trio._model.node_info import NodeInfo
 from metafora_trio._model.task import check_node_name
 from metafora_trio.balancers import Balancer
 from metafora_trio.events import Observer
@@ -45,7 +46,7 @@ class ConsumerSettings:
     """The checked settings of a consumer. `Consumer` documents each.
 
     Raises:
-        TypeError, ValueError, InvalidName: an argument breaks a rule; the message names it.
+        TypeError, ValueError (with `InvalidName` and `InvalidRecord`): an argument breaks a rule; the message names it.
     """
 
     name: str
@@ -75,8 +76,7 @@ class ConsumerSettings:
             raise ValueError(f"backup_delay must be more than 0, not {self.backup_delay!r}")
         if self.on_overrun not in ("log", "exit"):
             raise ValueError(f'on_overrun must be "log" or "exit", not {self.on_overrun!r}')
-        if self.capacity is not None and self.capacity < 0:
-            raise ValueError(f"capacity must be 0 or more, or None, not {self.capacity!r}")
+        NodeInfo(self.name, capacity=self.capacity, tags=self.tags)  # refuses what other nodes could not read
 
 
 def default_name() -> str:

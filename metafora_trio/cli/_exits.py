@@ -59,10 +59,12 @@ def explain(error: Exception) -> Failure | None:
         TaskFinished,
         TaskNotFound,
     )
+    from metafora_trio.contract import InvalidRecord
 
     kinds: list[tuple[type[Exception], ExitCode, str]] = [
         (InvalidTask, ExitCode.USAGE, ""),
         (InvalidName, ExitCode.USAGE, ""),
+        (InvalidRecord, ExitCode.USAGE, ""),
         (TaskNotFound, ExitCode.NOT_FOUND, "`metafora ls --finished` lists what there is"),
         (NodeNotFound, ExitCode.NOT_FOUND, "`metafora nodes` lists the live ones"),
         (TaskFinished, ExitCode.REFUSED, "--again runs it once more"),

@@ -234,12 +234,23 @@ def test_default_name() -> None:
         {"max_handovers": -1},
         {"on_overrun": "ignore"},
         {"capacity": -1},
+        {"capacity": 2.5},
+        {"capacity": True},
+        {"capacity": 2**63},
+        {"tags": ["x"] * 3 + [str(n) for n in range(64)]},
     ],
 )
 def test_arguments_out_of_range(options: dict[str, object]) -> None:
     """An argument out of range is refused before anything runs. The message names it."""
     with pytest.raises(ValueError, match=next(iter(options))):
         Consumer(MemoryCoordinator(), run_for_ever, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("tag", ["", "x" * 65, "\ud800", 7])
+def test_a_tag_that_other_nodes_could_not_read(tag: object) -> None:
+    """Other nodes read the tags, so they are checked before the node announces them."""
+    with pytest.raises(ValueError, match="a tag must be a string of 1 to 64 characters"):
+        Consumer(MemoryCoordinator(), run_for_ever, tags=[tag])  # type: ignore[list-item]
 
 
 @pytest.mark.parametrize(

@@ -51,3 +51,18 @@ def test_the_record_stays_small() -> None:
     assert session.node.notices[0].startswith("0: xx")
     assert session.node.notices[-1] == f"and {100 - MAX_NOTICES + 1} more"
     assert NodeInfo.decode("ant.1", session.node.encode()) == session.node
+
+
+def test_any_sentence_can_be_read_by_others() -> None:
+    """An error may quote a file name that is not text."""
+    notices, session = make()
+    notices.report("a", "no file caf\udce9")
+    assert session.node.notices == ("no file caf\\udce9",)
+    assert NodeInfo.decode("ant.1", session.node.encode()) == session.node
+
+
+def test_a_change_that_nobody_would_see_is_not_announced() -> None:
+    notices, session = make()
+    for length in (MAX_NOTICE + 1, MAX_NOTICE + 2):
+        notices.report("a", "x" * length)
+    assert session.announced == [("x" * MAX_NOTICE,)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import enum
 import json
 import string
 from typing import Any
@@ -12,14 +13,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import metafora_trio as mt
-from metafora_trio._model.task import MAX_PROPS_BYTES, check_node_name, check_task_id, decode_props
+from metafora_trio._model.props import MAX_PROPS_BYTES, decode_props
+from metafora_trio._model.task import check_node_name, check_task_id
 
 RULE = "rule: 1 to 128 characters of A-Z a-z 0-9 . _ : @ = + -, and not '.' or '..'"
 ALPHABET = string.ascii_letters + string.digits + "._:@=+-"
 
 names = st.text(ALPHABET, min_size=1, max_size=128).filter(lambda name: name not in (".", ".."))
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda values: st.lists(values, max_size=4) | st.dictionaries(st.text(), values, max_size=4),
     max_leaves=20,
 )
@@ -99,6 +105,14 @@ def test_nested_mappings_and_tuples_become_json() -> None:
     assert mt.Task("t", {"a": mt.Task("u", {"b": (1, 2)}).props}).props == {"a": {"b": [1, 2]}}
 
 
+def nested(levels: int) -> list[Any]:
+    """Return lists inside each other."""
+    inner: list[Any] = []
+    for _ in range(levels - 1):
+        inner = [inner]
+    return inner
+
+
 CONTAINS_ITSELF: dict[str, Any] = {}
 CONTAINS_ITSELF["me"] = CONTAINS_ITSELF
 
@@ -114,7 +128,12 @@ CONTAINS_ITSELF["me"] = CONTAINS_ITSELF
         ({"a": float("nan")}, "props.a: nan is not JSON"),
         ({"a": [float("-inf")]}, "props.a[0]: -inf is not JSON"),
         ({"a": {1: 2}}, "props.a: key 1 is int, not a string"),
-        (CONTAINS_ITSELF, "props is nested too deeply, or contains itself"),
+        ({10**5000: 2}, "props: key <int> is int, not a string"),
+        ({"a": [2**64]}, "props.a[0]: the integer does not fit into 64 bits (-2**63 to 2**64 - 1)"),
+        ({"a": -(2**63) - 1}, "props.a: the integer does not fit into 64 bits (-2**63 to 2**64 - 1)"),
+        ({"a": 10**5000}, "props.a: the integer does not fit into 64 bits (-2**63 to 2**64 - 1)"),
+        ({"a": nested(100)}, "props.a" + "[0]" * 23 + "[...: nested deeper than 100 levels, or it contains itself"),
+        (CONTAINS_ITSELF, f"props{'.me' * 24}...: nested deeper than 100 levels, or it contains itself"),
         ({"a": "x" * MAX_PROPS_BYTES}, "props is 524,296 bytes of JSON, more than 524,288 (512 KiB)"),
         ({"a": "ü" * (MAX_PROPS_BYTES // 2)}, "props is 524,296 bytes of JSON, more than 524,288 (512 KiB)"),
     ],
@@ -125,9 +144,41 @@ def test_bad_props(props: Any, problem: str) -> None:
     assert str(raised.value) == f"task 't': {problem}"
 
 
+def test_a_message_can_be_printed() -> None:
+    with pytest.raises(mt.InvalidTask) as raised:
+        mt.Task("t", {"\ud800": {1, 2}})
+    assert str(raised.value) == "task 't': props.\\ud800: set is not JSON"
+
+
 def test_lone_surrogate_is_refused() -> None:
     with pytest.raises(mt.InvalidTask, match="task 't': props has a lone surrogate"):
         mt.Task("t", {"a": "\ud800"})
+
+
+def test_deepest_props() -> None:
+    """The 100th level is accepted, and can be read again at the same depth of the stack."""
+    task = mt.Task("t", {"a": nested(99)})
+    assert decode_props("t", task.encoded) == task.props
+
+
+class Number(enum.IntEnum):
+    ONE = 1
+
+
+def test_numbers_of_other_classes() -> None:
+    assert mt.Task("t", {"a": Number.ONE, "b": True}).encoded == b'{"a":1,"b":true}'
+
+
+class Repeating(dict[str, int]):
+    """A mapping that names a key twice."""
+
+    def items(self) -> Any:
+        return [("a", 1), ("a", 2)]
+
+
+def test_a_mapping_that_could_not_be_read_again_is_refused() -> None:
+    with pytest.raises(mt.InvalidTask, match="task 't': the key 'a' is given twice"):
+        mt.Task("t", {"a": Repeating(a=1)})
 
 
 def test_largest_props() -> None:
@@ -137,9 +188,11 @@ def test_largest_props() -> None:
 @pytest.mark.parametrize(
     "stored, problem",
     [
-        (b"{", "task 't': stored properties are not JSON"),
-        (b"\xff", "task 't': stored properties are not JSON"),
-        (b"[1]", "task 't': stored properties are list, not a JSON object"),
+        (b"{", "task 't': stored properties: it is not JSON"),
+        (b"\xff", "task 't': stored properties: it is not JSON"),
+        (b"[1]", "task 't': stored properties: it is a list, not a JSON object"),
+        (b'{"a":' + b"[" * 2000, "task 't': stored properties: it is nested deeper than 100 levels"),
+        (b'{"a":"' + b"x" * MAX_PROPS_BYTES, "task 't': stored properties: it has 524,294 bytes, more than 524,288"),
     ],
 )
 def test_invalid_stored_props_are_refused(stored: bytes, problem: str) -> None:

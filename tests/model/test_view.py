@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
-import pytest
-from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from metafora_trio import Claim, NodeInfo
-from metafora_trio._model.node_info import MAX_HANDING_OVER, MAX_NOTICE, MAX_NOTICES, node_name
 from metafora_trio._model.view import (
     ClaimAdded,
     ClaimRemoved,
@@ -157,82 +151,3 @@ def test_unclaimed_tasks_longest_unclaimed_first() -> None:
     for event in (TaskAdded("t1"), TaskAdded("t2"), ClaimAdded(claim), ClaimRemoved(claim)):
         view.apply(event)
     assert list(view.unclaimed) == ["t2", "t1"]
-
-
-# ---- nodes
-
-nodes = st.builds(
-    NodeInfo,
-    st.just("a.1"),
-    since=st.floats(0, 1e10),
-    capacity=st.none() | st.integers(0, 1000),
-    weight=st.floats(0.1, 100),
-    tags=st.frozensets(st.text()),
-    draining=st.booleans(),
-    frozen=st.booleans(),
-    full=st.booleans(),
-    notices=st.lists(st.text(max_size=MAX_NOTICE), max_size=MAX_NOTICES).map(tuple),
-    handing_over=st.lists(st.text(max_size=128), max_size=MAX_HANDING_OVER).map(tuple),
-)
-
-
-@given(nodes)
-def test_node_round_trip(node: NodeInfo) -> None:
-    assert NodeInfo.decode("a.1", node.encode()) == node
-
-
-@pytest.mark.parametrize("stored", [b"", b"{}", b'{"unknown": 1}'])
-def test_node_defaults(stored: bytes) -> None:
-    assert NodeInfo.decode("a.1", stored) == NodeInfo("a.1")
-
-
-@pytest.mark.parametrize(
-    "stored", [b"[]", b"{", b'"x"', b'{"capacity": "many"}', b'{"capacity": [1]}', b'{"capacity": NaN}', b'{"tags": 1}']
-)
-def test_not_a_node(stored: bytes) -> None:
-    """An invalid record is refused when it is decoded. Otherwise it could end every node that plans with it."""
-    with pytest.raises((ValueError, TypeError), match=r".+"):
-        NodeInfo.decode("a.1", stored)
-
-
-@pytest.mark.parametrize(
-    "stored, tasks",
-    [
-        (b"{}", ()),
-        (b'{"handing_over": "t"}', ()),
-        (b'{"handing_over": ["t", 7, null]}', ("t",)),
-        (b'{"handing_over": ["' + b"x" * 129 + b'"]}', ()),
-        (b'{"handing_over": [' + b",".join([b'"t"'] * 99) + b"]}", ("t",) * MAX_HANDING_OVER),
-    ],
-)
-def test_handovers_that_cannot_be_are_dropped(stored: bytes, tasks: tuple[str, ...]) -> None:
-    assert NodeInfo.decode("a.1", stored).handing_over == tasks
-
-
-@pytest.mark.parametrize(
-    "stored, notices",
-    [
-        (b'{"notices": "frozen"}', ()),
-        (b'{"notices": ["blocked", 7, null]}', ("blocked",)),
-        (b'{"notices": [' + b",".join([b'"' + b"x" * 999 + b'"'] * 99) + b"]}", ("x" * MAX_NOTICE,) * MAX_NOTICES),
-    ],
-)
-def test_notices_that_cannot_be_shown_are_dropped(stored: bytes, notices: tuple[str, ...]) -> None:
-    assert NodeInfo.decode("a.1", stored).notices == notices
-
-
-def test_node_fields() -> None:
-    record: dict[str, Any] = json.loads(NodeInfo("a.1", 1.5, 3, 2.0, frozenset("ba"), full=True).encode())
-    assert record == {
-        "since": 1.5,
-        "capacity": 3,
-        "weight": 2.0,
-        "tags": ["a", "b"],
-        "draining": False,
-        "frozen": False,
-        "full": True,
-    }
-
-
-def test_name_is_the_identity_without_its_last_part() -> None:
-    assert (node_name("web.eu.x1"), NodeInfo("web.eu.x1").name) == ("web.eu", "web.eu")

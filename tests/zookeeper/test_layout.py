@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from metafora_trio import Claim, InvalidTask, LayoutMismatch
@@ -113,6 +113,27 @@ def test_the_record() -> None:
     ]:
         with pytest.raises(LayoutMismatch, match=message):
             LAYOUT.check_record(record)
+
+
+@given(st.binary() | st.binary().map(lambda data: b'{"layout":2,"buckets":64,"x":' + data + b"}"))
+@example(b'{"layout":1e999,"buckets":64}')
+@example(b'{"layout":true,"buckets":64}')
+@example(b'{"layout":2,"buckets":0}')
+@example(b"[" * 5000)
+@example(b'{"layout":2,"buckets":64,"x":"' + b"x" * 5000 + b'"}')
+@example(b'{"layout":2,"buckets":64,"generation":7}')
+def test_any_record(data: bytes) -> None:
+    """Whatever stands in the root is this layout's record, or is reported as something else."""
+    try:
+        LAYOUT.check_record(data)
+    except LayoutMismatch as error:
+        check_message(error)
+    else:
+        assert json.loads(data)["layout"] == 2
+
+
+def check_message(error: LayoutMismatch) -> None:
+    assert str(error).startswith("/metafora ")
 
 
 @pytest.mark.parametrize(

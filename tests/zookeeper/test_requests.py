@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
+import datetime
 from collections.abc import Iterator
 
 import pytest
 import trio
 
-from metafora_trio import Command, CommandName, StateName, TaskState
+from metafora_trio import Command, CommandName, NodeInfo, StateName, Task, TaskError, TaskState
+from metafora_trio._model.plan import plan
+from metafora_trio._model.props import MAX_PROPS_BYTES
 from metafora_trio.testing.conformance import eventually
-from metafora_trio_zookeeper._connection import Create, Delete
+from metafora_trio_zookeeper._connection import Create, Delete, SetData
 from tests.support.zookeeper.claims import own_claim
 from tests.support.zookeeper.coordinator_lab import CoordinatorLab, lab_of
 
@@ -118,21 +120,28 @@ class TestRequests:
             session.release(claim)
             await eventually(session, lambda it: not it.outstanding)
 
-    async def test_a_state_that_is_too_large_is_refused_at_once(self, lab: CoordinatorLab) -> None:
-        await lab.submit("t")
-        async with lab.session() as (session, _):
-            claim = await own_claim(session, "t")
-            state = TaskState.decode(
-                json.dumps(
-                    {
-                        "state": "failed",
-                        "errors": [{"timestamp": "2026-01-01T00:00:00+00:00", "error": "x" * 1_000_000}],
-                    }
-                ).encode()
+    async def test_any_state_fits_into_one_request(self, lab: CoordinatorLab) -> None:
+        """The largest properties and the longest tracebacks, all of characters that take most bytes, can be stored."""
+        name = "t" * 128
+        await lab.submit(name)
+        async with lab.session("a" * 128) as (session, _), lab.coordinator.open_client() as client:
+            claim = await own_claim(session, name)
+            error = TaskError(
+                datetime.datetime.max.replace(tzinfo=datetime.UTC),
+                "\U0001f600" * 5_000_000,
+                "\U0001f600" * 5_000_000,
+                "\udce9\U0001f600" * 5_000_000,
             )
-            with pytest.raises(ValueError, match="task 't' takes 1,000,"):
-                session.finish(claim, state)
-            assert not session.is_leaving(claim)
+            props = {"": "\xfc" * (MAX_PROPS_BYTES // 2 - 4)}
+            assert len(Task("t", props).encoded) == MAX_PROPS_BYTES - 1
+            state = TaskState(StateName.FAILED, [error] * 50, props, session.node.identity, 2**64 - 1)
+            session.finish(claim, state)
+            await eventually(session, lambda it: not it.view.tasks and not it.outstanding)
+            (snapshot,) = await client.look_up([name])
+            stored = snapshot.state
+            assert stored is not None
+            assert (stored.state, stored.props, len(stored.errors)) == (StateName.FAILED, props, 1)
+            assert stored.errors[0].error == "\U0001f600" * 1000
 
     async def test_claims_are_capped_by_their_size(self, lab: CoordinatorLab, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("metafora_trio_zookeeper._session.in_flight.MAX_SESSION_BYTES", 400)
@@ -169,6 +178,24 @@ class TestRequests:
         async with lab.session() as (session, _):  # these names come from lists, not from events
             assert (list(session.view.claims()), list(session.view.tasks)) == ([], ["t"])
         assert all(caplog.text.count(repr(name)) == 2 for name in (names[0], names[1], "nobody", "none"))
+
+    async def test_a_node_that_cannot_be_read_ends_no_other(self, lab: CoordinatorLab) -> None:
+        """Any record of a node is survived, found by an event or by a list. Its node gets no tasks, and says why."""
+        records = [b'{"capacity": 1e999}', b"{" * 5000, b"\xff", b'{"since": true}', b'{"capacity": -3}']
+        paths = [f"/m/nodes/odd.{number:010}" for number in range(len(records))]
+        async with lab.session() as (session, _):
+            await lab.commit(*map(Create, paths, records))
+            await eventually(session, lambda it: len(it.view.nodes) == len(records) + 1)
+            async with lab.session("b") as (other, _):
+                for view in (session.view, other.view):
+                    odd = [node for node in view.nodes.values() if node.name == "odd"]
+                    assert [node.full for node in odd] == [True] * len(records)
+                    assert all(node.notices[0].startswith("its record cannot be read: ") for node in odd)
+                    assert plan(view, session.node.identity) == {}
+            await lab.commit(
+                SetData(paths[0], NodeInfo("odd").encode())
+            )  # once it can be read, it is a node like others
+            await eventually(session, lambda it: not it.view.nodes["odd.0000000000"].full)
 
 
 class TestCommands:

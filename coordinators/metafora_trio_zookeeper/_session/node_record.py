@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from metafora_trio import NodeInfo
+from metafora_trio.contract import InvalidRecord
 from metafora_trio_zookeeper._connection import ReadResult, RequestError
 
 __all__ = ["decode_node"]
@@ -13,12 +14,12 @@ _log = logging.getLogger("metafora_trio.zookeeper")
 
 
 def decode_node(identity: str, record: ReadResult | RequestError) -> NodeInfo:
-    """Decode a node's record. If that fails, or the read was refused, return a `NodeInfo` with the identity only: one
+    """Decode a node's record. If that fails, or the read was refused, return a stand-in that gets no more tasks: one
     bad record must not end the sessions of all other nodes."""
     try:
         if isinstance(record, RequestError):
             raise record
         return NodeInfo.decode(identity, record.data)
-    except (ValueError, TypeError, RecursionError, RequestError) as error:
+    except (InvalidRecord, RequestError) as error:
         _log.warning("cannot read the record of node %s: %s", identity, error)
-        return NodeInfo(identity)
+        return NodeInfo.unreadable(identity, error)

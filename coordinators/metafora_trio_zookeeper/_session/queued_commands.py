@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 import trio
 
 from metafora_trio import Command
-from metafora_trio.contract import QueuedCommand
+from metafora_trio.contract import InvalidRecord, QueuedCommand
 from metafora_trio_zookeeper._connection import EventType, ReadResult, Reply, RequestError
 from metafora_trio_zookeeper._layout import Layout, known
 
@@ -84,7 +84,7 @@ class QueuedCommands:
             return
         command: Command | None = None  # the node reports and discards what cannot be read when its turn comes
         if isinstance(record, ReadResult):
-            with contextlib.suppress(ValueError, RecursionError):
+            with contextlib.suppress(InvalidRecord):
                 command = Command.decode(record.data)
         self.own[name] = QueuedCommand(name, self._identity, command)
         self._changed()

@@ -211,8 +211,7 @@ class Writes:
         self, claim: Claim, ops: Sequence[WriteOp], settle: Callable[[Unit, RequestError | None], None]
     ) -> None:
         unit = Unit(tuple(ops), settle, task=claim.task, claim=claim)
-        if (size := unit_size(unit)) > MAX_REQUEST_BYTES:
-            raise ValueError(f"the state of task {claim.task!r} takes {size:,} bytes, more than {MAX_REQUEST_BYTES:,}")
+        assert unit_size(unit) <= MAX_REQUEST_BYTES  # `TaskState.encode` has a limit below that
         self._in_flight.leaving[claim] = unit
         self._batch.add(unit)
 

@@ -1,0 +1,142 @@
+"""NodeInfo: a round trip keeps it, and a record that other nodes could not plan with is refused, in both directions."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from metafora_trio import NodeInfo
+from metafora_trio._model.node_info import MAX_HANDING_OVER, MAX_NOTICE, MAX_NOTICES, MAX_TAG, MAX_TAGS, node_name
+from metafora_trio.contract import InvalidRecord
+
+nodes = st.builds(
+    NodeInfo,
+    st.just("a.1"),
+    since=st.floats(0, 1e10),
+    capacity=st.none() | st.integers(0, 2**63 - 1),
+    weight=st.floats(0, 1e9),
+    tags=st.frozensets(st.text(min_size=1, max_size=MAX_TAG), max_size=MAX_TAGS),
+    draining=st.booleans(),
+    frozen=st.booleans(),
+    full=st.booleans(),
+    notices=st.lists(st.text(max_size=MAX_NOTICE), max_size=MAX_NOTICES).map(tuple),
+    handing_over=st.lists(st.text(max_size=128), max_size=MAX_HANDING_OVER).map(tuple),
+)
+
+
+@given(nodes)
+def test_node_round_trip(node: NodeInfo) -> None:
+    assert NodeInfo.decode("a.1", node.encode()) == node
+
+
+@pytest.mark.parametrize("stored", [b"", b"{}", b'{"unknown": 1}'])
+def test_node_defaults(stored: bytes) -> None:
+    assert NodeInfo.decode("a.1", stored) == NodeInfo("a.1")
+
+
+@pytest.mark.parametrize(
+    "stored, problem",
+    [
+        (b"[]", "it is a list, not a JSON object"),
+        (b"{", "it is not JSON"),
+        (b'{"capacity": "many"}', "capacity is a string, not an integer"),
+        (b'{"capacity": 1.5}', "capacity is a number, not an integer"),
+        (b'{"capacity": 1e999}', "the number 1e999 is too large"),
+        (b'{"capacity": NaN}', "NaN is not JSON"),
+        (b'{"capacity": -1}', r"capacity must be 0 or more \(an integer below 2\*\*63\), or None, not -1"),
+        (b'{"capacity": 9223372036854775808}', "capacity must be 0 or more"),
+        (b'{"since": true}', "since is a boolean, not a number"),
+        (b'{"since": 1e300}', "since must be seconds since the epoch, up to the year 9999, not 1e\\+300"),
+        (b'{"weight": -0.1}', "weight must be a number from 0 to 1,000,000,000, not -0.1"),
+        (b'{"weight": 1e10}', "weight must be a number from 0 to 1,000,000,000"),
+        (b'{"tags": 1}', "tags is a number, not a list"),
+        (b'{"tags": "gpu"}', "tags is a string, not a list"),
+        (b'{"tags": ["gpu", ["a"]]}', "tags has a list in it, and may hold only strings"),
+        (b'{"tags": [""]}', "a tag must be a string of 1 to 64 characters, not ''"),
+        (b'{"tags": ["' + b"x" * 65 + b'"]}', "a tag must be a string of 1 to 64 characters"),
+        (b'{"tags": [' + b",".join(b'"%d"' % n for n in range(65)) + b"]}", "tags must be at most 64, not 65"),
+        (b'{"frozen": 1}', "frozen is a number, not a boolean"),
+        (b'{"x": "' + b"x" * 131_072 + b'"}', "it has 131,081 bytes, more than 131,072"),
+    ],
+)
+def test_not_a_node(stored: bytes, problem: str) -> None:
+    """An invalid record is refused when it is decoded. Otherwise it could end every node that plans with it."""
+    with pytest.raises(InvalidRecord, match=problem):
+        NodeInfo.decode("a.1", stored)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"since": float("nan")},
+        {"since": True},
+        {"capacity": True},
+        {"capacity": 1.0},
+        {"weight": float("inf")},
+        {"weight": 10**400},
+        {"tags": frozenset({1})},
+        {"tags": frozenset({"\ud800"})},
+        {"notices": ("x",) * (MAX_NOTICES + 1)},
+        {"notices": ("x" * (MAX_NOTICE + 1),)},
+        {"notices": ("\udc80",)},
+    ],
+)
+def test_a_node_that_others_could_not_read_is_refused(fields: dict[str, Any]) -> None:
+    """The rules for reading hold for writing, too, so a node cannot announce what others refuse."""
+    (name,) = fields
+    with pytest.raises(InvalidRecord, match=name.rstrip("s")):
+        NodeInfo("a.1", **fields)
+
+
+def test_a_stand_in_for_a_node_that_cannot_be_read() -> None:
+    """It keeps its tasks and gets no more, and says why. A record that nobody can read must not attract tasks."""
+    node = NodeInfo.unreadable("a.1", InvalidRecord("x" * 999))
+    assert (node.full, node.draining, node.frozen, node.capacity) == (True, False, False, None)
+    assert node.notices == (f"its record cannot be read: {'x' * 999}"[:MAX_NOTICE],)
+
+
+@pytest.mark.parametrize(
+    "stored, tasks",
+    [
+        (b"{}", ()),
+        (b'{"handing_over": "t"}', ()),
+        (b'{"handing_over": ["t", 7, null]}', ("t",)),
+        (b'{"handing_over": ["' + b"x" * 129 + b'"]}', ()),
+        (b'{"handing_over": [' + b",".join([b'"t"'] * 99) + b"]}", ("t",) * MAX_HANDING_OVER),
+    ],
+)
+def test_handovers_that_cannot_be_are_dropped(stored: bytes, tasks: tuple[str, ...]) -> None:
+    assert NodeInfo.decode("a.1", stored).handing_over == tasks
+
+
+@pytest.mark.parametrize(
+    "stored, notices",
+    [
+        (b'{"notices": "frozen"}', ()),
+        (b'{"notices": ["blocked", 7, null]}', ("blocked",)),
+        (b'{"notices": [' + b",".join([b'"' + b"x" * 999 + b'"'] * 99) + b"]}", ("x" * MAX_NOTICE,) * MAX_NOTICES),
+    ],
+)
+def test_notices_that_cannot_be_shown_are_dropped(stored: bytes, notices: tuple[str, ...]) -> None:
+    assert NodeInfo.decode("a.1", stored).notices == notices
+
+
+def test_node_fields() -> None:
+    record: dict[str, Any] = json.loads(NodeInfo("a.1", 1.5, 3, 2.0, frozenset("ba"), full=True).encode())
+    assert record == {
+        "since": 1.5,
+        "capacity": 3,
+        "weight": 2.0,
+        "tags": ["a", "b"],
+        "draining": False,
+        "frozen": False,
+        "full": True,
+    }
+
+
+def test_name_is_the_identity_without_its_last_part() -> None:
+    assert (node_name("web.eu.x1"), NodeInfo("web.eu.x1").name) == ("web.eu", "web.eu")
