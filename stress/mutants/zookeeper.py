@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import trio
@@ -95,8 +96,9 @@ def read_is_proof_of_life() -> Iterator[Change]:
                 reply = RequestError(ErrorCode.NO_NODE)
             if isinstance(reply, RequestError):
                 self._answered(reply)
-            elif self._lease.renew(self.terms, stamp, trio.current_time()):
-                self._renewed()
+            else:
+                cast(Any, self._connection)._prove(stamp)
+                self.renew()
 
         self._connection.read([self._path], answered)
 

@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 import trio
 
-from metafora_trio import RunningTask
-from metafora_trio.events import Event
+from metafora_trio import RunningTask, StopReason
+from metafora_trio.events import Event, TaskStopped
 from metafora_trio.testing.history import AFTER_THAW, EventName, EventOrder, HistoryEvent
 
 from ._runs import Place, WatchedRun
@@ -41,6 +41,8 @@ class Monitor:
         runs: the open runs, by task.
         started: (task, token) of every run.
         ended: (task, token) of every run that ended by itself.
+        lost: the identities of sessions that have stopped tasks because they were lost. Such a session may still be open
+            at the broker, and gives up each claim as its scope closes.
         violations: the violations found so far.
         changes: counts starts, stops and kills.
         rejected: how many writes with an old token the fenced store has refused.
@@ -53,6 +55,7 @@ class Monitor:
         self.runs: defaultdict[str, list[WatchedRun]] = defaultdict(list)
         self.started: set[tuple[str, int]] = set()
         self.ended: set[tuple[str, int]] = set()
+        self.lost: set[str] = set()
         self.violations: list[str] = []
         self.changes: int = 0
         self.rejected: int = 0
@@ -110,8 +113,12 @@ class Monitor:
 
     def saw(self, event: Event, place: Place) -> None:
         """Check that an event of a consumer comes in a legal order."""
-        if not place.dead and (problem := self._order.add(event)):
+        if place.dead:
+            return
+        if problem := self._order.add(event):
             self.violation(f"out of order: {problem}")
+        if isinstance(event, TaskStopped) and event.reason is StopReason.SESSION_LOST:
+            self.lost.add(event.node)
 
     def write(self, run: WatchedRun) -> bool:
         """Write, as a run, to a store that refuses old tokens; return whether the store accepted it."""

@@ -121,5 +121,6 @@ class LogChecker:
         if claim.kind is not ClaimKind.BID and (task, claim.seq) not in monitor.started:
             return
         excused = (task, claim.seq) in monitor.ended or self._expectations.stopped[task] or monitor.is_void(claim.node)
+        excused = excused or claim.node in monitor.lost
         if not excused and node_name(claim.node) not in self._expectations.leaving:
             monitor.violation(f"{claim.node} gave up {task} without an heir or a reason")
