@@ -228,6 +228,7 @@ def test_default_name() -> None:
         {"grace": -1},
         {"grace": float("nan")},
         {"cleanup_timeout": -1},
+        {"blocked_timeout": 0},
         {"drain_timeout": -1},
         {"settle": -1},
         {"backup_delay": 0},

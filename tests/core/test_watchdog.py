@@ -24,6 +24,7 @@ from trio.testing import MockClock
 from metafora_trio._model.lease import Lease
 from metafora_trio._node.loop_monitor import LoopMonitor
 from metafora_trio._node.watchdog import EXIT_CODE, OnOverrun, _Watchdog, watch
+from tests.support.nodes import open_cluster
 from tests.support.processes import wait_until
 
 LOGGER = logging.getLogger("metafora_trio.test")
@@ -253,6 +254,26 @@ def test_exit_without_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stderr", None)
     with pytest.raises(Gone, match="70"):
         make_watchdog(Lease(end=1.0), lambda: ["t"], "exit", lambda: 1.25).report_overrun(["t"], 0.25)
+
+
+async def test_lag_is_in_the_record_and_the_statistics(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loop that was late by a twelfth of the session timeout is worth a notice, until it has long been in time."""
+    lag = [0.9]
+    monkeypatch.setattr(LoopMonitor, "lag", property(lambda self: lag[0]))
+    async with open_cluster(session_timeout=12.0) as cluster:
+        node = await cluster.start("a")
+        await trio.sleep(10)
+        assert (await cluster.client.nodes())[0].node.notices == ()
+        lag[0] = 1.5
+        await trio.sleep(10)
+        (notice,) = (await cluster.client.nodes())[0].node.notices
+        assert notice == "its event loop was late by up to 1.5 s in the last minute"
+        assert node.consumer.statistics().loop_lag == 1.5
+        lag[0] = 0.0
+        await trio.sleep(10)
+        assert (await cluster.client.nodes())[0].node.notices == ()
 
 
 PROGRAM = """
