@@ -12,6 +12,7 @@ __all__ = ["MUTANTS", "Mutant", "mutants_of"]
 
 _OF_THE_NODE: tuple[Mutant, ...] = (
     node.released_before_closed,
+    node.stuck_scope_parks_its_node,
     node.claimed_is_owned,
     node.claim_on_its_way_out_starts,
     node.ended_task_opens,

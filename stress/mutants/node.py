@@ -17,6 +17,7 @@ from metafora_trio._node import planner, task_runner
 from metafora_trio._node.executor import Executor
 from metafora_trio._node.membership import Membership
 from metafora_trio._node.planner import Planner
+from metafora_trio._node.session_run import SessionRun
 from metafora_trio._node.situation import Situation
 from metafora_trio._node.task_run import TaskRun
 from metafora_trio._node.task_runner import TaskRunner
@@ -40,6 +41,7 @@ __all__ = [
     "lease_without_budget",
     "loser_keeps_its_claim",
     "released_before_closed",
+    "stuck_scope_parks_its_node",
 ]
 
 _QUEUE = "Claims are a queue, and the queue is the handover"
@@ -144,6 +146,16 @@ def released_before_closed() -> Iterator[Change]:
         self._session.release(run.claim)
 
     yield Executor, "stop", stop
+
+
+@mutant(
+    rule="Only the task of a scope that does not close waits for it: the node joins again beside it.", source=_LEASE
+)
+def stuck_scope_parks_its_node() -> Iterator[Change]:
+    async def wait_parted(self: SessionRun) -> None:
+        await self._over.wait()
+
+    yield SessionRun, "wait_parted", wait_parted
 
 
 @mutant(rule="A claim that is not the head is deleted at once.", source=_QUEUE)

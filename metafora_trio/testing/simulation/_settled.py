@@ -90,11 +90,15 @@ class SettledCheck:
         return [
             *found,
             *_left_over(contents),
-            *_of_sessions(contents, members),
+            *_of_sessions(contents, sorted({*members, *self._stuck_sessions()})),
             *self._of_clients(contents),
             *(problem for node in live for problem in self._of_statistics(node, contents)),
             *(f"{node.name} has not left" for node in live if node.leaving),
         ]
+
+    def _stuck_sessions(self) -> set[str]:
+        """Return the sessions that a run which ignores its cancellation keeps open, beside the node's next session."""
+        return {run.node for run in self._monitor.open_runs() if run.overran and not run.place.dead}
 
     def _of_task(self, task: str, contents: BrokerContents, loads: dict[str, int]) -> Iterator[str]:
         runs = self._monitor.runs[task]
