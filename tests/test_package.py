@@ -131,3 +131,8 @@ def test_a_coordinator_needs_public_names_only() -> None:
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("metafora_trio"):
                 assert {alias.name for alias in node.names} <= public, f"{file.name}: from {node.module}"
+
+
+def test_every_test_has_a_bound(pytestconfig: pytest.Config) -> None:
+    """A test that hangs fails by itself, long before the whole run is given up."""
+    assert 0 < float(pytestconfig.getini("timeout")) < float(pytestconfig.getini("faulthandler_timeout"))

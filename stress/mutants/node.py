@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
 
 import trio
 
-from metafora_trio import Claim, StopReason
+from metafora_trio import Claim, Handler, Outcome, RunningTask, StopReason
 from metafora_trio._model import reconcile
 from metafora_trio._model.lease import LeaseTerms
 from metafora_trio._model.node_info import node_name
@@ -28,6 +29,7 @@ from .mutant import Change, mutant
 __all__ = [
     "bid_never_withdrawn",
     "bid_withdrawn_unconditionally",
+    "children_outlive_their_run",
     "claim_on_its_way_out_starts",
     "claimed_is_owned",
     "donor_and_heir_miscount",
@@ -42,6 +44,7 @@ __all__ = [
     "loser_keeps_its_claim",
     "released_before_closed",
     "stuck_scope_parks_its_node",
+    "token_of_one_byte",
 ]
 
 _QUEUE = "Claims are a queue, and the queue is the handover"
@@ -226,6 +229,37 @@ def donor_and_heir_miscount() -> Iterator[Change]:
     yield Planner, "_may_bid", may_bid
     yield Planner, "wants", lambda self, task: True
     yield Planner, "consents", lambda self, task, heir: True
+
+
+# ---- what the user sees
+
+
+@mutant(rule="A run lasts until the handler and everything in its nursery have ended.", source=_QUEUE)
+def children_outlive_their_run() -> Iterator[Change]:
+    """The claim is given up when the handler has ended."""
+    right = TaskRun.run
+
+    async def run(self: TaskRun, handler: Handler, *args: Any, **options: Any) -> None:
+        async def ending(task: RunningTask) -> Outcome | None:
+            try:
+                return await handler(task)
+            except trio.Cancelled:
+                self.state = RunState.CLOSED
+                raise
+
+        await right(self, ending, *args, **options)
+
+    yield TaskRun, "run", run
+
+
+@mutant(rule="The fencing token is the claim's whole number.", source=_QUEUE)
+def token_of_one_byte() -> Iterator[Change]:
+    right = RunningTask.__init__
+
+    def init(self: RunningTask, *, token: int, **arguments: Any) -> None:
+        right(self, token=token & 0xFF, **arguments)
+
+    yield RunningTask, "__init__", init
 
 
 # ---- the lease

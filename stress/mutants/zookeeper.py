@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import trio
 
 from metafora_trio import Claim
-from metafora_trio.contract import ClaimKind
+from metafora_trio.contract import ClaimKind, ClusterView
 from metafora_trio_zookeeper._client.client import ZooKeeperClient
-from metafora_trio_zookeeper._connection import Delete, Done, ErrorCode, Reply, RequestError, WriteOp
-from metafora_trio_zookeeper._replies import Burst
+from metafora_trio_zookeeper._client.requests import Requests
+from metafora_trio_zookeeper._connection import (
+    Delete,
+    Done,
+    ErrorCode,
+    EventType,
+    ReadResult,
+    Reply,
+    RequestError,
+    SetData,
+    WriteOp,
+)
+from metafora_trio_zookeeper._replies import Burst, Slot
+from metafora_trio_zookeeper._session import live_view
 from metafora_trio_zookeeper._session.batch import Unit
 from metafora_trio_zookeeper._session.heartbeat import Heartbeat
 from metafora_trio_zookeeper._session.in_flight import InFlight
@@ -32,15 +45,19 @@ __all__ = [
     "claims_again_while_pending",
     "deleted_outright",
     "done_without_conditions",
+    "first_heartbeat_counts_in_full",
     "lease_counts_from_the_reply",
     "lease_is_no_deadline",
     "lease_not_looked_at_on_opening",
     "leaving_marks_dropped",
+    "lost_submit_acknowledged",
     "no_barrier_on_reconnect",
     "no_resync_after_reconnect",
     "no_watches_after_reconnect",
+    "node_news_lost_during_a_resync",
     "read_is_proof_of_life",
     "stale_write_accepted",
+    "tombstone_missed_by_a_resync",
 ]
 
 _QUEUE = "Claims are a queue, and the queue is the handover"
@@ -77,6 +94,20 @@ def lease_counts_from_the_reply() -> Iterator[Change]:
                 self._renewed()
 
     yield Heartbeat, "renew", renew
+
+
+@mutant(rule="The first heartbeat of a connection counts from the connect at the latest.", source=_LEASE)
+def first_heartbeat_counts_in_full() -> Iterator[Change]:
+    right = Heartbeat.send
+
+    def send(self: Heartbeat, done: Done | None = None) -> None:
+        connection, now = self._connection, trio.current_time()
+        if self._number != connection.number:
+            self._number, self._previous, self._last_arrival = connection.number, now, now
+            self._unanswered.clear()
+        right(self, done)
+
+    yield Heartbeat, "send", send
 
 
 @mutant(rule="A heartbeat is a quorum write: a follower cut off from its leader keeps answering reads.", source=_LEASE)
@@ -193,6 +224,27 @@ def claims_again_while_pending() -> Iterator[Change]:
     yield ZooKeeperSession, "is_pending", lambda self, task: False
 
 
+@mutant(rule="A resync reads the tasks that may run here, because lists do not show tombstones.", source=_ZOOKEEPER)
+def tombstone_missed_by_a_resync() -> Iterator[Change]:
+    right = live_view._results
+
+    def results(slots: Iterable[Slot]) -> list[ReadResult | RequestError | None]:
+        return [replace(it, version=0) if isinstance(it, ReadResult) else it for it in right(slots)]
+
+    yield live_view, "_results", results
+
+
+@mutant(rule="Events that arrive during a resync are applied to the new view, also those of nodes.", source=_ZOOKEEPER)
+def node_news_lost_during_a_resync() -> Iterator[Change]:
+    right = LiveView._apply_node
+
+    def apply_node(self: LiveView, view: ClusterView, event: EventType, name: str) -> None:
+        if view is self.view or self.connection.number == 1:
+            right(self, view, event, name)
+
+    yield LiveView, "_apply_node", apply_node
+
+
 # ---- transactions
 
 
@@ -257,6 +309,19 @@ def deleted_outright() -> Iterator[Change]:
         return []
 
     yield ZooKeeperClient, "delete", delete
+
+
+@mutant(rule="A submit whose reply was lost is acknowledged only if it has arrived.", source=_ZOOKEEPER)
+def lost_submit_acknowledged() -> Iterator[Change]:
+    """The end of the earlier submission is taken for the end of the new one."""
+    right = Requests.write
+
+    async def write(self: Requests, ops: Sequence[WriteOp]) -> ErrorCode | None:
+        failure = await right(self, ops)
+        again = any(isinstance(op, SetData) and op.path.startswith(f"{self.layout.states}/") for op in ops)
+        return None if again and failure is ErrorCode.CONNECTION_LOSS else failure
+
+    yield Requests, "write", write
 
 
 @mutant(

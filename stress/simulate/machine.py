@@ -31,7 +31,7 @@ _CLEANUP = st.sampled_from([0.0, 0.0, 0.02, 0.3, 5.0])
 """Seconds that a task takes to end once it is cancelled. The end of its lease cuts them short."""
 _ACTS = ("submit", "submit", "submit_again", "delete", "stop_task", "stop_task", "finish", "freeze", "drain")
 _RATES = st.sampled_from([1.0, 1.0, 1.0, 1.0009, 0.9991, 1.02, 0.98])
-_NOT_HEALED = {"crash", "pause", "lose_reply", "expire", "elect", "drift", "linger"}
+_NOT_HEALED = {"crash", "pause", "lose_reply", "expire", "elect", "drift", "linger", "stall_connect", "start_sequences"}
 """Faults that `heal` does not end."""
 _GAPS = (0.0, 0.002, 0.01, 0.05, 0.2, 0.35, 0.5, 0.85)
 
@@ -62,12 +62,23 @@ class Machine(RuleBasedStateMachine):
         cleanup=_CLEANUP,
         slow=st.sampled_from([0.0, 0.0, 0.0, 0.2, 0.6]),
         warm=st.sampled_from([0.0, 2.5, 6.0]),
+        first_number=st.sampled_from([0, 0, 250, 2**31 - 5000]),
     )
     def begin(
-        self, seed: int, session_timeout: float, nodes: int, tasks: int, cleanup: float, slow: float, warm: float
+        self,
+        seed: int,
+        session_timeout: float,
+        nodes: int,
+        tasks: int,
+        cleanup: float,
+        slow: float,
+        warm: float,
+        first_number: int,
     ) -> None:
         self.script = Script(seed, session_timeout, (), self.broker)
         self.cluster = self.script.open()
+        if first_number and self.offers("start_sequences"):
+            self.do("start_sequences", number=first_number)
         for _ in range(nodes):
             self.do("start")
         if tasks:

@@ -9,7 +9,7 @@ from hypothesis.stateful import precondition, rule
 
 from metafora_trio_zookeeper.testing.simulated import SimulatedZooKeeper, ZooKeeperBroker
 
-from .machine import CHOICE, Machine, one_of
+from .machine import CHOICE, MAX_NODES, Machine, one_of
 
 __all__ = ["ZooKeeperMachine"]
 
@@ -60,6 +60,59 @@ class ZooKeeperMachine(Machine):
             self.do("isolate_server", server=server)
         self.do("run_for", seconds=1.5 * self.script.session_timeout)
 
+    @precondition(lambda self: self.live() and self.running())
+    @rule(
+        choice=CHOICE,
+        moment=st.sampled_from([0.0, 0.1, 0.2, 0.3]),
+        timeouts=st.sampled_from([0.1, 0.3, 0.44, 0.47, 0.49]),
+        cut=st.booleans(),
+    )
+    def stall_while_connecting(self, choice: int, moment: float, timeouts: float, cut: bool) -> None:
+        """Stall a node between a connect and the first heartbeat, let that be answered, then cut the node off."""
+        self.calm_down()
+        if not self.live():
+            return
+        node, stall = self.pick(choice), timeouts * self.script.session_timeout
+        self.linger_all(5.0)
+        self.do("run_for", seconds=1.0 + moment)
+        server = self.server_of(node)
+        self.do("stall_connect", node=node, seconds=stall)
+        self.do("kill_server", server=server)
+        self.do("run_for", seconds=0.1)
+        self.do("start_server", server=server)  # without it, no session expires once another is cut off
+        self.do("run_for", seconds=stall - 0.1 + 0.008)
+        if cut:
+            server = self.server_of(node)
+            self.do("partition", node=node)
+            self.do("isolate_server", server=server)
+        self.do("run_for", seconds=1.5 * self.script.session_timeout)
+
+    @precondition(lambda self: self.live() and len(self.live(frozen=None)) < MAX_NODES)
+    @rule(
+        choice=CHOICE,
+        slow=st.sampled_from([0.1, 0.2, 0.3]),
+        moment=st.sampled_from([0.4, 0.6, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4, 1.5]),
+        act=st.sampled_from(["start", "start", "crash", "freeze", "drain"]),
+    )
+    def news_during_a_resync(self, choice: int, slow: float, moment: float, act: str) -> None:
+        """Let nodes come, go and change while another node lists everything again after a reconnect."""
+        self.calm_down()
+        if not self.live():
+            return
+        node = self.pick(choice)
+        self.do("delay", node=node, seconds=slow)
+        self.do("run_for", seconds=0.5)
+        self.do("kill_server", server=self.server_of(node))
+        self.do("run_for", seconds=moment)
+        others = [other.name for other in self.live() if other.name != node and not other.leaving]
+        if act == "start":
+            self.do("start")
+        elif act == "crash" and others:
+            self.do("crash", node=others[0])
+        elif others:
+            self.do("send", node=others[0], command=act)
+        self.do("run_for", seconds=1.5)
+
     # ---- links
 
     @precondition(lambda self: self.live(frozen=None))
@@ -92,6 +145,25 @@ class ZooKeeperMachine(Machine):
         self.do("run_for", seconds=moment)
         self.do("lose_reply", node=run.place.name)
         self.do(act, task=run.task)
+        self.do("run_for", seconds=1.0)
+
+    @precondition(lambda self: self.running() and self.live())
+    @rule(choice=CHOICE, timeouts=st.sampled_from([0.1, 0.2, 0.3]), act=st.sampled_from(["delete", "finish", "both"]))
+    def delete_behind_its_back(self, choice: int, timeouts: float, act: str) -> None:
+        """Delete a task while its owner is alive but disconnected, and reconnect the owner before its lease ends."""
+        self.calm_down()
+        if not (runs := self.cluster.monitor.open_runs()):
+            return
+        run = one_of(runs, choice)
+        node = run.place.name
+        self.do("partition", node=node, way="both")
+        if act != "delete":
+            self.do("finish", task=run.task)
+        if act != "finish":
+            self.do("delete", task=run.task)
+        self.do("run_for", seconds=timeouts * self.script.session_timeout)
+        self.do("submit", task=run.task, again=True)
+        self.do("heal", node=node)
         self.do("run_for", seconds=1.0)
 
     # ---- the client's requests

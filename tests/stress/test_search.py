@@ -181,7 +181,8 @@ def test_simulate(capsys: pytest.CaptureFixture[str]) -> None:
     summary = json.loads(capsys.readouterr().out.splitlines()[-1])
     names = ["histories", "steps", "virtual_hours", "faults", "overruns", "violations", "per_second", "seed"]
     assert list(summary) == names
-    assert (summary["histories"], summary["violations"], summary["seed"]) == (4, 0, 1)
+    assert (summary["violations"], summary["seed"]) == (0, 1)
+    assert summary["histories"] >= 4  # Hypothesis does not count a history for which it runs out of choices
 
 
 @pytest.mark.parametrize("whole_group", [True, False])

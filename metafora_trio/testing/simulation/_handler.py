@@ -17,6 +17,8 @@ __all__ = ["WatchedHandler"]
 
 _CHILD_OUTLIVES = 0.01
 """Seconds for which the child of the default handler outlives the handler."""
+_HARMLESS = ("linger", "start_sequences")
+"""Faults that end neither a session nor a claim."""
 _NEEDS_A_FAULT = (StopReason.CLAIM_LOST, StopReason.SESSION_LOST)
 
 
@@ -133,6 +135,6 @@ class WatchedHandler:
                 return "it stops as deleted, but no client deleted it"
             case StopReason.DRAINED | StopReason.SHUTDOWN if not leaves:
                 return f"it stops because the node leaves ({reason}), but nobody told the node to"
-            case _ if reason in _NEEDS_A_FAULT and not any(self._fault_counts.values()):
+            case _ if reason in _NEEDS_A_FAULT and not self._fault_counts.keys() - _HARMLESS:
                 return f"it stops with {reason}, but there was no fault"
         return ""

@@ -7,6 +7,7 @@ simulated: connections, servers, the network between them, and time.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 
 from metafora_trio.testing.simulation import (
     NO_EARLY_EXPIRY,
@@ -45,6 +46,8 @@ class ZooKeeperBroker:
         faults: besides those documented at `SimulatedBroker.faults`: `isolate_server(server)` cuts a server off from
             the others, `lag_server(server, seconds)` delays all writes at a server, `kill_server(server)` kills it
             like SIGKILL, and `elect(out)` changes the leader, so that no client is served for `out` seconds.
+            `stall_connect(node, seconds)` pauses a node as soon as it has sent the first message of its next
+            connection. `start_sequences(number)` sets the first sequence number of all directories to be created.
             `partition` takes a `server` (None: all) and a `way` ("to" the servers, "from" them, or "both").
         remedies: `resume(node)` and `start_server(server)`.
     """
@@ -63,6 +66,8 @@ class ZooKeeperBroker:
             "delay": Fault(self._delay),
             "lose_reply": Fault(self._lose_reply),
             "expire": Fault(self._expire, NO_EARLY_EXPIRY),
+            "stall_connect": Fault(self._stall_connect),
+            "start_sequences": Fault(lambda number: self.zookeeper.start_sequences(number)),
             "isolate_server": Fault(lambda server: self.zookeeper.isolate_server(server)),
             "lag_server": Fault(lambda server, seconds: self.zookeeper.lag_server(server, seconds)),
             "kill_server": Fault(lambda server: self.zookeeper.kill_server(server)),
@@ -130,6 +135,10 @@ class ZooKeeperBroker:
 
     def _lose_reply(self, node: str) -> None:
         self.zookeeper.lose_replies(self._processes.process_of(node))
+
+    def _stall_connect(self, node: str, seconds: float) -> None:
+        pause = partial(self._processes.pause, node, seconds)
+        self.zookeeper.at_connect(self._processes.process_of(node), pause)
 
     def _expire(self, node: str) -> None:
         for identity, session in self._reader.sessions_of(node).items():

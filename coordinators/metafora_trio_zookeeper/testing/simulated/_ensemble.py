@@ -56,6 +56,7 @@ class SimulatedZooKeeper:
         self._rng = rng
         self._quorum = Quorum(world, servers, tick, sync_limit, rng)
         self._links: dict[tuple[Process, int], Link] = {}
+        self._at_connect: dict[Process, Callable[[], None]] = {}
 
     # ---- for users
 
@@ -147,6 +148,15 @@ class SimulatedZooKeeper:
         the connection breaks before its reply, and perhaps before its events."""
         self._quorum.losing.add(process)
 
+    def at_connect(self, process: Process, call: Callable[[], None]) -> None:
+        """Call a function once, when the process has next sent its first message on a new connection."""
+        self._at_connect[process] = call
+
+    def start_sequences(self, number: int) -> None:
+        """Let the sequence numbers in directories that are created from now on begin with this number, as if so many
+        children had been created and deleted there."""
+        self._quorum.tree.first_sequence = number
+
     # ---- servers
 
     def isolate_server(self, number: int) -> None:
@@ -206,6 +216,8 @@ class SimulatedZooKeeper:
     ) -> Channel:
         """Open a TCP connection from a process to a server; `to_client` takes the server's messages."""
         link = self.link(process, server)
+        if call := self._at_connect.pop(process, None):
+            self._world.after(0.0, call)
         return Channel(self._world, link, process, server, to_server=self.servers[server].receive, to_client=to_client)
 
     def refuses(self, server: int) -> bool:

@@ -92,10 +92,15 @@ class Outcome(NamedTuple):
 
 
 class Tree(dict[str, Znode]):
-    """The znodes by path."""
+    """The znodes by path.
+
+    Attributes:
+        first_sequence: the first sequence number in each directory that is created.
+    """
 
     def __init__(self) -> None:
         super().__init__({"/": Znode()})
+        self.first_sequence: int = 0
 
     def apply(self, changes: Changes) -> None:
         for path, node in changes.items():
@@ -149,7 +154,8 @@ class _Draft:
             raise RequestError(ErrorCode.NO_CHILDREN_FOR_EPHEMERALS)
         zxid = self._zxid
         owner = session if op.ephemeral else 0
-        node = Znode(op.data, owner, czxid=zxid, mzxid=zxid, pzxid=zxid, mtime_ms=self._now_ms)
+        first = self._tree.first_sequence
+        node = Znode(op.data, owner, creates=first, czxid=zxid, mzxid=zxid, pzxid=zxid, mtime_ms=self._now_ms)
         self._put(EventType.CREATED, path, node)
         names = above.children | {path.rpartition("/")[2]}
         self.changes[parent] = above._replace(children=names, creates=above.creates + 1, pzxid=zxid)
