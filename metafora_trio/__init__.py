@@ -31,6 +31,7 @@ from ._errors import InvalidName as InvalidName
 from ._errors import InvalidTask as InvalidTask
 from ._errors import LayoutMismatch as LayoutMismatch
 from ._errors import MetaforaError as MetaforaError
+from ._errors import NamespaceNotFound as NamespaceNotFound
 from ._errors import NodeNotFound as NodeNotFound
 from ._errors import SessionLost as SessionLost
 from ._errors import TaskExists as TaskExists

@@ -9,6 +9,7 @@ MetaforaError
 ├── TaskNotFound             no such task
 ├── NodeNotFound             no such node
 ├── CoordinatorUnavailable   the broker cannot be reached, or refuses this process
+│   ├── NamespaceNotFound    nothing was ever submitted there, and no node has joined
 │   ├── LayoutMismatch       the namespace was made by another version, or with other settings
 │   └── BrokerTooOld         the broker lacks an operation that the protocol needs
 └── SessionLost              this node's session is over; it no longer holds its claims
@@ -24,6 +25,7 @@ __all__ = [
     "InvalidTask",
     "LayoutMismatch",
     "MetaforaError",
+    "NamespaceNotFound",
     "NodeNotFound",
     "SessionLost",
     "TaskExists",
@@ -66,6 +68,10 @@ class NodeNotFound(MetaforaError):
 
 class CoordinatorUnavailable(MetaforaError):
     """The broker cannot be reached in time, or refuses this process. Trying again later may help."""
+
+
+class NamespaceNotFound(CoordinatorUnavailable):
+    """The namespace does not exist. The first node that joins, or the first submit, creates it; reading does not."""
 
 
 class LayoutMismatch(CoordinatorUnavailable):

@@ -35,6 +35,7 @@ PUBLIC = [
     "LayoutMismatch",
     "MemoryCoordinator",
     "MetaforaError",
+    "NamespaceNotFound",
     "NodeInfo",
     "NodeNotFound",
     "NodeStatus",

@@ -39,7 +39,7 @@ class ZooKeeperCoordinator(Coordinator):
 
     Args:
         hosts: `host:port,host:port,...`. The port is 2181 if none is given.
-        namespace: the path under which everything is kept. It is created on first use.
+        namespace: the path under which everything is kept. The first node or the first submit creates it.
         session_timeout: T, in seconds: how long the servers keep a silent node's claims. The servers clamp it (by
             default to 2 to 20 ticks) and must grant at least 2 s. The tasks of a node that is cut off are cancelled
             after T/2; a dead node is replaced after T. Use 10 s or more for many nodes.
@@ -53,6 +53,7 @@ class ZooKeeperCoordinator(Coordinator):
         connect: makes a connection; pass it to use a simulated ensemble instead of kazoo.
         rng: for session marks and jitter.
         suspended: returns how many seconds the machine has been suspended so far.
+        now: returns the date and time, in seconds since 1970.
         watched: whether a thread may watch the lease, see `Session.watched`; false on virtual time.
 
     Raises:
@@ -75,6 +76,7 @@ class ZooKeeperCoordinator(Coordinator):
         connect: Callable[[], Connection] | None = None,
         rng: random.Random | None = None,
         suspended: Callable[[], float] = suspended_seconds,
+        now: Callable[[], float] = time.time,
         watched: bool = True,
     ) -> None:
         self.hosts: str = _check_hosts(hosts)
@@ -86,7 +88,8 @@ class ZooKeeperCoordinator(Coordinator):
             raise ValueError(f"connect_timeout is {connect_timeout:g} s; it must be positive and finite")
         self.session_timeout = session_timeout
         self.connect_timeout = connect_timeout
-        self._layout = Layout(namespace, buckets)
+        self._namespace = Layout(namespace, buckets).root
+        self._buckets = buckets
         self._auth = tuple(auth)
         self._acl = acl
         self._sasl = sasl
@@ -94,12 +97,17 @@ class ZooKeeperCoordinator(Coordinator):
         self._connect = connect or self._connect_kazoo
         self._rng = rng or random.SystemRandom()
         self._suspended = suspended
+        self._now = now
         self._watched = watched
 
     @property
     def namespace(self) -> str:
         """The path under which everything is kept."""
-        return self._layout.root
+        return self._namespace
+
+    def _layout(self) -> Layout:
+        """Make a layout for one session, client or tool, which learns the namespace's generation by itself."""
+        return Layout(self._namespace, self._buckets)
 
     def _connect_kazoo(self) -> Connection:
         # Imported here because kazoo takes longer to import than everything else, and only a connection needs it.
@@ -121,15 +129,16 @@ class ZooKeeperCoordinator(Coordinator):
     async def open_session(self, node: NodeInfo) -> AsyncGenerator[ZooKeeperSession]:
         check_node_name(node.identity)
         mark = "".join(self._rng.choices(_MARK, k=_MARK_LENGTH))
-        node = replace(node, identity=f"{node.identity}.{mark}", since=node.since or time.time())
+        node = replace(node, identity=f"{node.identity}.{mark}", since=node.since or self._now())
         connection = self._connect()
         session = ZooKeeperSession(
             connection,
-            self._layout,
+            self._layout(),
             node,
             asked_timeout=self.session_timeout,
             rng=self._rng,
             suspended=self._suspended,
+            now=self._now,
             watched=self._watched,
         )
         joined = False
@@ -173,7 +182,12 @@ class ZooKeeperCoordinator(Coordinator):
     @asynccontextmanager
     async def open_client(self) -> AsyncGenerator[ZooKeeperClient]:
         client = ZooKeeperClient(
-            self._connect, self._layout, hosts=self.hosts, patience=self.connect_timeout, rng=self._rng
+            self._connect,
+            self._layout(),
+            hosts=self.hosts,
+            patience=self.connect_timeout,
+            rng=self._rng,
+            now=self._now,
         )
         async with open_service_nursery() as nursery:
             nursery.start_soon(client.serve)  # noqa: ASYNC113 - prepare() waits for it
@@ -186,7 +200,7 @@ class ZooKeeperCoordinator(Coordinator):
         """See `Diagnosable`: checks the servers, the session, the clock and the namespace."""
         return await diagnose(
             self._connect,
-            self._layout,
+            self._layout(),
             hosts=self.hosts,
             asked_timeout=self.session_timeout,
             patience=self.connect_timeout,
@@ -194,7 +208,7 @@ class ZooKeeperCoordinator(Coordinator):
 
     async def remove(self) -> None:
         """See `Removable`: removes the namespace. Waits up to `connect_timeout` for the last node to go."""
-        await remove_namespace(self._connect, self._layout, hosts=self.hosts, patience=self.connect_timeout)
+        await remove_namespace(self._connect, self._layout(), hosts=self.hosts, patience=self.connect_timeout)
 
 
 def _check_hosts(hosts: str) -> str:

@@ -1,6 +1,6 @@
 """Layout: the paths and names of a namespace's znodes, and the layout record.
 
-    /<namespace>                          {"layout": 2, "buckets": 64}
+    /<namespace>                          {"layout": 2, "buckets": 64, "generation": 217000000}
     /<namespace>/nodes/<node>.<inc>       ephemeral: the node's record
     /<namespace>/tasks/<bucket>/<task>    properties, or a tombstone
     /<namespace>/claims/<bucket>/<task>~<node>.<inc>~<c|b>~<seq>   ephemeral sequential, empty
@@ -10,6 +10,12 @@
 
 Names are parsed strictly. A claim's path is rebuilt from its fields, so a name that differs in any way from what
 `claim_path` writes (fields, bucket, digits) must not become a claim. Otherwise it could never be deleted.
+
+A claim's number (`Claim.seq`, the fencing token) is the namespace's generation in the upper 32 bits, and ZooKeeper's
+sequence number in the lower 32. When a namespace is removed and made again, ZooKeeper counts from 0 again, but the
+generation is higher, so tokens still grow. The generation is the number of seconds from the beginning of 2020 until the
+namespace was made, by the clock of the machine that made it. It is below 2**31, so a token fits into a signed 64-bit
+column.
 """
 
 from __future__ import annotations
@@ -26,6 +32,7 @@ from metafora_trio.contract import ClaimKind, InvalidRecord, JsonRecord, StoredT
 from ._connection import ReadResult
 
 __all__ = [
+    "GENERATION_EPOCH",
     "LAYOUT_VERSION",
     "MAX_OPS",
     "MAX_REQUEST_BYTES",
@@ -35,6 +42,7 @@ __all__ = [
     "decode_record",
     "decode_state",
     "known",
+    "sequence_number",
 ]
 
 T = TypeVar("T")
@@ -42,6 +50,8 @@ T = TypeVar("T")
 _log = logging.getLogger("metafora_trio.zookeeper")
 
 LAYOUT_VERSION = 2
+GENERATION_EPOCH = 1_577_836_800.0
+"""The beginning of 2020, in seconds since 1970."""
 TOMBSTONE = b'{"deleted":true}'
 MAX_OPS = 128
 MAX_REQUEST_BYTES = 900_000
@@ -59,6 +69,8 @@ _IDENTITY = re.compile(_IDENTITY_PATTERN)
 _CLAIM = re.compile(rf"(?!\.\.?~)({_WORD})~({_IDENTITY_PATTERN})~([cb])~{_SEQ_PATTERN}")
 _NODE_COMMAND = re.compile(rf"({_IDENTITY_PATTERN})~{_SEQ_PATTERN}")
 _KINDS = {kind.value: kind for kind in ClaimKind}
+_SEQ_BITS = 32
+_MAX_GENERATION = 2**31 - 1
 _BUCKETED = ("tasks", "claims", "states", "commands")
 
 
@@ -109,12 +121,24 @@ def known(thing: T | None, directory: str, name: str) -> T | None:
     return thing
 
 
+def sequence_number(claim: Claim) -> int:
+    """Return the number that ZooKeeper has appended to a claim's name."""
+    return claim.seq & (1 << _SEQ_BITS) - 1
+
+
 class Layout:
     """The paths of one namespace.
+
+    Make one for each session and client, because each learns the namespace's generation by itself, in `check_record`.
+    That must happen before a claim is parsed.
 
     Args:
         namespace: an absolute path, such as `/metafora`.
         buckets: the number of directories that tasks are hashed into. A namespace keeps its first number.
+
+    Attributes:
+        generation: the generation of the namespace, 0 until it is known. It is also 0 for a namespace that an older
+            version has made.
 
     Raises:
         ValueError: an argument breaks a rule.
@@ -123,6 +147,7 @@ class Layout:
     def __init__(self, namespace: str, buckets: int = 64) -> None:
         if not 1 <= buckets <= 1024:
             raise ValueError(f"buckets is {buckets}; it must be from 1 to 1024")
+        self.generation = 0
         self.root = check_namespace(namespace)
         self.buckets = tuple(f"{n:02}" for n in range(buckets))
         self.nodes = f"{self.root}/nodes"
@@ -133,13 +158,14 @@ class Layout:
 
     # ---- the layout record
 
-    @property
-    def record(self) -> bytes:
-        """The data of the namespace's root."""
-        return json.dumps({"layout": LAYOUT_VERSION, "buckets": len(self.buckets)}).encode()
+    def new_record(self, now: float) -> bytes:
+        """Return the data of the root of a namespace that is made now, in seconds since 1970."""
+        generation = min(max(0, int(now - GENERATION_EPOCH)), _MAX_GENERATION)
+        record = {"layout": LAYOUT_VERSION, "buckets": len(self.buckets), "generation": generation}
+        return json.dumps(record).encode()
 
     def check_record(self, data: bytes) -> None:
-        """Check that the root's data is the record of this layout.
+        """Check that the root's data is the record of this layout, and learn the namespace's generation from it.
 
         Raises:
             LayoutMismatch: the record was made by another version or with another number of buckets, or is no record.
@@ -147,9 +173,10 @@ class Layout:
         try:
             record = JsonRecord(data, max_bytes=_MAX_RECORD_BYTES)
             layout, buckets = record.integer("layout", 0), record.integer("buckets", 0)
+            generation = record.integer("generation", 0)
         except InvalidRecord as error:
             raise LayoutMismatch(f"{self.root} holds something that is not Metafora's: {data[:80]!r}") from error
-        if layout < 1 or buckets < 1:
+        if layout < 1 or buckets < 1 or not 0 <= generation <= _MAX_GENERATION:
             raise LayoutMismatch(f"{self.root} holds something that is not Metafora's: {data[:80]!r}")
         if layout != LAYOUT_VERSION:
             age = "a newer" if layout > LAYOUT_VERSION else "an older"
@@ -159,6 +186,7 @@ class Layout:
             )
         if buckets != len(self.buckets):
             raise LayoutMismatch(f"{self.root} was made with buckets={buckets}, not with buckets={len(self.buckets)}")
+        self.generation = generation
 
     def directories(self) -> list[str]:
         """Every directory below the root, parents first."""
@@ -181,7 +209,7 @@ class Layout:
         return f"{self.states}/{self.bucket(task)}/{task}"
 
     def claim_path(self, claim: Claim) -> str:
-        return f"{self.claim_prefix(claim.task, claim.node, claim.kind)}{claim.seq:010}"
+        return f"{self.claim_prefix(claim.task, claim.node, claim.kind)}{sequence_number(claim):010}"
 
     def claim_prefix(self, task: str, identity: str, kind: ClaimKind) -> str:
         """The path to create: ZooKeeper appends the sequence number."""
@@ -206,8 +234,10 @@ class Layout:
         match = _CLAIM.fullmatch(name)
         if match is None:
             return None
-        task, node, kind, seq = match.groups()
-        return Claim(int(seq), task, node, _KINDS[kind]) if self.bucket(task) == bucket else None
+        task, node, kind, digits = match.groups()
+        if self.bucket(task) != bucket or (number := int(digits)) >> _SEQ_BITS:
+            return None
+        return Claim(self.generation << _SEQ_BITS | number, task, node, _KINDS[kind])
 
     def parse_node(self, name: str) -> str | None:
         return name if _IDENTITY.fullmatch(name) else None

@@ -33,7 +33,7 @@ class Client:
     """Submits and deletes tasks, sends commands, lists nodes. Create it with `open_client`.
 
     Many Trio tasks may share one client. Every method is a checkpoint and raises `CoordinatorUnavailable` if the broker
-    cannot be reached.
+    cannot be reached. If the namespace does not exist, `submit` creates it, and all others raise `NamespaceNotFound`.
     """
 
     def __init__(self, broker: BrokerClient, nursery: trio.Nursery) -> None:

@@ -3,21 +3,56 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import click
 
 from metafora_trio import NodeStatus, TaskStatus
 
-__all__ = ["Progress", "ago", "count", "node_record", "print_json", "print_table", "say", "some", "task_record"]
+__all__ = [
+    "Progress",
+    "ago",
+    "count",
+    "node_record",
+    "print_json",
+    "print_table",
+    "say",
+    "saying_what_is_created",
+    "some",
+    "task_record",
+]
 
 
 def say(text: str) -> None:
     """Print a message for people."""
     click.echo(text, err=True)
+
+
+class _Sayer(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        if not hasattr(record, "event"):  # a node's, if one runs in this process
+            say(record.getMessage())
+
+
+@contextmanager
+def saying_what_is_created() -> Generator[None]:
+    """Print what the library logs while the body runs, such as that a coordinator has created its namespace."""
+    logger, sayer = logging.getLogger("metafora_trio"), _Sayer()
+    before = logger.level, logger.propagate
+    logger.setLevel(logging.INFO)
+    logger.propagate = False  # otherwise `-v` would print it twice
+    logger.addHandler(sayer)
+    try:
+        yield
+    finally:
+        logger.removeHandler(sayer)
+        logger.setLevel(before[0])
+        logger.propagate = before[1]
 
 
 def count(number: int, thing: str) -> str:

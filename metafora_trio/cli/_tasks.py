@@ -9,13 +9,13 @@ from typing import Any
 
 import click
 
-from metafora_trio import Client, CoordinatorUnavailable, Task, TaskStatus, TaskStatusName
+from metafora_trio import Client, CoordinatorUnavailable, NodeNotFound, Task, TaskStatus, TaskStatusName
 from metafora_trio.contract import node_name
 
 from ._app import App
 from ._each import for_each
 from ._exits import ExitCode, Failure
-from ._output import Progress, count, print_json, print_table, say, some, task_record
+from ._output import Progress, count, print_json, print_table, say, saying_what_is_created, some, task_record
 
 _BATCH, _BATCH_BYTES = 64, 500_000
 """Tasks to submit at once, and bytes of properties: one transaction of ZooKeeper, so that all have arrived or none."""
@@ -34,6 +34,7 @@ def submit(app: App, ids: Sequence[str], props: str | None, again: bool) -> int:
     """Submit tasks, all with the same properties.
 
     The ID `-` means JSON lines on stdin, {"id": ..., "props": {...}} each. The ids of what was submitted are printed.
+    The first submit creates the namespace, and says so.
 
     \b
     Examples:
@@ -71,7 +72,8 @@ def submit(app: App, ids: Sequence[str], props: str | None, again: bool) -> int:
             elif done:
                 say(f"submitted the first {count(done, 'task')} of {len(tasks):,}")
 
-    app.with_client(main)
+    with saying_what_is_created():
+        app.with_client(main)
     return ExitCode.DONE
 
 
@@ -147,13 +149,16 @@ def ls(app: App, finished: bool, state: str | None, node: str | None) -> int:
     finished = finished or (state is not None and TaskStatusName(state).ended)
 
     async def main(client: Client) -> list[TaskStatus]:
-        return await client.tasks(finished=finished)
+        statuses = await client.tasks(finished=finished)
+        if node is None:
+            return statuses
+        # Claims may outlive the node for a while, so it need not be alive.
+        owned = [status for status in statuses if status.owner and node in (status.owner, node_name(status.owner))]
+        if not owned and not any(node in (it.node.identity, it.node.name) for it in await client.nodes()):
+            raise NodeNotFound(f"no live node {node!r}")
+        return owned
 
-    statuses = [
-        status
-        for status in app.with_client(main)
-        if state in (None, status.state) and node in (None, status.owner, node_name(status.owner or ""))
-    ]
+    statuses = [status for status in app.with_client(main) if state in (None, status.state)]
     if app.json:
         print_json(tasks=[task_record(status) for status in statuses])
         return ExitCode.DONE

@@ -20,6 +20,10 @@ class BrokerClient(ABC):
     Every async method but `wait_changed` is a checkpoint and raises `CoordinatorUnavailable` if the broker does not
     answer within the coordinator's `connect_timeout`; the write may then have taken place. A method that was
     cancelled may have taken place too.
+
+    Only `submit` creates what the cluster needs at the broker, such as a namespace. While it does not exist, every
+    other async method but `wait_changed` raises `NamespaceNotFound` and writes nothing. A broker without namespaces
+    never does.
     """
 
     @abstractmethod

@@ -46,7 +46,7 @@ class Coordinator(ABC):
 
     @abstractmethod
     def open_client(self) -> AbstractAsyncContextManager[BrokerClient]:
-        """Connect as a client. Exceptions of the body leave it unwrapped.
+        """Connect as a client, and write nothing. Exceptions of the body leave it unwrapped.
 
         A client whose connection breaks reconnects by itself. It is in no lease, and its body is not cancelled.
 

@@ -9,7 +9,14 @@ import sys
 import pytest
 import trio
 
-from metafora_trio import BrokerTooOld, Consumer, CoordinatorUnavailable, LayoutMismatch, RunningTask
+from metafora_trio import (
+    BrokerTooOld,
+    Consumer,
+    CoordinatorUnavailable,
+    LayoutMismatch,
+    NamespaceNotFound,
+    RunningTask,
+)
 from metafora_trio.cli._main import _COMMANDS
 from tests.support.shell import Shell
 
@@ -83,7 +90,10 @@ def test_unreachable(shell: Shell) -> None:
     assert "Traceback (most recent call last):" in shell.err
 
 
-@pytest.mark.parametrize("error, code", [(LayoutMismatch, 4), (BrokerTooOld, 4), (CoordinatorUnavailable, 5)])
+@pytest.mark.parametrize(
+    "error, code",
+    [(NamespaceNotFound, 3), (LayoutMismatch, 4), (BrokerTooOld, 4), (CoordinatorUnavailable, 5)],
+)
 def test_permanent_errors_have_their_own_exit_code(shell: Shell, error: type[Exception], code: int) -> None:
     """A script that retries on 5 must not retry forever on a cluster that this version cannot use."""
 

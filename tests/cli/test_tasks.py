@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from metafora_trio import Task
 from metafora_trio._memory.store import Store
 from metafora_trio.contract import TaskSnapshot
 from tests.support.shell import Shell
@@ -267,3 +270,28 @@ def test_a_record_that_cannot_be_read_is_shown_with_its_task(shell: Shell, monke
     assert shell.out.splitlines() == ["task    bad", "state   unreadable", "problem it is not JSON"]
     assert shell("wait", "good", "bad") == 1
     assert shell("wait", "good") == 0
+
+
+def test_ls_of_an_unknown_node(shell: Shell) -> None:
+    """A node that is alive but owns nothing has an empty list. One that does not exist is an error."""
+    shell.cluster.add_nodes("ant")
+    assert shell("ls", "--node", "ant") == 0
+    assert shell.rows == []
+    assert shell("ls", "--node", "bee") == 3
+    assert (shell.out, shell.err.splitlines()[0]) == ("", "error: no live node 'bee'")
+
+
+@pytest.mark.parametrize("verbose", [[], ["-v"]])
+def test_submit_says_what_it_creates(shell: Shell, monkeypatch: pytest.MonkeyPatch, verbose: list[str]) -> None:
+    """A coordinator logs that it has created its namespace, and the command says it once, in one line."""
+    right = Store.submit
+
+    def submit(store: Store, tasks: Sequence[Task], *, again: bool) -> None:
+        right(store, tasks, again=again)
+        logging.getLogger("metafora_trio.memory").info("created namespace %s", "/x")
+
+    monkeypatch.setattr(Store, "submit", submit)
+    assert shell(*verbose, "submit", "a") == 0
+    assert (shell.out, shell.err) == ("a\n", "created namespace /x\nsubmitted 1 task\n")
+    logger = logging.getLogger("metafora_trio")
+    assert (logger.level, logger.propagate) == (logging.NOTSET, True)

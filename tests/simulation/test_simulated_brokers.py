@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 from trio._core import _run as trio_run
 
 from metafora_trio import StateName
-from metafora_trio.testing.history import check_history
+from metafora_trio.testing.history import EventName, check_history
 from metafora_trio.testing.simulation import BrokenPromise, BrokerFactory, SimulatedCluster
+from metafora_trio_zookeeper.testing.simulated import ZooKeeperBroker
 from stress.simulate.brokers import BROKERS
 
 each_broker = pytest.mark.parametrize("broker", BROKERS.values(), ids=BROKERS)
@@ -207,3 +209,17 @@ def test_the_same_seed_makes_the_same_history(broker: BrokerFactory) -> None:
             return cluster.monitor.events, cluster.world.now
 
     assert history() == history()
+
+
+def test_tokens_of_any_size() -> None:
+    """The simulated namespace may have any generation, which is the upper half of its tokens."""
+    with SimulatedCluster(nodes=2, seed=1, broker=partial(ZooKeeperBroker, generation=2**31 - 1)) as cluster:
+        cluster.run_for(3.0)
+        cluster.submit("t1")
+        cluster.run_until_running("t1")
+        cluster.crash(cluster.owner("t1") or "")
+        cluster.settle()
+        tokens = [event.token for event in cluster.monitor.events if event.ev is EventName.START]
+        assert len(tokens) == 2
+        assert tokens == sorted(tokens)
+        assert {token >> 32 for token in tokens} == {2**31 - 1}

@@ -71,6 +71,7 @@ async def test_another_task_with_this_id_is_not_ours() -> None:
 async def test_a_task_that_ended_before_the_lost_reply_was_noticed() -> None:
     """The client cannot know whether it was this submit that ran, and the error says so."""
     cluster = ScriptedCluster(buckets=2)
+    cluster.make_namespace()
     async with cluster.coordinator.open_client() as client:
         connection = cluster.connections[-1]
 
@@ -202,6 +203,7 @@ async def test_a_delete_whose_reply_was_lost_has_happened_if_nothing_is_left() -
 async def test_a_delete_that_crosses_a_submit_deletes_the_task() -> None:
     """The task is submitted after the tombstone found none and before the state is read."""
     cluster = ScriptedCluster(buckets=2)
+    cluster.make_namespace()
     async with cluster.coordinator.open_client() as client:
         connection = cluster.connections[-1]
 
@@ -261,6 +263,7 @@ async def test_an_outage_is_reported_in_time() -> None:
 
 async def test_an_expired_session_is_followed_by_another() -> None:
     cluster = ScriptedCluster(buckets=2)
+    cluster.make_namespace()
     async with cluster.coordinator.open_client() as client:
         view = await client.open_view()
         cluster.connections[-1].expire()
@@ -275,6 +278,7 @@ async def test_an_expired_session_is_followed_by_another() -> None:
 
 async def test_a_view_follows_a_reconnect() -> None:
     cluster = ScriptedCluster(buckets=2)
+    cluster.make_namespace()
     async with cluster.coordinator.open_client() as client:
         await client.open_view()
         cluster.refusing = True
@@ -287,6 +291,7 @@ async def test_a_view_follows_a_reconnect() -> None:
 
 async def test_commands() -> None:
     cluster = ScriptedCluster(buckets=2)
+    cluster.make_namespace()
     async with cluster.coordinator.open_client() as client:
         with pytest.raises(NodeNotFound, match="'a' is not the identity"):
             await client.send("a", Command("freeze"))
@@ -303,6 +308,7 @@ async def test_commands() -> None:
 async def test_a_command_whose_reply_was_lost_and_whose_node_has_left() -> None:
     """The node may have left because of this command, and the error says so."""
     cluster = ScriptedCluster(buckets=2)
+    cluster.make_namespace()
     async with cluster.coordinator.open_client() as client:
         node = f"/m/nodes/a.{'x' * 10}"
         cluster.commit([Create(node)])
@@ -320,6 +326,7 @@ async def test_a_command_whose_reply_was_lost_and_whose_node_has_left() -> None:
 
 async def test_a_missing_permission_is_reported() -> None:
     cluster = ScriptedCluster(buckets=2)
+    cluster.make_namespace()
     async with cluster.coordinator.open_client() as client:
         cluster.forbidden.add("/m/states/")
         with pytest.raises(CoordinatorUnavailable, match=r"no auth .*not permit it with these credentials"):

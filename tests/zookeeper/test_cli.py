@@ -124,8 +124,18 @@ def line_with(text: str, process: subprocess.Popen[str]) -> str:
     raise AssertionError(f"{text!r} never came")
 
 
-def test_from_submit_to_rm(shell: Shell) -> None:
+def test_from_submit_to_rm(shell: Shell, standalone: Ensemble, namespace: str) -> None:
     """One task fails and one ends. One runs until SIGTERM drains the node, and then waits for another node."""
+    assert shell("ls") == (
+        3,
+        "",
+        f"error: there is no namespace /{namespace} on ZooKeeper at {standalone.hosts}\n"
+        "hint: is --url right? the first `metafora submit` or `run` creates it\n",
+    )
+    assert shell("submit", "first", "--props", '{"seconds": 0}')[2] == (
+        f"created namespace /{namespace}\nsubmitted 1 task\n"
+    )
+    assert shell("rm", "first")[0] == 0
     node = shell.start("run", "work:handler", "--name", "ant", "--tag", "x")
     lines = '{"id": "bad", "props": {"fail": true}}\n{"id": "long"}\n{"id": "short", "props": {"seconds": 0.2}}\n'
     assert shell("submit", "-", stdin=lines) == (0, "bad\nlong\nshort\n", "submitted 3 tasks\n")
@@ -214,7 +224,7 @@ def test_doctor(shell: Shell, zookeeper: Any, namespace: str) -> None:
     server, session, layout, clock, seqs, counts = doctor(0)["ok"]
     assert server.startswith("ZooKeeper 3.")
     assert session.endswith("timeout 4 s")
-    assert layout == f'namespace /{namespace}: {{"layout": 2, "buckets": 64}}'
+    assert layout.startswith(f'namespace /{namespace}: {{"layout": 2, "buckets": 64, "generation": ')
     assert clock.startswith("a write takes ")
     assert seqs == "highest sequence number 0 of 2,147,483,647"
     assert counts.startswith("1 node, 1 task: 1 running")

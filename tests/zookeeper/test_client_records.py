@@ -31,6 +31,7 @@ async def test_a_state_that_was_left_behind_is_no_end(lab: CoordinatorLab) -> No
 
 async def test_a_state_left_behind_by_hand_can_be_deleted(lab: CoordinatorLab) -> None:
     async with lab.coordinator.open_client() as client:
+        await client.submit([Task("other")], again=False)
         for data in (TaskState().encode(), b"not a record"):
             await lab.commit(Create(lab.layout.state_path("t"), data))
             await client.delete(["t"])

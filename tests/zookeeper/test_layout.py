@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from hypothesis import example, given
@@ -14,7 +15,7 @@ from metafora_trio import Claim, InvalidTask, LayoutMismatch
 from metafora_trio.contract import ClaimKind, StoredTask
 from metafora_trio_zookeeper import ZooKeeperCoordinator, from_url
 from metafora_trio_zookeeper._connection import ReadResult
-from metafora_trio_zookeeper._layout import TOMBSTONE, Layout, decode_record
+from metafora_trio_zookeeper._layout import GENERATION_EPOCH, TOMBSTONE, Layout, decode_record, sequence_number
 
 LAYOUT = Layout("/metafora")
 MARK = "x" * 10
@@ -23,13 +24,16 @@ identities = st.builds("{}.{}".format, names, st.from_regex(r"[a-z0-9]{10}", ful
 claims = st.builds(Claim, st.integers(0, 2**31 - 1), names, identities, st.sampled_from(ClaimKind))
 
 
-@given(claims)
-def test_a_claim_is_parsed_as_it_was_written(claim: Claim) -> None:
-    path = LAYOUT.claim_path(claim)
-    assert path == f"{LAYOUT.claim_prefix(claim.task, claim.node, claim.kind)}{claim.seq:010}"
+@given(claims, st.integers(0, 2**31 - 1))
+def test_a_claim_is_parsed_as_it_was_written(claim: Claim, generation: int) -> None:
+    layout = Layout("/metafora")
+    layout.generation, number = generation, claim.seq
+    claim = replace(claim, seq=generation * 2**32 + number)
+    path = layout.claim_path(claim)
+    assert path == f"{layout.claim_prefix(claim.task, claim.node, claim.kind)}{number:010}"
     _, _, section, bucket, name = path.split("/")
-    assert (section, LAYOUT.parse_claim(bucket, name)) == ("claims", claim)
-    assert len(path) + 4 <= LAYOUT.claim_size(claim.task, claim.node) <= len(path) + 8
+    assert (section, layout.parse_claim(bucket, name)) == ("claims", claim)
+    assert len(path) + 4 <= layout.claim_size(claim.task, claim.node) <= len(path) + 8
 
 
 @given(st.text("ab.~/c0123456789", max_size=60), st.sampled_from(LAYOUT.buckets))
@@ -44,6 +48,7 @@ def test_a_name_parsed_as_a_claim_is_the_name_of_that_claim(name: str, bucket: s
         f"t~n.{MARK}~c",
         f"t~n.{MARK}~c~123456789",
         f"t~n.{MARK}~c~00000000001",
+        f"t~n.{MARK}~c~{2**32}",
         f"t~n.{MARK}~c~-000000001",
         f"t~n.{MARK}~c~000000000\u0661",
         f"t~n.{MARK}~x~0000000001",
@@ -57,12 +62,6 @@ def test_a_name_parsed_as_a_claim_is_the_name_of_that_claim(name: str, bucket: s
 )
 def test_names_that_are_not_claims(name: str) -> None:
     assert all(LAYOUT.parse_claim(bucket, name) is None for bucket in LAYOUT.buckets)
-
-
-def test_a_sequence_number_may_have_more_than_ten_digits() -> None:
-    claim = Claim(12_345_678_901, "t", f"n.{MARK}", ClaimKind.BID)
-    name = LAYOUT.claim_path(claim).rpartition("/")[2]
-    assert LAYOUT.parse_claim(LAYOUT.bucket("t"), name) == claim
 
 
 @given(names)
@@ -101,8 +100,11 @@ def test_the_directories() -> None:
 
 
 def test_the_record() -> None:
-    assert json.loads(LAYOUT.record) == {"layout": 2, "buckets": 64}
-    LAYOUT.check_record(LAYOUT.record)
+    data = LAYOUT.new_record(GENERATION_EPOCH + 217_000_000.9)
+    assert json.loads(data) == {"layout": 2, "buckets": 64, "generation": 217_000_000}
+    layout = Layout("/metafora")
+    layout.check_record(data)
+    assert layout.generation == 217_000_000
     for record, message in [
         (b'{"layout":3,"buckets":64}', "layout 3, made by a newer version .* uses layout 2"),
         (b'{"layout":1,"buckets":64}', "layout 1, made by an older version .* uses layout 2"),
@@ -110,9 +112,40 @@ def test_the_record() -> None:
         (b"{}", "not Metafora's"),
         (b"\xff", "not Metafora's"),
         (b"[]", "not Metafora's"),
+        (b"1", "not Metafora's"),
+        (b"[" * 100_000, "not Metafora's"),
+        (b'{"layout":1e999,"buckets":64}', "not Metafora's"),
+        (b'{"layout":2,"buckets":64,"generation":-1}', "not Metafora's"),
+        (b'{"layout":2,"buckets":64,"generation":2147483648}', "not Metafora's"),
+        (b'{"layout":2,"buckets":64,"generation":"1"}', "not Metafora's"),
+        (b'{"layout":2,"buckets":64,"generation":NaN}', "not Metafora's"),
     ]:
         with pytest.raises(LayoutMismatch, match=message):
-            LAYOUT.check_record(record)
+            layout.check_record(record)
+        assert layout.generation == 217_000_000
+    layout.check_record(b'{"layout":2,"buckets":64}')  # an older version made it
+    assert layout.generation == 0
+
+
+@pytest.mark.parametrize("now, generation", [(0.0, 0), (GENERATION_EPOCH - 1, 0), (1e12, 2**31 - 1)])
+def test_a_clock_that_is_wrong_makes_no_generation_that_is_refused(now: float, generation: int) -> None:
+    layout = Layout("/metafora")
+    layout.check_record(layout.new_record(now))
+    assert layout.generation == generation
+
+
+def test_tokens_grow_with_the_generation_and_fit_into_64_bits() -> None:
+    old, new, last = (Layout("/metafora") for _ in range(3))
+    for layout, seconds in ((old, 217_000_000), (new, 217_000_001), (last, 2**31 - 1)):
+        layout.check_record(layout.new_record(GENERATION_EPOCH + seconds))
+    names = [f"t~n.{MARK}~c~{number:010}" for number in (2**31 - 1, 0, 2**32 - 1)]
+    claims = [
+        layout.parse_claim(layout.bucket("t"), name) for layout, name in zip((old, new, last), names, strict=True)
+    ]
+    tokens = [claim.seq for claim in claims if claim is not None]
+    assert tokens == [217_000_000 * 2**32 + 2**31 - 1, 217_000_001 * 2**32, 2**63 - 1]
+    assert [sequence_number(claim) for claim in claims if claim is not None] == [2**31 - 1, 0, 2**32 - 1]
+    assert [old.claim_path(claim).rpartition("/")[2] for claim in claims if claim is not None] == names
 
 
 @given(st.binary() | st.binary().map(lambda data: b'{"layout":2,"buckets":64,"x":' + data + b"}"))
@@ -166,7 +199,7 @@ class TestUrl:
         coordinator = from_url("zk://a:1,[::1]:2,c/some/where?session_timeout=4&connect_timeout=2.5&buckets=8")
         assert (coordinator.hosts, coordinator.namespace) == ("a:1,[::1]:2,c", "/some/where")
         assert (coordinator.session_timeout, coordinator.connect_timeout) == (4.0, 2.5)
-        assert len(coordinator._layout.buckets) == 8
+        assert len(coordinator._layout().buckets) == 8
 
     def test_defaults(self) -> None:
         for url in ("zk://a", "zk://a/"):

@@ -10,7 +10,8 @@ import trio
 
 from metafora_trio import BrokerTooOld, CoordinatorUnavailable, StateName, TaskState
 from metafora_trio.testing.conformance import eventually
-from metafora_trio_zookeeper._connection import Create, Delete, SetData
+from metafora_trio.testing.conformance._subject import get_claim
+from metafora_trio_zookeeper._connection import Connection, Create, Delete, SetData
 from tests.support.virtual_time import use_virtual_time
 from tests.support.zookeeper.claims import own_claim
 from tests.support.zookeeper.scripted_cluster import ScriptedCluster
@@ -30,9 +31,28 @@ class TestJoining:
             pass
         async with cluster.session() as (session, connection):
             assert session.current
-            burst = connection.sent[1:]  # after the read of the layout record
+            assert connection.sent[:2] == ["transact", "read"]  # the layout record, behind a barrier
+            burst = connection.sent[2:]
             lists = 1 + 1 + 2 + 2
             assert burst[: 6 + lists] == ["add_watch"] * 4 + ["transact", "heartbeat"] + ["children"] * lists
+
+    async def test_a_server_that_lags_shows_no_record_of_an_earlier_namespace(self) -> None:
+        """With its generation, tokens would be lower than those before."""
+        cluster = ScriptedCluster(buckets=2)
+        cluster.make_namespace(5)
+        position, layout = len(cluster.log), cluster.layout
+        cluster.commit([Delete(path) for path in (*reversed(layout.directories()), layout.root)])
+        cluster.make_namespace(6)
+        await cluster.submit("t")
+
+        def connect_to_one_that_lags() -> Connection:
+            connection = cluster.connect()
+            connection.lag(position)
+            return connection
+
+        vars(cluster.coordinator)["_connect"] = connect_to_one_that_lags
+        async with cluster.session() as (session, _):
+            assert (await get_claim(session, "t")).seq == 6 << 32
 
     async def test_an_old_server_is_refused(self) -> None:
         for missing in ("add_watch", "read"):

@@ -11,7 +11,7 @@ import trio
 from metafora_trio import CoordinatorUnavailable, LayoutMismatch
 from metafora_trio.contract import MIN_SESSION_TIMEOUT, Diagnosis, Finding, Level
 from metafora_trio_zookeeper._connection import Connection, Create, Delete, ReadResult, RequestError
-from metafora_trio_zookeeper._layout import Layout
+from metafora_trio_zookeeper._layout import Layout, sequence_number
 from metafora_trio_zookeeper._plain_connection import children_of, open_connection
 from metafora_trio_zookeeper._replies import ask, read_one
 from metafora_trio_zookeeper._server_status import ServerStatus, server_status
@@ -113,7 +113,7 @@ def _session(connection: Connection, asked: float) -> Finding:
 
 def _root(layout: Layout, root: ReadResult | None) -> Finding:
     if root is None:
-        hint = "the first node or client creates it; or is the URL wrong?"
+        hint = "the first node that joins, or the first submit, creates it; or is the URL wrong?"
         return Finding(Level.WARNING, f"namespace {layout.root} does not exist yet", hint)
     try:
         layout.check_record(root.data)
@@ -168,7 +168,7 @@ def _sequence_numbers(layout: Layout, listed: dict[str, list[str]]) -> Iterator[
     seqs = [command[1] for command in queued if command is not None]
     for bucket in layout.buckets:
         claims = (layout.parse_claim(bucket, name) for name in listed[f"{layout.claims}/{bucket}"])
-        seqs += [claim.seq for claim in claims if claim is not None]
+        seqs += [sequence_number(claim) for claim in claims if claim is not None]
     highest = max(seqs, default=0)
     text = f"highest sequence number {highest:,} of {_LAST_SEQ:,}"
     if highest > _LAST_SEQ // 2:

@@ -31,7 +31,7 @@ from metafora_trio_zookeeper._connection import (
     WriteOp,
 )
 from metafora_trio_zookeeper._layout import MAX_OPS, MAX_REQUEST_BYTES, Layout, decode_state
-from metafora_trio_zookeeper._namespace import ensure_namespace
+from metafora_trio_zookeeper._namespace import ensure_namespace, find_namespace
 from metafora_trio_zookeeper._replies import Burst, is_broken
 from metafora_trio_zookeeper._session.in_flight import InFlight
 from metafora_trio_zookeeper._session.live_view import LiveView
@@ -39,7 +39,7 @@ from metafora_trio_zookeeper._session.live_view import LiveView
 from .deletes import Deletes
 from .lookups import Lookups
 from .parallel import for_each_chunk
-from .requests import ATTEMPTS, Requests
+from .requests import ATTEMPTS, FreshReads, Requests
 
 __all__ = ["ZooKeeperClient"]
 
@@ -74,10 +74,18 @@ class ZooKeeperClient(BrokerClient):
         hosts: for messages.
         patience: seconds after which a broker that does not answer is reported.
         rng: for jitter.
+        now: returns the date and time, in seconds since 1970.
     """
 
     def __init__(
-        self, connect: Callable[[], Connection], layout: Layout, *, hosts: str, patience: float, rng: random.Random
+        self,
+        connect: Callable[[], Connection],
+        layout: Layout,
+        *,
+        hosts: str,
+        patience: float,
+        rng: random.Random,
+        now: Callable[[], float],
     ) -> None:
         self._connect = connect
         self._layout = layout
@@ -86,8 +94,10 @@ class ZooKeeperClient(BrokerClient):
         self._live = LiveView(self._requests.connection, layout, InFlight("", len), rng)
         self._lookups = Lookups(self._requests, self._live)
         self._deletes = Deletes(self._requests)
+        self._now = now
+        self._made = False
         self._ended = AsyncBool()
-        self._watching = trio.Event()
+        self._wanted = AsyncBool()
 
     # ---- its life, for the coordinator
 
@@ -112,26 +122,49 @@ class ZooKeeperClient(BrokerClient):
                 self._requests.connection = self._live.connection = self._connect()
 
     async def prepare(self) -> None:
+        """Wait for a connection, and check the layout record if there is one."""
+        (root,) = await self._requests.read([self._layout.root])
+        if root is not None and root.data:
+            self._layout.check_record(root.data)
+            self._made = True
+
+    async def _make_namespace(self) -> None:
         """Create the namespace if it does not exist."""
-        with self._requests.limit():
+        requests = self._requests
+        with requests.limit():
             while True:
-                await self._requests.wait_up()
+                await requests.wait_up()
                 try:
-                    await ensure_namespace(self._requests.connection, self._layout)
+                    await ensure_namespace(requests.connection, self._layout, self._now())
                 except RequestError as error:
                     if not is_broken(error):
-                        raise await self._requests.refused(error) from error
+                        raise await requests.refused(error) from error
                 else:
+                    self._made = True
                     return
 
     async def _follow(self) -> None:
-        await self._watching.wait()
         while True:
+            await self._wanted.wait_value(True)
             await self._live.wait_connected()
             try:
-                await self._live.sync(self._barrier)
+                # The generation must be known before a claim is parsed.
+                if await find_namespace(self._requests.connection, self._layout):
+                    await self._live.sync(self._barrier)
+                else:
+                    self._namespace_gone()
             except RequestError as error:
-                raise await self._requests.refused(error) from error
+                if error.code is ErrorCode.NO_NODE:
+                    self._namespace_gone()
+                elif not is_broken(error):
+                    raise await self._requests.refused(error) from error
+
+    def _namespace_gone(self) -> None:
+        """Follow nothing until `open_view` finds the namespace again. Wake those who wait for changes: they call
+        `open_view`, which tells them."""
+        self._wanted.value = False
+        self._live.touch_everything()
+        self._requests.connection.drop()  # so that nothing is watched, and that the next sync starts with a connect
 
     def _barrier(self, burst: Burst) -> None:
         self._requests.connection.transact([Check(self._layout.root)], burst.slot())
@@ -140,6 +173,9 @@ class ZooKeeperClient(BrokerClient):
 
     def on_event(self, event: EventType, path: str) -> None:
         self._live.on_event(event, path)
+        if event is EventType.DELETED and path == self._layout.claims:
+            # The namespace is being removed. If it is made again, it has another generation: connect and sync again.
+            self._requests.connection.drop()
 
     def on_state(self, state: ConnectionState) -> None:
         self._live.on_state(state)
@@ -151,6 +187,8 @@ class ZooKeeperClient(BrokerClient):
 
     async def submit(self, tasks: Sequence[Task], *, again: bool) -> None:
         submitted = 0
+        if tasks and not self._made:
+            await self._make_namespace()
 
         async def submit(chunk: Sequence[Task]) -> None:
             nonlocal submitted
@@ -178,6 +216,8 @@ class ZooKeeperClient(BrokerClient):
             failure = await requests.write(ops)
             if failure is None:
                 return
+            if failure is ErrorCode.NO_NODE:  # the namespace may have been removed
+                await self._make_namespace()
             stored = await requests.read(layout.task_path(task.id) for task in tasks)
             before, states = states, await requests.read(layout.state_path(task.id) for task in tasks)
             lost = failure is ErrorCode.CONNECTION_LOSS
@@ -233,9 +273,14 @@ class ZooKeeperClient(BrokerClient):
     # ---- the view
 
     async def open_view(self) -> ClusterView:
-        self._watching.set()
-        with self._requests.limit():
-            await self._live.wait_current()
+        if not self._live.current:
+            # Find out first whether the namespace exists: without it, the view never becomes current.
+            await FreshReads(self._requests).read(lambda connection, burst: None)
+            self._wanted.value = True
+            with self._requests.limit():
+                await self._live.wait_current()
+        else:
+            await trio.lowlevel.checkpoint()
         return self._live.view
 
     async def wait_changed(self) -> None:

@@ -8,22 +8,20 @@ from typing import TypeVar
 
 import trio
 
-from metafora_trio import CoordinatorUnavailable
+from metafora_trio import CoordinatorUnavailable, NamespaceNotFound
 from metafora_trio.contract import AsyncBool
 from metafora_trio_zookeeper._connection import (
     Check,
     Connection,
     ConnectionState,
-    Done,
     ErrorCode,
     ReadResult,
-    Reply,
     RequestError,
     WriteOp,
 )
 from metafora_trio_zookeeper._errors import translate
 from metafora_trio_zookeeper._layout import Layout
-from metafora_trio_zookeeper._replies import Burst, ask, is_broken
+from metafora_trio_zookeeper._replies import Burst, Slot, ask, is_broken
 
 __all__ = ["ATTEMPTS", "FreshReads", "Requests"]
 
@@ -84,20 +82,26 @@ class Requests:
                 f"no answer from ZooKeeper at {self._hosts} within {self._patience:g} s ({self._reason})"
             ) from None
 
+    def no_namespace(self) -> NamespaceNotFound:
+        """Return the error to raise if the namespace does not exist."""
+        return NamespaceNotFound(f"there is no namespace {self.layout.root} on ZooKeeper at {self._hosts}")
+
+    def check_root(self, slot: Slot) -> None:
+        """Check the layout record that was read.
+
+        Raises:
+            NamespaceNotFound: there is none.
+            LayoutMismatch: it is another version's, or was made with other settings.
+        """
+        assert isinstance(slot.value, tuple)
+        (root,) = slot.value
+        if root is None or not root.data:
+            raise self.no_namespace()
+        self.layout.check_record(root.data)
+
     async def refused(self, error: RequestError) -> CoordinatorUnavailable:
         """Return the error to raise for a request that was refused."""
         return await translate(self._hosts, self._server, error)
-
-    async def ask(self, send: Callable[[Done], None]) -> Reply:
-        """Send a request until it is answered. It must be safe to repeat."""
-        with self.limit():
-            while True:
-                await self.wait_up()
-                try:
-                    return await ask(send)
-                except RequestError as error:
-                    if not is_broken(error):
-                        raise await self.refused(error) from error
 
     async def write(self, ops: Sequence[WriteOp]) -> ErrorCode | None:
         """Try a transaction once.
@@ -113,17 +117,39 @@ class Requests:
                 await ask(lambda done: self.connection.transact(ops, done))
             except RequestError as error:
                 if is_broken(error):
-                    await self.ask(lambda done: self.connection.transact([Check(self.layout.root)], done))  # noqa: ASYNC120 - a cancel may discard it
+                    await self._pass_barrier()  # noqa: ASYNC120 - a cancel may discard the error
                     return ErrorCode.CONNECTION_LOSS
                 if error.code not in (ErrorCode.NODE_EXISTS, ErrorCode.NO_NODE, ErrorCode.BAD_VERSION):
                     raise await self.refused(error) from error
                 return error.code
         return None
 
+    async def _pass_barrier(self) -> None:
+        while True:
+            await self.wait_up()
+            try:
+                await ask(lambda done: self.connection.transact([Check(self.layout.root)], done))
+            except RequestError as error:
+                if error.code is ErrorCode.NO_NODE:
+                    return  # a refusal is a transaction, too
+                if not is_broken(error):
+                    raise await self.refused(error) from error
+            else:
+                return
+
     async def read(self, paths: Iterable[str]) -> list[ReadResult | None]:
         """Read up to `MAX_OPS` znodes. What this connection has not been shown may be missing: see `FreshReads`."""
         wanted = list(paths)
-        return await self.permitted((await self.ask(lambda done: self.connection.read(wanted, done))).value)
+        with self.limit():
+            while True:
+                await self.wait_up()
+                try:
+                    reply = await ask(lambda done: self.connection.read(wanted, done))
+                except RequestError as error:
+                    if not is_broken(error):
+                        raise await self.refused(error) from error
+                else:
+                    return await self.permitted(reply.value)
 
     async def permitted(self, found: Iterable[ReadResult | RequestError | None]) -> list[ReadResult | None]:
         """Return what was read, or raise `CoordinatorUnavailable` if reading any of it was refused."""
@@ -141,6 +167,9 @@ class FreshReads:
     A server may lag behind the others. So the first reads on each connection are sent right behind a barrier, a quorum
     write: a server answers in order, and answers the write only when it has caught up with it. A `sync` would prove
     less, and a pipelined barrier costs no round trip.
+
+    The barrier comes with a look at the layout record, since the namespace may have been removed, and made again, at
+    any time.
     """
 
     def __init__(self, requests: Requests) -> None:
@@ -157,6 +186,7 @@ class FreshReads:
             What the last call of `send` returned.
 
         Raises:
+            NamespaceNotFound: the namespace does not exist.
             CoordinatorUnavailable: no answer, or a refusal.
         """
         requests = self._requests
@@ -165,14 +195,21 @@ class FreshReads:
                 await requests.wait_up()
                 connection = requests.connection
                 burst, here = Burst(), (connection, connection.number)
+                root = None
                 if self._passed != here:
                     connection.transact([Check(requests.layout.root)], burst.slot())
+                    root = burst.slot()
+                    connection.read([requests.layout.root], root)
                 sent = send(connection, burst)
                 try:
                     await burst.wait()
                 except RequestError as error:
+                    if error.code is ErrorCode.NO_NODE:  # of the barrier, or of a list
+                        raise requests.no_namespace() from error
                     if not is_broken(error):
                         raise await requests.refused(error) from error
-                else:
+                    continue
+                if root is not None:
+                    requests.check_root(root)
                     self._passed = here
-                    return sent
+                return sent

@@ -129,6 +129,11 @@ class LiveView:
         self._changes.nodes = True
         self._changed.value = True
 
+    def touch_everything(self) -> None:
+        """Report everything as changed."""
+        self._changes.everything = True
+        self._changed.value = True
+
     def on_record(self, task: str, record: ReadResult | None) -> None:
         """Take a task's record that was read. Call this from the reply's callback, when record and view still match."""
         if record is None and task in self.view.tasks and self.current:
@@ -259,8 +264,7 @@ class LiveView:
         self.view, self._building, self._events = view, None, []
         self.records.clear()
         self._current.value = True
-        self._changes.everything = True
-        self._changed.value = True
+        self.touch_everything()
 
     def _read_one(self, path: str, done: Done) -> None:
         def counted(reply: Reply | RequestError) -> None:

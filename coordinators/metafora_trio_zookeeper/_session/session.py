@@ -70,6 +70,7 @@ class ZooKeeperSession(Session):
         asked_timeout: the requested session timeout, in seconds.
         rng: for jitter.
         suspended: see `suspended_seconds`.
+        now: returns the date and time, in seconds since 1970.
         watched: see `Session.watched`.
 
     Attributes:
@@ -87,6 +88,7 @@ class ZooKeeperSession(Session):
         asked_timeout: float,
         rng: random.Random,
         suspended: Callable[[], float],
+        now: Callable[[], float],
         watched: bool = True,
     ) -> None:
         self.node = node
@@ -95,6 +97,7 @@ class ZooKeeperSession(Session):
         self.scope = trio.CancelScope()
         self.lost: SessionLost | None = None
         self.server = ""
+        self._now = now
         self._watched = watched
         self._me = node.identity
         self._connection = connection
@@ -353,7 +356,7 @@ class ZooKeeperSession(Session):
             await self._live.wait_connected()
             try:
                 if not self._joined.is_set():
-                    await ensure_namespace(self._connection, self._layout)
+                    await ensure_namespace(self._connection, self._layout, self._now())
                 synced = await self._live.sync(self._barrier)
             except RequestError as error:
                 if not is_broken(error):

@@ -152,7 +152,8 @@ class ClientConformance:
     async def test_a_submitted_task_is_in_the_clients_own_view(self, subject: Subject) -> None:
         """Read your writes. Otherwise a client that submits and then waits for all tasks would not wait."""
         async with subject.coordinator.open_client() as client:
-            await client.open_view()
+            await client.submit([Task("first")], again=False)
+            assert "first" in (await client.open_view()).tasks
             await client.submit([Task("t")], again=False)
             assert "t" in (await client.open_view()).tasks
 

@@ -15,7 +15,7 @@ from metafora_trio import NodeInfo, Task
 from metafora_trio.contract import Session
 from metafora_trio_zookeeper import ZooKeeperCoordinator
 from metafora_trio_zookeeper._connection import WriteOp
-from metafora_trio_zookeeper._layout import Layout
+from metafora_trio_zookeeper._layout import GENERATION_EPOCH, Layout
 from metafora_trio_zookeeper._plain_connection import open_connection
 from metafora_trio_zookeeper._replies import ask
 from metafora_trio_zookeeper._session.session import ZooKeeperSession
@@ -32,13 +32,26 @@ _LONGEST = 600.0
 
 
 class CoordinatorLab(Lab):
-    """A lab whose ensemble has a coordinator on it."""
+    """A lab whose ensemble has a coordinator on it.
+
+    Attributes:
+        layout: for paths. It does not learn the namespace's generation.
+        coordinator: the coordinator.
+        generation: the generation of a namespace that is made now.
+    """
 
     def __init__(self, *, buckets: int = 4) -> None:
         super().__init__()
+        self.generation = 5
         self.layout = Layout("/m", buckets)
         self.coordinator = ZooKeeperCoordinator(
-            _HOSTS, namespace="/m", session_timeout=4.0, buckets=buckets, connect=self.connect, rng=random.Random(1)
+            _HOSTS,
+            namespace="/m",
+            session_timeout=4.0,
+            buckets=buckets,
+            connect=self.connect,
+            rng=random.Random(1),
+            now=lambda: GENERATION_EPOCH + self.generation,
         )
 
     def run(

@@ -11,8 +11,8 @@ import trio
 from metafora_trio import NodeInfo, StateName, Task, TaskState
 from metafora_trio.contract import Session
 from metafora_trio_zookeeper import ZooKeeperCoordinator
-from metafora_trio_zookeeper._connection import Delete, SetData, WriteOp
-from metafora_trio_zookeeper._layout import Layout
+from metafora_trio_zookeeper._connection import Create, Delete, SetData, WriteOp
+from metafora_trio_zookeeper._layout import GENERATION_EPOCH, Layout
 
 from .scripted_zookeeper import ScriptedConnection, ScriptedZooKeeper
 
@@ -35,8 +35,14 @@ class ScriptedCluster(ScriptedZooKeeper):
             connect=self.connect,
             rng=random.Random(1),
             suspended=lambda: self.suspended,
+            now=lambda: GENERATION_EPOCH + 5,
         )
         self.layout = Layout("/m", buckets)
+
+    def make_namespace(self, generation: int = 5) -> None:
+        """Create the namespace, as the first node would."""
+        record = self.layout.new_record(GENERATION_EPOCH + generation)
+        self.commit([Create(self.layout.root, record), *map(Create, self.layout.directories())])
 
     @asynccontextmanager
     async def session(self, name: str = "a") -> AsyncGenerator[tuple[Session, ScriptedConnection]]:

@@ -18,7 +18,7 @@ from metafora_trio.testing.simulation import (
     SimulationContext,
 )
 from metafora_trio_zookeeper import ZooKeeperCoordinator
-from metafora_trio_zookeeper._layout import Layout
+from metafora_trio_zookeeper._layout import GENERATION_EPOCH, Layout
 
 from ._ensemble import SimulatedZooKeeper
 from ._log_checker import LogChecker
@@ -39,6 +39,7 @@ class ZooKeeperBroker:
     Args:
         context: see `SimulationContext`.
         servers: the number of ZooKeeper servers.
+        generation: the generation of the namespace, of which tokens are made; see `Layout`.
 
     Attributes:
         zookeeper: the simulated ensemble.
@@ -52,9 +53,10 @@ class ZooKeeperBroker:
         remedies: `resume(node)` and `start_server(server)`.
     """
 
-    def __init__(self, context: SimulationContext, *, servers: int = 3) -> None:
+    def __init__(self, context: SimulationContext, *, servers: int = 3, generation: int = 0) -> None:
         self.zookeeper: SimulatedZooKeeper = SimulatedZooKeeper(context.world, servers=servers, rng=context.fork())
         self._context = context
+        self._now = GENERATION_EPOCH + generation
         self._processes = NodeProcesses(context)
         layout = Layout(_NAMESPACE, _BUCKETS)
         self._reader = NamespaceReader(self.zookeeper, layout)
@@ -92,6 +94,7 @@ class ZooKeeperBroker:
             connect=lambda: self.zookeeper.connect(timeout),
             rng=self._context.fork(),
             suspended=lambda: 0.0,
+            now=lambda: self._now,
             watched=False,
         )
 

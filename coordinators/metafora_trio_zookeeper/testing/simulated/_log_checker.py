@@ -68,6 +68,8 @@ class LogChecker:
         gone: dict[str, list[Claim]] = defaultdict(list)
         removed: list[str] = []
         for event, path in entry.events:
+            if path == layout.root and (root := self._zookeeper.tree.get(path)) is not None and root.data:
+                layout.check_record(root.data)  # learn the generation; no claim is older than its namespace
             above, _, name = path.rpartition("/")
             directory, _, bucket = above.rpartition("/")
             if directory == layout.claims and (claim := layout.parse_claim(bucket, name)):
