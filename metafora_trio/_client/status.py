@@ -56,7 +56,8 @@ class TaskStatus:
         id: the task's id.
         state: its state.
         queue: its claims, head first.
-        props: its properties; None in lists, and for a task that has ended.
+        props: its properties. None in the list of the tasks in the cluster, and for a task that has ended if the record
+            of its end does not have them.
         stored_state: its state record; None in lists, and if there is no record.
     """
 
@@ -137,7 +138,7 @@ def found_status(task: str, snapshot: TaskSnapshot) -> TaskStatus:
     """Return a task's status from a fresh read."""
     found, stored, queue = snapshot.task, snapshot.state, tuple(snapshot.queue)
     if found is None:
-        return TaskStatus(task, _past(stored), stored_state=stored)
+        return TaskStatus(task, _past(stored), props=None if stored is None else stored.props, stored_state=stored)
     return TaskStatus(task, _present(queue, deleted=found.deleted), queue, found.props, stored)
 
 
