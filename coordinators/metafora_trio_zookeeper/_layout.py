@@ -97,7 +97,9 @@ def decode_record(task: str, stored: ReadResult | None) -> StoredTask | None:
     """
     if stored is None:
         return None
-    return StoredTask({} if stored.version else decode_props(task, stored.data), stored.version)
+    if stored.version:
+        return StoredTask({}, stored.version)
+    return StoredTask(decode_props(task, stored.data), encoded=stored.data)
 
 
 def decode_state(task: str, stored: ReadResult | None) -> TaskState | None:

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager, contextmanager
 
 import trio
 
-from metafora_trio._errors import NodeNotFound, TaskExists, TaskNotFound
+from metafora_trio._errors import NodeNotFound, TaskExists, TaskFinished, TaskNotFound
 from metafora_trio._model.command import Command, CommandName
 from metafora_trio._model.task import Task, check_task_id
 from metafora_trio._model.view import ClusterView
@@ -61,6 +61,20 @@ class Client:
                 raise TaskExists(f"task {task.id!r} is given twice")
             batch[task.id] = task
         await self._broker.submit(list(batch.values()), again=again)
+
+    async def retry(self, *ids: str) -> None:
+        """Run tasks that have ended again, each with its own properties. Their old ends are forgotten.
+
+        The properties come from the record of the task's end. If two clients retry or submit the same task at the same
+        time, it may run twice, one run after the other.
+
+        Raises:
+            TaskNotFound: at least one does not exist. Nothing is submitted, here and below.
+            TaskExists: at least one is in the cluster, or is still ending after a delete.
+            TaskFinished: at least one has ended without a record of its properties, because an older version ended it
+                or because they could not be read. Submit it with `again=True`.
+        """
+        await self.submit([_second_run(await self.get(id)) for id in dict.fromkeys(ids)], again=True)
 
     async def delete(self, *ids: str) -> None:
         """Delete tasks. A running task is stopped and then removed; for a task that has ended, its state is forgotten.
@@ -270,6 +284,21 @@ class Client:
             changes = self._broker.take_changes()
             for listener in self._listeners:
                 listener.add(changes)
+
+
+def _second_run(status: TaskStatus) -> Task:
+    """Return the task that runs a task again that has ended."""
+    if status.state is TaskStatusName.STRAY:
+        raise TaskNotFound(f"task {status.id!r} is stray: it has no end to retry")
+    if not status.ended:
+        where = "is still ending" if status.state is TaskStatusName.DELETING else "is in the cluster already"
+        raise TaskExists(f"task {status.id!r} {where}")
+    if status.props is None:
+        raise TaskFinished(
+            f"task {status.id!r} has ended ({status.state}), but the record of its end has no properties: "
+            "submit it with again=True"
+        )
+    return Task(status.id, status.props)
 
 
 def _flat(tasks: Iterable[Task | Iterable[Task]]) -> Iterator[Task]:

@@ -61,7 +61,8 @@ class TaskStatus:
         id: the task's id.
         state: its state.
         queue: its claims, head first.
-        props: its properties; None in lists, for a task that has ended, and if they cannot be read.
+        props: its properties. None in the list of the tasks in the cluster, for a task that has ended if the record of
+            its end does not have them, and if they cannot be read.
         stored_state: its state record; None in lists, and if there is no record or it cannot be read.
         problem: why a record of it cannot be read; empty in lists, and if all can.
     """
@@ -144,7 +145,8 @@ def found_status(task: str, snapshot: TaskSnapshot) -> TaskStatus:
     """Return a task's status from a fresh read."""
     found, stored, queue = snapshot.task, snapshot.state, tuple(snapshot.queue)
     if found is None:
-        return TaskStatus(task, _past(snapshot), stored_state=stored, problem=snapshot.state_problem)
+        props = None if stored is None else stored.props
+        return TaskStatus(task, _past(snapshot), props=props, stored_state=stored, problem=snapshot.state_problem)
     problem = "; ".join(filter(None, (snapshot.task_problem, snapshot.state_problem)))
     props = None if snapshot.task_problem else found.props
     return TaskStatus(task, _present(queue, deleted=found.deleted), queue, props, stored, problem)

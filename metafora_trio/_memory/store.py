@@ -134,7 +134,7 @@ class Store:
             if not again and (ended := self.states.get(task.id)):
                 raise TaskFinished(f"task {task.id!r} has ended ({ended.state}): submit it with again=True")
         for task in tasks:
-            self.tasks[task.id] = StoredTask(task.props)
+            self.tasks[task.id] = StoredTask(task.props, encoded=task.encoded)
             self.states[task.id] = TaskState()
         self._commit(*(TaskAdded(task.id) for task in tasks))
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from metafora_trio._model.state import TaskState
 
 from .claim import Claim
+from .props import encode_props
 
 __all__ = ["StoredTask", "TaskSnapshot"]
 
@@ -20,10 +21,17 @@ class StoredTask:
     Attributes:
         props: its properties.
         version: 0 as submitted; higher once a client has deleted it.
+        encoded: the properties as they are stored. By default `props` is encoded. A handler may change the lists and
+            dicts in `props`; the record of its end, with which the task can run again, is made from this.
     """
 
     props: Mapping[str, Any]
     version: int = 0
+    encoded: bytes = field(default=b"", repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.encoded:
+            object.__setattr__(self, "encoded", encode_props(self.props))
 
     @property
     def deleted(self) -> bool:

@@ -15,21 +15,27 @@ from dataclasses import dataclass
 import trio
 
 from metafora_trio._model.claim import Claim
+from metafora_trio._model.json_record import printable
 from metafora_trio._model.reconcile import RunState
-from metafora_trio._model.state import Outcome, StateName, StopReason, TaskError, TaskState
+from metafora_trio._model.state import (
+    MAX_ERROR,
+    MAX_TRACEBACK,
+    Outcome,
+    StateName,
+    StopReason,
+    TaskError,
+    TaskState,
+)
 from metafora_trio._running_task import Handler, RunControl, RunningTask
 
 __all__ = ["TaskRun", "failure"]
-
-_MAX_TRACEBACK = 16 * 1024
-"""The number of characters of a traceback that are kept, from its end."""
 
 
 def failure(error: BaseException, now: datetime.datetime) -> TaskState:
     """Return the final state of a task whose handler raised."""
     text = "".join(traceback.format_exception(error))
     line = "".join(traceback.format_exception_only(error)).strip().partition("\n")[0]
-    entry = TaskError(now, line[:1000], type(error).__name__, text[-_MAX_TRACEBACK:])
+    entry = TaskError(now, printable(line[:MAX_ERROR]), type(error).__name__, printable(text[-MAX_TRACEBACK:]))
     return TaskState(StateName.FAILED, errors=(entry,))
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import datetime
 from collections.abc import Callable
 
 import trio
 
 from metafora_trio._clock import Clock
 from metafora_trio._errors import InvalidTask
+from metafora_trio._model.props import decode_props
 from metafora_trio._model.reconcile import RunState, may_open
 from metafora_trio._running_task import Handler, RunControl, RunningTask
 from metafora_trio.contract import Session, StoredTask, TaskRefused
@@ -77,6 +80,7 @@ class TaskRunner:
         try:
             await run.run(self._handler, task, control, opened=self._on_opened, now=self._now)
         finally:
+            self._complete_end(run, stored, task)  # before the event: an observer may have the end reported at once
             late = trio.current_time() - session.lease.end
             self._emit(TaskStopped(me, run.id, run.claim.seq, task.stop_reason))
             if late > _OVERRUN_TOLERANCE:
@@ -88,12 +92,24 @@ class TaskRunner:
         self._running[task.id] = task
         self._emit(TaskStarted(task.node, task.id, task.token))
 
+    def _complete_end(self, run: TaskRun, stored: StoredTask | None = None, task: RunningTask | None = None) -> None:
+        """Add to the end of a run, if it has one, what is needed to understand it and to run the task again."""
+        if run.end is None:
+            return
+        ended, started = self._now(), None
+        if task is not None:
+            started = ended - datetime.timedelta(seconds=trio.current_time() - task.started)
+        props = None if stored is None else decode_props(run.id, stored.encoded)
+        node, token = self._situation.me, run.claim.seq
+        run.end = dataclasses.replace(run.end, props=props, node=node, token=token, started=started, ended=ended)
+
     async def _read(self, run: TaskRun) -> StoredTask | None:
         """Return the stored task, or None if after reading it the task may no longer start."""
         try:
             stored = await self._session.read(run.id)
         except InvalidTask as error:
             run.fail(error, self._now())
+            self._complete_end(run)
             return None
         except TaskRefused as error:
             run.give_up()

@@ -21,6 +21,7 @@ _COMMANDS = {
     "ls": ("_tasks", "List tasks: which node runs what."),
     "describe": ("_tasks", "Show all that is known of tasks, tracebacks too."),
     "wait": ("_tasks", "Wait until tasks have ended."),
+    "retry": ("_tasks", "Run tasks again that have ended, with the properties they had."),
     "rm": ("_tasks", "Delete tasks; running ones are stopped first."),
     "nodes": ("_nodes", "List the live nodes and what they have."),
     "freeze": ("_nodes", "Freeze nodes: they keep what they have, claim nothing and give nothing."),

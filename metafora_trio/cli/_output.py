@@ -106,7 +106,10 @@ def task_record(status: TaskStatus) -> dict[str, Any]:
         record["props"] = dict(status.props)
     if status.problem:
         record["problem"] = status.problem
-    if status.stored_state is not None:
+    if (state := status.stored_state) is not None:
+        if state.node is not None:
+            started, ended = (time and time.isoformat() for time in (state.started, state.ended))
+            record["end"] = {"node": state.node, "token": state.token, "started": started, "ended": ended}
         record["errors"] = [
             {
                 "timestamp": error.timestamp.isoformat(),

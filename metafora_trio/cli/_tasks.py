@@ -1,4 +1,4 @@
-"""The commands on tasks: submit, ls, describe, wait, rm."""
+"""The commands on tasks: submit, ls, describe, wait, retry, rm."""
 
 from __future__ import annotations
 
@@ -219,6 +219,11 @@ def _description(status: TaskStatus) -> Iterator[str]:
     yield f"state   {status.state}"
     for place, claim in enumerate(status.queue):
         yield f"{'asked by' if place else 'node   '} {claim.node}  token {claim.seq}"
+    if (end := status.stored_state) is not None and end.node is not None:
+        yield f"node    {end.node}  token {end.token}"
+        for name, time in (("started", end.started), ("ended  ", end.ended)):
+            if time is not None:
+                yield f"{name} {time.isoformat(timespec='milliseconds')}"
     if status.props is not None:
         yield f"props   {json.dumps(dict(status.props), ensure_ascii=False)}"
     if status.problem:
@@ -228,7 +233,7 @@ def _description(status: TaskStatus) -> Iterator[str]:
         yield from (f"        {line}" for line in error.traceback.splitlines())
 
 
-# ---- wait, rm
+# ---- wait, retry, rm
 
 
 @click.command()
@@ -262,6 +267,33 @@ def wait(app: App, ids: Sequence[str], timeout: float | None) -> int:
     app.with_client(main)
     well = (TaskStatusName.COMPLETED, TaskStatusName.DELETED)
     return ExitCode.DONE if all(status.state in well for status in ended.values()) else ExitCode.FAILED
+
+
+@click.command()
+@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@click.pass_obj
+def retry(app: App, ids: Sequence[str]) -> int:
+    """Run tasks again that have ended, each with the properties it had. How they ended is forgotten.
+
+    The ids of what was submitted again are printed. `metafora submit --again` runs a task again with new properties.
+
+    \b
+    Examples:
+      metafora retry report-7
+      metafora ls --state failed -o json | jq -r '.tasks[].task' | xargs metafora retry
+    """
+
+    async def main(client: Client) -> int:
+        retried: list[str] = []
+        try:
+            return await for_each(ids, "retried", client.retry, retried)
+        finally:
+            if app.json:
+                print_json(retried=retried)
+            elif retried:
+                click.echo("\n".join(retried))
+
+    return app.with_client(main)
 
 
 @click.command()

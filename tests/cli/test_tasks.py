@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import io
 import json
 import logging
@@ -148,6 +149,41 @@ def test_failed_task_from_ls_to_its_traceback(shell: Shell) -> None:
     assert 'raise ValueError("as requested")' in shell.out
     assert shell("describe", "bad", "-o", "json") == 0
     assert shell.json["tasks"][0]["errors"][0]["type"] == "ValueError"
+
+
+def test_retry(shell: Shell) -> None:
+    """Tasks that have ended run again with the properties they had. The ids are printed, and errors do not stop it."""
+    shell.cluster.add_nodes("ant")
+    assert shell("submit", "a", "b", "--props", '{"fail": true}') == 0
+    assert shell("wait", "a", "b") == 1
+    assert shell("retry", "a", "nope", "b") == 3
+    assert (shell.out, shell.err.splitlines()[0]) == ("a\nb\n", "error: no task 'nope'")
+    assert shell("wait", "a", "b") == 1  # the same properties, the same failure
+    assert [row[:2] for row in shell.rows] == [["a", "failed"], ["b", "failed"]]
+    assert shell("retry", "b", "-o", "json") == 0
+    assert shell.json == {"schema": "metafora/v1", "retried": ["b"]}
+    assert shell("submit", "c") == 0
+    assert shell("retry", "c") == 4
+    assert (shell.out, shell.err.splitlines()[0]) == ("", "error: task 'c' is in the cluster already")
+
+
+def test_describe_shows_where_and_when_a_task_ended(shell: Shell) -> None:
+    shell.cluster.add_nodes("ant")
+    assert shell("submit", "a", "--props", '{"seconds": 5}') == 0
+    assert shell("wait", "a") == 0
+    assert shell("describe", "a") == 0
+    lines = dict(line.split(maxsplit=1) for line in shell.out.splitlines())
+    assert lines["node"].startswith("ant.")
+    assert "  token " in lines["node"]
+    assert lines["props"] == '{"seconds": 5}'
+    started, ended = (datetime.datetime.fromisoformat(lines[name]) for name in ("started", "ended"))
+    assert ended - started == datetime.timedelta(seconds=5)
+    assert shell("describe", "a", "-o", "json") == 0
+    (task,) = shell.json["tasks"]
+    end = task["end"]
+    assert (task["node"], end["node"].partition(".")[0], task["props"]) == (None, "ant", {"seconds": 5})
+    assert isinstance(end["token"], int)
+    assert datetime.datetime.fromisoformat(end["ended"]) > datetime.datetime.fromisoformat(end["started"])
 
 
 def test_describe_shows_the_others(shell: Shell) -> None:

@@ -106,6 +106,7 @@ def test_fields() -> None:
     assert (record.flag("flag"), record.integer("int"), record.integer("int", 8)) == (True, 7, 7)
     assert (record.number("int", 0.0), record.number("number", 0.0), record.text("text")) == (7.0, 1.5, "x")
     noon = record.time("time")
+    assert noon is not None
     assert noon == datetime.datetime(2024, 5, 1, 12, tzinfo=datetime.UTC)
     assert noon.tzinfo is datetime.UTC
     assert record.texts("texts") == ["a", "b"]

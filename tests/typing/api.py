@@ -154,6 +154,7 @@ async def client() -> None:
         assert_type(opened, Client)
         await opened.submit(Task("one"))
         await opened.submit([Task("two", {"url": "https://example.org"})], again=True)
+        await opened.retry("one", "two")
         await opened.submit("three")  # type: ignore[arg-type]
         assert_type(await opened.tasks(), list[TaskStatus])
         assert_type(await opened.nodes(), list[NodeStatus])

@@ -78,7 +78,8 @@ class ClientConformance:
 
     async def test_the_final_state_can_be_read_until_it_is_deleted(self, subject: Subject) -> None:
         when = datetime.datetime(2024, 5, 1, 12, 30, tzinfo=datetime.UTC)
-        failed = TaskState(StateName.FAILED, errors=(TaskError(when, "it broke", "ValueError", "Traceback: ☃\n"),))
+        error = TaskError(when, "it broke", "ValueError", "Traceback: ☃\n")
+        failed = TaskState(StateName.FAILED, (error,), {"snow": "☃", "deep": [[1]]}, "a.1", 2**40, when, when)
         async with members(subject, "a") as (a,), subject.coordinator.open_client() as client:
             await submit(subject, [a], "t")
             a.finish(await get_claim(a, "t"), failed)
