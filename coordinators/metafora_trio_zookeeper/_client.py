@@ -40,7 +40,7 @@ from ._connection import (
     WriteOp,
 )
 from ._errors import translate
-from ._layout import MAX_OPS, MAX_REQUEST_BYTES, TOMBSTONE, Layout, decode_record, decode_state
+from ._layout import MAX_OPS, MAX_REQUEST_BYTES, TOMBSTONE, Layout, decode_record, decode_state, is_tombstone
 from ._namespace import ensure_namespace
 from ._replies import Burst, ask, is_broken
 
@@ -106,6 +106,7 @@ class ZooKeeperClient(BrokerClient):
         """
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._follow)
+            nursery.start_soon(self._live.changed_tasks.run)
             while True:
                 try:
                     await self._connection.open(self)
@@ -272,7 +273,7 @@ class ZooKeeperClient(BrokerClient):
             unknown = "; the answer to this submit was lost" if failure is ErrorCode.CONNECTION_LOSS else ""
             for task, record, state in zip(tasks, stored, states, strict=True):
                 if record is not None:
-                    where = "is still ending" if record.version else "is in the cluster already"
+                    where = "is still ending" if is_tombstone(record) else "is in the cluster already"
                     raise TaskExists(f"task {task.id!r} {where}{unknown}")
                 # A state that is not terminal and has no task is left over from a change by hand: overwrite it.
                 known = None if again else decode_state(task.id, state)
@@ -285,10 +286,17 @@ class ZooKeeperClient(BrokerClient):
     async def delete(self, task: str) -> None:
         check_task_id(task)
         path, task_path, unknown = self._layout.state_path(task), self._layout.task_path(task), False
+        version = 0
         for _ in range(_ATTEMPTS):
-            failure = await self._write([SetData(task_path, TOMBSTONE, 0)])
-            if failure in (None, ErrorCode.BAD_VERSION):  # it was deleted before
+            failure = await self._write([SetData(task_path, TOMBSTONE, version)])
+            if failure is None:
                 return
+            if failure is ErrorCode.BAD_VERSION:
+                (record,) = await self._read([task_path])
+                if record is None or is_tombstone(record):
+                    return  # it was deleted before
+                version = record.version  # an operator has set other properties
+                continue
             unknown = unknown or failure is ErrorCode.CONNECTION_LOSS
             if failure is ErrorCode.CONNECTION_LOSS:
                 continue

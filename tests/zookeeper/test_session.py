@@ -11,6 +11,7 @@ import trio
 from metafora_trio import BrokerTooOld, CoordinatorUnavailable, StateName, TaskState
 from metafora_trio.testing.conformance import eventually
 from metafora_trio_zookeeper._connection import Create, Delete, SetData
+from metafora_trio_zookeeper._layout import TOMBSTONE
 from tests.support.virtual_time import use_virtual_time
 from tests.support.zookeeper.claims import own_claim
 from tests.support.zookeeper.scripted_cluster import ScriptedCluster
@@ -290,7 +291,7 @@ class TestReconnect:
             cluster.refusing = True
             connection.cut()
             path = next(path for path in cluster.tree if path.endswith("/t") and path.startswith("/m/tasks"))
-            cluster.commit([SetData(path, b"{}", 0)])
+            cluster.commit([SetData(path, TOMBSTONE, 0)])
             cluster.refusing = False
             await eventually(session, lambda it: it.current)
             assert session.view.deleted("t")
