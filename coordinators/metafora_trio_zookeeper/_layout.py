@@ -41,6 +41,7 @@ __all__ = [
     "Layout",
     "decode_record",
     "decode_state",
+    "is_tombstone",
     "known",
     "sequence_number",
 ]
@@ -90,16 +91,25 @@ def check_namespace(namespace: str) -> str:
 
 
 def decode_record(task: str, stored: ReadResult | None) -> StoredTask | None:
-    """Decode a task's znode; None if there is none. A tombstone has no properties.
+    """Decode a task's znode; None if there is none. A tombstone has no properties, and only it has a version above 0.
 
     Raises:
         InvalidTask: the properties are not a JSON object.
     """
     if stored is None:
         return None
-    if stored.version:
+    if is_tombstone(stored):
         return StoredTask({}, stored.version)
     return StoredTask(decode_props(task, stored.data), encoded=stored.data)
+
+
+def is_tombstone(stored: ReadResult) -> bool:
+    """Return whether a task's znode says that a client has deleted the task.
+
+    The version alone does not say so, because an operator may have set other properties. The data alone do not either,
+    because they may be the properties with which the task was submitted.
+    """
+    return stored.version > 0 and stored.data == TOMBSTONE
 
 
 def decode_state(task: str, stored: ReadResult | None) -> TaskState | None:

@@ -226,12 +226,12 @@ def claims_again_while_pending() -> Iterator[Change]:
 
 @mutant(rule="A resync reads the tasks that may run here, because lists do not show tombstones.", source=_ZOOKEEPER)
 def tombstone_missed_by_a_resync() -> Iterator[Change]:
-    right = live_view._results
+    right = live_view.results_of
 
     def results(slots: Iterable[Slot]) -> list[ReadResult | RequestError | None]:
         return [replace(it, version=0) if isinstance(it, ReadResult) else it for it in right(slots)]
 
-    yield live_view, "_results", results
+    yield live_view, "results_of", results
 
 
 @mutant(rule="Events that arrive during a resync are applied to the new view, also those of nodes.", source=_ZOOKEEPER)

@@ -12,6 +12,7 @@ from metafora_trio import BrokerTooOld, CoordinatorUnavailable, StateName, TaskS
 from metafora_trio.testing.conformance import eventually
 from metafora_trio.testing.conformance._subject import get_claim
 from metafora_trio_zookeeper._connection import Connection, Create, Delete, SetData
+from metafora_trio_zookeeper._layout import TOMBSTONE
 from tests.support.virtual_time import use_virtual_time
 from tests.support.zookeeper.claims import own_claim
 from tests.support.zookeeper.scripted_cluster import ScriptedCluster
@@ -310,7 +311,7 @@ class TestReconnect:
             cluster.refusing = True
             connection.cut()
             path = next(path for path in cluster.tree if path.endswith("/t") and path.startswith("/m/tasks"))
-            cluster.commit([SetData(path, b"{}", 0)])
+            cluster.commit([SetData(path, TOMBSTONE, 0)])
             cluster.refusing = False
             await eventually(session, lambda it: it.current)
             assert session.view.deleted("t")

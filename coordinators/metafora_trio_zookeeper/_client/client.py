@@ -30,7 +30,7 @@ from metafora_trio_zookeeper._connection import (
     SetData,
     WriteOp,
 )
-from metafora_trio_zookeeper._layout import MAX_OPS, MAX_REQUEST_BYTES, Layout, decode_state
+from metafora_trio_zookeeper._layout import MAX_OPS, MAX_REQUEST_BYTES, Layout, decode_state, is_tombstone
 from metafora_trio_zookeeper._namespace import ensure_namespace, find_namespace
 from metafora_trio_zookeeper._replies import Burst, is_broken
 from metafora_trio_zookeeper._session.in_flight import InFlight
@@ -109,6 +109,7 @@ class ZooKeeperClient(BrokerClient):
         """
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._follow)
+            nursery.start_soon(self._live.changed_tasks.run)
             while True:
                 connection = self._requests.connection
                 try:
@@ -229,7 +230,7 @@ class ZooKeeperClient(BrokerClient):
             unknown = "; the answer to this submit was lost" if lost else ""
             for task, record, state, ended in zip(tasks, stored, states, since, strict=True):
                 if record is not None:
-                    where = "is still ending" if record.version else "is in the cluster already"
+                    where = "is still ending" if is_tombstone(record) else "is in the cluster already"
                     raise TaskExists(f"task {task.id!r} {where}{unknown}")
                 if ended and (known := decode_state(task.id, state)) is not None and known.state.terminal:
                     raise TaskFinished(

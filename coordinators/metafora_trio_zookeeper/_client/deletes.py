@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from metafora_trio import CoordinatorUnavailable, InvalidTask
 from metafora_trio_zookeeper._connection import Connection, Create, Delete, ErrorCode, ReadResult, SetData, WriteOp
-from metafora_trio_zookeeper._layout import MAX_OPS, TOMBSTONE, decode_state
+from metafora_trio_zookeeper._layout import MAX_OPS, TOMBSTONE, decode_state, is_tombstone
 from metafora_trio_zookeeper._replies import Burst, Slot
 
 from .parallel import chunks_of, for_each_chunk
@@ -119,7 +119,7 @@ class Deletes:
         """Return the writes that delete what there is of a task. Each requires that it has not changed since."""
         task_path, state_path = self._layout.task_path(task), self._layout.state_path(task)
         if stored is not None:
-            return [] if stored.data == TOMBSTONE else [SetData(task_path, TOMBSTONE, stored.version)]
+            return [] if is_tombstone(stored) else [SetData(task_path, TOMBSTONE, stored.version)]
         if state is None:
             return []
         # Check the version, because another client may submit the task again just now, which writes the state.

@@ -146,8 +146,7 @@ def _snapshot(task: str, stored: _Found, state: _Found, queue: Sequence[Claim]) 
         try:
             record = decode_record(task, stored)
         except InvalidTask as error:
-            assert stored is not None
-            record, task_problem = StoredTask({}, stored.version), str(error)
+            record, task_problem = StoredTask({}), str(error)
     if isinstance(state, RequestError):
         state_problem = f"reading the state is refused: {state}"
     else:

@@ -15,10 +15,9 @@ as it was listed. Then the new view replaces the old one in a single step.
 
 from __future__ import annotations
 
-import itertools
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import trio
 
@@ -44,10 +43,12 @@ from metafora_trio_zookeeper._connection import (
     Reply,
     RequestError,
 )
-from metafora_trio_zookeeper._layout import MAX_OPS, Layout, known
-from metafora_trio_zookeeper._replies import Burst, Slot, is_broken
+from metafora_trio_zookeeper._layout import Layout, is_tombstone, known
+from metafora_trio_zookeeper._replies import Burst, is_broken
 
+from .changed_tasks import ChangedTasks
 from .in_flight import InFlight
+from .lists import list_names, names_of, read_many, results_of
 from .node_record import decode_node
 from .queued_commands import QueuedCommands
 from .read_ahead import ReadAhead
@@ -75,6 +76,8 @@ class LiveView:
         view: the cluster as last seen; a new object after each resync.
         queued_commands: the commands queued at the broker.
         records: the task records that were read ahead.
+        changed_tasks: the tasks whose znode has changed and must be read.
+        versions: the versions of the tasks that an operator has changed; 0 for all others without a tombstone.
         task_counts, claim_counts: the number of tasks and claims in the view by bucket; for the audit.
         deliveries: the number of events and replies so far, as a sign of life of the connection.
     """
@@ -87,6 +90,8 @@ class LiveView:
         self._layout = layout
         self._in_flight = in_flight
         self.queued_commands = QueuedCommands(layout, in_flight.identity, self._read_one, self.touch_nodes)
+        self.changed_tasks = ChangedTasks(self.read_tasks, self._on_changed)
+        self.versions: dict[str, int] = {}
         self._rng = rng
         self.task_counts: Counter[str] = Counter()
         self.claim_counts: Counter[str] = Counter()
@@ -136,14 +141,30 @@ class LiveView:
 
     def on_record(self, task: str, record: ReadResult | None) -> None:
         """Take a task's record that was read. Call this from the reply's callback, when record and view still match."""
-        if record is None and task in self.view.tasks and self.current:
+        self.note_record(task, record)
+        self.records.arrived(task, record)
+
+    def _on_changed(self, task: str, record: ReadResult | None) -> None:
+        # Before the barrier, a server that lags could show the past.
+        if self.current or self._building is not None:
+            self.note_record(task, record)
+
+    def note_record(self, task: str, record: ReadResult | None) -> None:
+        """Note what a task's record says: whether it exists, whether it has a tombstone, and its version."""
+        view = self.view if self._building is None else self._building
+        if record is None:
             # The event of its removal came before this reply, unless the server hides the events of what may not be
             # read. Without this, the node would claim and read the task over and over.
-            self._apply_task(self.view, EventType.DELETED, f"{self._layout.bucket(task)}/{task}")
-        self.records.arrived(task, record)
-        if record is not None and record.version > 0 and task in self.view.tasks and not self.view.deleted(task):
-            self.view.apply(TaskDeleted(task))
-            self.touch(task)
+            if task in view.tasks:
+                self._apply_task(view, EventType.DELETED, f"{self._layout.bucket(task)}/{task}")
+        elif is_tombstone(record):
+            if task in view.tasks and not view.deleted(task):
+                view.apply(TaskDeleted(task))
+                self.touch(task)
+        elif record.version:
+            self.versions[task] = record.version
+        else:
+            self.versions.pop(task, None)
 
     # ---- the connection
 
@@ -209,45 +230,48 @@ class LiveView:
         if connection.number > 1:
             await trio.sleep(self._rng.uniform(0, min(_MOST_JITTER, connection.session_timeout / 10)))
             self._check_epoch(epoch)
-        nodes = self._list(burst, layout.nodes)
-        queued_commands = self._list(burst, layout.node_commands) if self._in_flight.identity else None
-        claims = [(bucket, self._list(burst, f"{layout.claims}/{bucket}")) for bucket in layout.buckets]
-        tasks = [(bucket, self._list(burst, f"{layout.tasks}/{bucket}")) for bucket in layout.buckets]
+        nodes = list_names(connection, burst, layout.nodes)
+        queued_commands = list_names(connection, burst, layout.node_commands) if self._in_flight.identity else None
+        claims = [(bucket, list_names(connection, burst, f"{layout.claims}/{bucket}")) for bucket in layout.buckets]
+        tasks = [(bucket, list_names(connection, burst, f"{layout.tasks}/{bucket}")) for bucket in layout.buckets]
         # Lists do not show tombstones. Read the tasks that may be running here, to miss none of theirs.
         held = list(self.view.claims_of(self._in_flight.identity))
-        records = self._read(burst, map(layout.task_path, held))
+        records = read_many(connection, burst, map(layout.task_path, held))
         await burst.wait()
 
-        identities = [name for name in _names(nodes) if known(layout.parse_node(name), layout.nodes, name)]
-        own_commands = self.queued_commands.select_own(_names(queued_commands) if queued_commands else [])
+        identities = [name for name in names_of(nodes) if known(layout.parse_node(name), layout.nodes, name)]
+        own_commands = self.queued_commands.select_own(names_of(queued_commands) if queued_commands else [])
         burst = Burst(self._count_delivery)
-        node_records = self._read(burst, map(layout.node_path, identities))
-        command_records = self._read(burst, map(layout.node_command_path, own_commands))
+        node_records = read_many(connection, burst, map(layout.node_path, identities))
+        command_records = read_many(connection, burst, map(layout.node_command_path, own_commands))
         await burst.wait()
 
         # Not in the callbacks, and one bucket at a time, because 100,000 names take most of a second.
         view = self._building = ClusterView()
+        self.versions.clear()
         self.claim_counts.clear()
         self.task_counts.clear()
         for bucket, slot in claims:
-            for name in _names(slot):
+            for name in names_of(slot):
                 if claim := known(layout.parse_claim(bucket, name), layout.claims, name):
                     view.apply(ClaimAdded(claim))
                     self.claim_counts[bucket] += 1
             await self._checkpoint(epoch)
         for bucket, slot in tasks:
-            for name in _names(slot):
+            for name in names_of(slot):
                 if task := known(layout.parse_task(bucket, name), layout.tasks, name):
                     view.apply(TaskAdded(task))
                     self.task_counts[bucket] += 1
             await self._checkpoint(epoch)
-        for task, record in zip(held, _results(records), strict=True):
-            if isinstance(record, ReadResult) and record.version > 0:
-                view.apply(TaskDeleted(task))
-        for identity, node_record in zip(identities, _results(node_records), strict=True):
+        for task, record in zip(held, results_of(records), strict=True):
+            if isinstance(record, RequestError):
+                self.changed_tasks.refused(task)
+            else:
+                self.note_record(task, record)
+        for identity, node_record in zip(identities, results_of(node_records), strict=True):
             if node_record is not None:
                 view.apply(NodeAdded(decode_node(identity, node_record)))
-        self.queued_commands.restart(own_commands, _results(command_records))
+        self.queued_commands.restart(own_commands, results_of(command_records))
 
         events, done = self._events, 0
         while done < len(events):
@@ -266,28 +290,22 @@ class LiveView:
         self._current.value = True
         self.touch_everything()
 
+    def read_tasks(self, tasks: Iterable[str], done: Done) -> None:
+        """Read the records of some tasks."""
+        self._read_znodes([self._layout.task_path(task) for task in tasks], done)
+
     def _read_one(self, path: str, done: Done) -> None:
+        self._read_znodes([path], done)
+
+    def _read_znodes(self, paths: Sequence[str], done: Done) -> None:
         def counted(reply: Reply | RequestError) -> None:
             self._count_delivery()
             done(reply)
 
-        self.connection.read([path], counted)
+        self.connection.read(paths, counted)
 
     def _count_delivery(self) -> None:
         self.deliveries += 1
-
-    def _list(self, burst: Burst, path: str) -> Slot:
-        slot = burst.slot()
-        self.connection.children(path, slot)
-        return slot
-
-    def _read(self, burst: Burst, paths: Iterable[str]) -> list[Slot]:
-        slots = []
-        rest = iter(paths)
-        while chunk := list(itertools.islice(rest, MAX_OPS)):
-            slots.append(burst.slot())
-            self.connection.read(chunk, slots[-1])
-        return slots
 
     def _check_epoch(self, epoch: int) -> None:
         if self._epoch != epoch:
@@ -344,9 +362,11 @@ class LiveView:
         if event == EventType.CREATED:
             view.apply(TaskAdded(task))
         elif event == EventType.CHANGED:
-            view.apply(TaskDeleted(task))
+            self.changed_tasks.add(task)
         else:
             view.apply(TaskRemoved(task))
+            self.changed_tasks.forget(task)
+            self.versions.pop(task, None)
         self.task_counts[bucket] += len(view.tasks) - before
         self.records.forget(task)
         self.touch(task)
@@ -367,17 +387,3 @@ class LiveView:
             view = self.view if self._building is None else self._building
             view.apply(NodeAdded(decode_node(identity, record)))
             self.touch_nodes()
-
-
-def _names(slot: Slot) -> list[str]:
-    names = slot.value
-    assert isinstance(names, list)
-    return names
-
-
-def _results(slots: Iterable[Slot]) -> list[ReadResult | RequestError | None]:
-    results: list[ReadResult | RequestError | None] = []
-    for slot in slots:
-        assert isinstance(slot.value, tuple)
-        results.extend(slot.value)
-    return results

@@ -260,6 +260,7 @@ class ZooKeeperSession(Session):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._writes.run)
             nursery.start_soon(self._in_flight.refusals.run)
+            nursery.start_soon(self._live.changed_tasks.run)
             nursery.start_soon(self._heartbeat.run)
             nursery.start_soon(self._follow)
             nursery.start_soon(self._remove_undeliverable)

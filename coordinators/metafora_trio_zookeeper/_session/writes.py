@@ -19,11 +19,13 @@ from metafora_trio_zookeeper._connection import (
     Delete,
     ErrorCode,
     ReadResult,
+    Reply,
     RequestError,
     SetData,
     WriteOp,
 )
 from metafora_trio_zookeeper._layout import MAX_REQUEST_BYTES, Layout
+from metafora_trio_zookeeper._replies import is_broken
 
 from .batch import Batch, Unit, unit_size
 from .in_flight import InFlight
@@ -179,9 +181,10 @@ class Writes:
             ops.append(SetData(path, state) if recorded else Create(path, state))
         elif recorded:
             ops.append(Delete(path))
-        # Expect version 0 unless the view shows a tombstone; then accept any version. While our claim exists, it is
-        # still the same task. Delete the task before the claim: otherwise the next in the queue owns it for a moment.
-        version = -1 if self._live.view.deleted(task) else 0
+        # Expect the version that was last seen without a tombstone, which is 0 unless an operator has set other
+        # properties. If the view shows a tombstone, accept any version: while our claim exists, it is still the same
+        # task. Delete the task before the claim: otherwise the next in the queue owns it for a moment.
+        version = -1 if self._live.view.deleted(task) else self._live.versions.get(task, 0)
         ops += [Delete(layout.task_path(task), version), Delete(layout.claim_path(claim))]
 
         def settle(unit: Unit, error: RequestError | None) -> None:
@@ -189,12 +192,30 @@ class Writes:
             guessed = error is not None and error.index == 0 and error.code is wrong
             if guessed and isinstance(unit.ops[0], Create | SetData | Delete) and unit.ops[0].path == path:
                 self._finish(claim, state, recorded=not recorded)
+            elif error is not None and error.code is ErrorCode.BAD_VERSION:
+                self._on_changed(unit, claim, ops, error)
             elif error is None or error.code in _CHANGED or error.index == len(ops) - 1:
                 self._on_given_up(unit, error)
             elif self._in_flight.leaving.get(claim) is unit:
                 self._on_end_refused(claim, ops, error)
 
         self._give_up(claim, ops, settle)
+
+    def _on_changed(self, unit: Unit, claim: Claim, ops: Sequence[WriteOp], error: RequestError) -> None:
+        """Read the task, since a tombstone or something else has been written to it, before the end is decided again.
+        The claim counts as leaving until then."""
+
+        def on_read(reply: Reply | RequestError) -> None:
+            found = reply.value[0] if isinstance(reply, Reply) else reply
+            if self._in_flight.leaving.get(claim) is not unit:
+                return
+            if not isinstance(found, RequestError):
+                self._live.note_record(claim.task, found)
+                self._on_given_up(unit, error)
+            elif not is_broken(found):
+                self._on_end_refused(claim, ops, RequestError(found.code, error.index))
+
+        self._live.read_tasks([claim.task], on_read)
 
     def _on_end_refused(self, claim: Claim, ops: Sequence[WriteOp], error: RequestError) -> None:
         """Keep the claim and try again later: the refusal of an end is about its task, except for the claim's deletion,

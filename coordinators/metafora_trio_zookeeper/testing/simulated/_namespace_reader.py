@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from metafora_trio import StateName, TaskState
 from metafora_trio.contract import ClaimAdded, ClusterView, NodeAdded, NodeInfo, TaskAdded, TaskDeleted, node_name
 from metafora_trio.testing.simulation import BrokerContents
-from metafora_trio_zookeeper._layout import Layout
+from metafora_trio_zookeeper._layout import Layout, is_tombstone
 
 from ._ensemble import SimulatedZooKeeper
 
@@ -45,7 +45,7 @@ class NamespaceReader:
     def is_live(self, task: str) -> bool:
         """Return whether a task exists and has not been deleted by a client."""
         znode = self._zookeeper.tree.get(self._layout.task_path(task))
-        return znode is not None and not znode.version
+        return znode is not None and not is_tombstone(znode.result())
 
     def sessions_of(self, name: str) -> dict[str, int]:
         """Return the sessions of all nodes with this name: ZooKeeper's session id by identity."""
@@ -60,7 +60,7 @@ class NamespaceReader:
             view.apply(NodeAdded(NodeInfo.decode(identity, tree[layout.node_path(identity)].data)))
         for _, task in self._names("tasks"):
             view.apply(TaskAdded(task))
-            if tree[layout.task_path(task)].version:
+            if is_tombstone(tree[layout.task_path(task)].result()):
                 view.apply(TaskDeleted(task))
         for bucket, name in self._names("claims"):
             if claim := layout.parse_claim(bucket, name):
