@@ -18,6 +18,7 @@ from metafora_trio import Coordinator, CoordinatorUnavailable, NodeInfo, Session
 from metafora_trio.contract import MIN_SESSION_TIMEOUT, Diagnosis, check_node_name, open_service_nursery
 from metafora_trio_zookeeper._admin.diagnose import diagnose
 from metafora_trio_zookeeper._session.heartbeat import suspended_seconds
+from metafora_trio_zookeeper._session.record_sizes import RecordSizes
 from metafora_trio_zookeeper._session.session import ZooKeeperSession
 
 from ._client import ZooKeeperClient
@@ -93,6 +94,7 @@ class ZooKeeperCoordinator(Coordinator):
         self._tls = tls
         self._connect = connect or self._connect_kazoo
         self._rng = rng or random.SystemRandom()
+        self._sizes = RecordSizes()
         self._suspended = suspended
         self._watched = watched
 
@@ -129,6 +131,7 @@ class ZooKeeperCoordinator(Coordinator):
             node,
             asked_timeout=self.session_timeout,
             rng=self._rng,
+            sizes=self._sizes,
             suspended=self._suspended,
             watched=self._watched,
         )

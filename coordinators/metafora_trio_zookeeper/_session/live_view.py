@@ -19,7 +19,7 @@ import itertools
 import logging
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import trio
 
@@ -51,7 +51,8 @@ from metafora_trio_zookeeper._replies import Burst, Slot, is_broken
 
 from .in_flight import InFlight
 from .queued_commands import QueuedCommands
-from .read_ahead import ReadAhead
+from .read_ahead import ReadAhead, Record
+from .record_sizes import RecordSizes
 
 __all__ = ["LiveView"]
 
@@ -73,18 +74,26 @@ class LiveView:
         in_flight: the requests of the session that owns this view. A client's has no identity; then commands are not
             followed.
         rng: for the jitter.
+        sizes: how many task records to read at a time; for a session.
 
     Attributes:
         view: the cluster as last seen; a new object after each resync.
         queued_commands: the commands queued at the broker.
-        records: the task records that were read ahead.
+        records: the task records that are read ahead.
         task_counts, claim_counts: the number of tasks and claims in the view by bucket; for the audit.
         deliveries: the number of events and replies so far, as a sign of life of the connection.
     """
 
-    def __init__(self, connection: Connection, layout: Layout, in_flight: InFlight, rng: random.Random) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        layout: Layout,
+        in_flight: InFlight,
+        rng: random.Random,
+        sizes: RecordSizes | None = None,
+    ) -> None:
         self.view = ClusterView()
-        self.records = ReadAhead()
+        self.records = ReadAhead(self._read_tasks, self._on_record, sizes or RecordSizes())
         self.deliveries = 0
         self.connection = connection
         self._layout = layout
@@ -132,10 +141,18 @@ class LiveView:
         self._changes.nodes = True
         self._changed.value = True
 
-    def on_record(self, task: str, record: ReadResult | None) -> None:
-        """Take a task's record that was read. Call this from the reply's callback, when record and view still match."""
-        self.records.arrived(task, record)
-        if record is not None and record.version > 0 and task in self.view.tasks and not self.view.deleted(task):
+    def read_ahead(self, tasks: Iterable[str]) -> None:
+        """Have the records of some tasks read. Call this only while the view is current."""
+        for task in tasks:
+            self.records.want(task)
+        self.records.pump()
+
+    def _read_tasks(self, tasks: Sequence[str], done: Done) -> None:
+        self.connection.read([self._layout.task_path(task) for task in tasks], done)
+
+    def _on_record(self, task: str, record: Record) -> None:
+        deleted = isinstance(record, ReadResult) and record.version > 0
+        if deleted and task in self.view.tasks and not self.view.deleted(task):
             self.view.apply(TaskDeleted(task))
             self.touch(task)
 
@@ -207,9 +224,10 @@ class LiveView:
         queued_commands = self._list(burst, layout.node_commands) if self._in_flight.identity else None
         claims = [(bucket, self._list(burst, f"{layout.claims}/{bucket}")) for bucket in layout.buckets]
         tasks = [(bucket, self._list(burst, f"{layout.tasks}/{bucket}")) for bucket in layout.buckets]
-        # Lists do not show tombstones. Read the tasks that may be running here, to miss none of theirs.
+        # Lists do not show tombstones. Look up the tasks that may be running here, to miss none of theirs. (Reading
+        # them would take too long where records are large and the link is slow.)
         held = list(self.view.claims_of(self._in_flight.identity))
-        records = self._read(burst, map(layout.task_path, held))
+        connection.exists([layout.task_path(task) for task in held], looked_up := burst.slot())
         await burst.wait()
 
         identities = [name for name in _names(nodes) if known(layout.parse_node(name), layout.nodes, name)]
@@ -235,8 +253,9 @@ class LiveView:
                     view.apply(TaskAdded(task))
                     self.task_counts[bucket] += 1
             await self._checkpoint(epoch)
-        for task, record in zip(held, _results(records), strict=True):
-            if record is not None and record.version > 0:
+        assert isinstance(looked_up.value, tuple)
+        for task, stat in zip(held, looked_up.value, strict=True):
+            if stat is not None and stat.version > 0:
                 view.apply(TaskDeleted(task))
         for identity, record in zip(identities, _results(node_records), strict=True):
             if record is not None:
@@ -323,7 +342,7 @@ class LiveView:
             view.apply(ClaimRemoved(claim))
             if own:
                 self._in_flight.gone(claim)
-                self.records.forget(claim.task)
+                self.records.unwant(claim.task)
         # Add the change in length, not 1: an event sent before the listing may repeat what the listing already showed.
         self.claim_counts[bucket] += len(view.queue(claim.task)) - before
         self.touch(claim.task)

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import partial
 
 import trio
 
@@ -47,6 +46,7 @@ from .audit import run_audit
 from .heartbeat import Heartbeat
 from .in_flight import InFlight
 from .live_view import LiveView
+from .record_sizes import RecordSizes
 from .writes import Writes
 
 __all__ = ["ZooKeeperSession"]
@@ -68,6 +68,7 @@ class ZooKeeperSession(Session):
         node: this node, with the session's own identity.
         asked_timeout: the requested session timeout, in seconds.
         rng: for jitter.
+        sizes: how many task records to read at a time.
         suspended: see `suspended_seconds`.
         watched: see `Session.watched`.
 
@@ -85,6 +86,7 @@ class ZooKeeperSession(Session):
         *,
         asked_timeout: float,
         rng: random.Random,
+        sizes: RecordSizes,
         suspended: Callable[[], float],
         watched: bool = True,
     ) -> None:
@@ -102,7 +104,7 @@ class ZooKeeperSession(Session):
         self._path = layout.node_path(self._me)
         self._asked_timeout = asked_timeout
         self._in_flight = InFlight(self._me, lambda task: layout.claim_size(task, self._me))
-        self._live = LiveView(connection, layout, self._in_flight, rng)
+        self._live = LiveView(connection, layout, self._in_flight, rng, sizes)
         self._writes = Writes(connection, layout, self._live, self._in_flight, node, self._refused)
         self._heartbeat = Heartbeat(
             connection,
@@ -148,20 +150,13 @@ class ZooKeeperSession(Session):
             if found := await live.records.take(task):
                 # The caller may be about to open a run's scope, and Trio's clock stops while a machine is suspended.
                 self._heartbeat.check_suspended()
-                return decode_record(task, found[0])
+                if not isinstance(record := found[0], RequestError):
+                    return decode_record(task, record)
+                self._refused(f"reading task {task!r}", record)
             # Do not read before the barrier, because a server that lags would return an old record. A session that is
             # over waits here until it is cancelled, which is about to happen.
             await live.wait_current()
-            live.records.expect(task)
-            self._connection.read([self._layout.task_path(task)], partial(self._on_read, task))
-
-    def _on_read(self, task: str, reply: Reply | RequestError) -> None:
-        if isinstance(reply, Reply):
-            self._live.on_record(task, reply.value[0])
-            return
-        if not is_broken(reply):
-            self._refused(f"reading task {task!r}", reply)
-        self._live.records.cancel(task)
+            live.read_ahead([task])
 
     def is_pending(self, task: str) -> bool:
         return task in self._in_flight.pending
