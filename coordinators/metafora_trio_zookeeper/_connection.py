@@ -34,6 +34,7 @@ __all__ = [
     "RequestError",
     "SetData",
     "Sink",
+    "Stat",
     "WriteOp",
 ]
 
@@ -130,13 +131,27 @@ class ReadResult:
 
 
 @dataclass(frozen=True, slots=True)
+class Stat:
+    """What is known about a znode without reading it.
+
+    Attributes:
+        version: the number of changes of its data.
+        size: the bytes of its data.
+    """
+
+    version: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class Reply:
     """A request succeeded.
 
     Attributes:
         value: for `transact`, a tuple with the created path for each `Create` and None for each other operation; for
             `read`, a tuple with a `ReadResult` for each path, or None if there is no such znode, or the `RequestError`
-            with which this znode was refused; for `children`, a list of names; for `add_watch` and `heartbeat`, None.
+            with which this znode was refused; for `exists`, a tuple of `Stat | None`; for `children`, a list of names;
+            for `add_watch` and `heartbeat`, None.
         zxid: the transaction id in the reply's header.
     """
 
@@ -202,6 +217,12 @@ class Connection(Protocol):
         ...
 
     @property
+    def received(self) -> int:
+        """A number that grows with whatever is received, even in the middle of a long reply. It is current even while
+        nothing can be delivered."""
+        ...
+
+    @property
     def halted(self) -> str:
         """Why this connection was halted from here, or the empty string: the reason given to `halt_from_thread`, or
         that more waited to be delivered than fits into memory. The state CLOSED follows."""
@@ -229,6 +250,10 @@ class Connection(Protocol):
 
     def read(self, paths: Sequence[str], done: Done) -> None:
         """Read many znodes in one request (multiRead). One that may not be read does not fail the others."""
+        ...
+
+    def exists(self, paths: Sequence[str], done: Done) -> None:
+        """Look up many znodes, in as many pipelined requests with small replies. Fails if any of them does."""
         ...
 
     def children(self, path: str, done: Done) -> None:

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import trio
@@ -109,6 +110,28 @@ class ConnectionBase(abc.ABC, Generic[RequestT]):
             self._transmit(request)
         else:
             self._post(self._deliver, request, self._loss())
+
+    def _request_each(self, requests: Sequence[RequestT], done: Done) -> None:
+        """Send requests about one znode each. `done` gets a tuple of their values, None for those that do not exist;
+        or the first error, once all have been answered."""
+        values: list[Any] = [None] * len(requests)
+        errors: list[RequestError] = []
+        left, zxid = len(requests), 0
+
+        def answered(place: int, reply: Reply | RequestError) -> None:
+            nonlocal left, zxid
+            left -= 1
+            if isinstance(reply, Reply):
+                values[place], zxid = reply.value, max(zxid, reply.zxid)
+            elif reply.code is not ErrorCode.NO_NODE:
+                errors.append(reply)
+            if not left:
+                done(errors[0] if errors else Reply(tuple(values), zxid))
+
+        for place, request in enumerate(requests):
+            self._request(request, partial(answered, place))
+        if not requests:
+            self._post(lambda _, __: done(Reply((), 0)), None, None)
 
     def _deliver(self, request: RequestT, result: Reply | RequestError) -> None:
         """Pass a reply to its request's callback, unless the request has already failed."""

@@ -19,6 +19,7 @@ from metafora_trio.contract import MIN_SESSION_TIMEOUT, Diagnosis, check_node_na
 from metafora_trio_zookeeper._admin.diagnose import diagnose
 from metafora_trio_zookeeper._client.client import ZooKeeperClient
 from metafora_trio_zookeeper._session.heartbeat import suspended_seconds
+from metafora_trio_zookeeper._session.record_sizes import RecordSizes
 from metafora_trio_zookeeper._session.session import ZooKeeperSession
 
 from ._connection import Connection, RequestError
@@ -96,6 +97,7 @@ class ZooKeeperCoordinator(Coordinator):
         self._tls = tls
         self._connect = connect or self._connect_kazoo
         self._rng = rng or random.SystemRandom()
+        self._sizes = RecordSizes()
         self._suspended = suspended
         self._now = now
         self._watched = watched
@@ -137,6 +139,7 @@ class ZooKeeperCoordinator(Coordinator):
             node,
             asked_timeout=self.session_timeout,
             rng=self._rng,
+            sizes=self._sizes,
             suspended=self._suspended,
             now=self._now,
             watched=self._watched,

@@ -38,7 +38,7 @@ __all__ = ["Model", "differ", "draw_program", "main", "run_model", "run_real"]
 _STEPS = 60
 _SESSION_TIMEOUT = 10.0
 _PATIENCE = 30.0
-_EXISTS = 3
+_GET_STAT = 3
 _STAT = struct.Struct("!qqqqiiiqiiq")
 
 
@@ -164,11 +164,11 @@ class _Session:
 
     def send(self, index: int, action: Action) -> None:
         done = partial(self.observer.on_reply, index)
-        if action.name == "exists":
+        if action.name == "stat":
             path, watch = action.arguments
             name = path.encode()
             body = struct.pack("!i", len(name)) + name + bytes([watch])
-            self.connection._request(requests.Request(_EXISTS, body, _decode_stat), done)
+            self.connection._request(requests.Request(_GET_STAT, body, _decode_stat), done)
         else:
             getattr(self.connection, action.name)(*action.arguments, done)
 

@@ -146,8 +146,10 @@ class _Draw:
             return Action("read", (tuple(self._anything() for _ in range(self._rng.choice((1, 2)))),))
         if chance < 78:
             return Action("children", (self._anything(),))
+        if chance < 83:
+            return Action("exists", (tuple(self._anything() for _ in range(self._rng.choice((1, 2)))),))
         if chance < 88:
-            return Action("exists", (self._anything(), self._rng.random() < 0.3))
+            return Action("stat", (self._anything(), self._rng.random() < 0.3))
         if chance < 94:
             return Action("heartbeat", (self._anything(), 0.0))
         return Action("add_watch", (self._rng.choice((self._root, self._anything())),))
@@ -232,7 +234,7 @@ KINDS = (
     *("create: NO_NODE", "create: NODE_EXISTS", "create: NO_CHILDREN_FOR_EPHEMERALS"),
     *("delete: NO_NODE", "delete: NOT_EMPTY", "delete: BAD_VERSION", "set: NO_NODE", "set: BAD_VERSION"),
     *("check: NO_NODE", "check: BAD_VERSION", "undone: ok"),
-    *("read: ok", "children: ok", "children: NO_NODE", "exists: ok", "exists: NO_NODE", "add_watch: ok"),
+    *("read: ok", "children: ok", "children: NO_NODE", "exists: ok", "stat: ok", "stat: NO_NODE", "add_watch: ok"),
     *("heartbeat: ok", "heartbeat: NO_NODE", "drop", "reopen"),
     *("event CREATED", "event DELETED", "event CHANGED", "event before its reply", "several replies"),
 )

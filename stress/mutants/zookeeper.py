@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
@@ -18,14 +17,12 @@ from metafora_trio_zookeeper._connection import (
     Done,
     ErrorCode,
     EventType,
-    ReadResult,
     Reply,
     RequestError,
     SetData,
     WriteOp,
 )
-from metafora_trio_zookeeper._replies import Burst, Slot
-from metafora_trio_zookeeper._session import live_view
+from metafora_trio_zookeeper._replies import Burst
 from metafora_trio_zookeeper._session.batch import Unit
 from metafora_trio_zookeeper._session.heartbeat import Heartbeat
 from metafora_trio_zookeeper._session.in_flight import InFlight
@@ -224,14 +221,9 @@ def claims_again_while_pending() -> Iterator[Change]:
     yield ZooKeeperSession, "is_pending", lambda self, task: False
 
 
-@mutant(rule="A resync reads the tasks that may run here, because lists do not show tombstones.", source=_ZOOKEEPER)
+@mutant(rule="A resync looks up the tasks that may run here, because lists do not show tombstones.", source=_ZOOKEEPER)
 def tombstone_missed_by_a_resync() -> Iterator[Change]:
-    right = live_view.results_of
-
-    def results(slots: Iterable[Slot]) -> list[ReadResult | RequestError | None]:
-        return [replace(it, version=0) if isinstance(it, ReadResult) else it for it in right(slots)]
-
-    yield live_view, "results_of", results
+    yield LiveView, "_changed_of", lambda self, tasks, looked_up: []
 
 
 @mutant(rule="Events that arrive during a resync are applied to the new view, also those of nodes.", source=_ZOOKEEPER)

@@ -16,13 +16,12 @@ from metafora_trio_zookeeper._connection import (
     Delete,
     Done,
     ErrorCode,
-    ReadResult,
     Reply,
     RequestError,
     WriteOp,
 )
 from metafora_trio_zookeeper._layout import MAX_OPS, MAX_REQUEST_BYTES
-from metafora_trio_zookeeper._session.batch import Batch, Unit, take, unit_size
+from metafora_trio_zookeeper._session.batch import MAX_BYTES_IN_FLIGHT, Batch, Unit, take, unit_size
 from tests.support.zookeeper.scripted_zookeeper import ScriptedConnection, ScriptedZooKeeper
 
 
@@ -33,16 +32,12 @@ class Server(ScriptedConnection):
         super().__init__(ScriptedZooKeeper(), 1)
         self.transactions: list[list[str]] = []
         self.waiting: deque[tuple[Sequence[WriteOp], Done]] = deque()
-        self.reads: deque[tuple[Sequence[str], Done]] = deque()
         self.bad: set[str] = set()
         self.done: list[str] = []
 
     def transact(self, ops: Sequence[WriteOp], done: Done) -> None:
         self.transactions.append([op.path for op in ops])
         self.waiting.append((ops, done))
-
-    def read(self, paths: Sequence[str], done: Done) -> None:
-        self.reads.append((paths, done))
 
     def answer(self) -> None:
         """Answer the oldest transaction."""
@@ -58,7 +53,7 @@ class Server(ScriptedConnection):
 class Outcomes(list[tuple[str, ErrorCode | None, int | None]]):
     """The outcomes of units, in order."""
 
-    def unit(self, *paths: str, read: str = "", size: int = 0) -> Unit:
+    def unit(self, *paths: str, read: bool = False, size: int = 0) -> Unit:
         ops = tuple(Create(path, b"x" * size) if size else Delete(path) for path in paths)
         return Unit(ops, self.settle, task=paths[0], read=read)
 
@@ -66,9 +61,9 @@ class Outcomes(list[tuple[str, ErrorCode | None, int | None]]):
         self.append((unit.task, error.code if error else None, error.index if error else None))
 
 
-def make() -> tuple[Server, Outcomes, Batch, list[tuple[str, ReadResult | RequestError | None]]]:
-    server, reads = Server(), list[tuple[str, ReadResult | RequestError | None]]()
-    batch = Batch(server, lambda unit, result: reads.append((unit.task, result)))
+def make() -> tuple[Server, Outcomes, Batch, list[Sequence[str]]]:
+    server, reads = Server(), list[Sequence[str]]()
+    batch = Batch(server, reads.append)
     batch.open()
     return server, Outcomes(), batch, reads
 
@@ -200,19 +195,33 @@ async def test_no_unit_is_settled_when_the_connection_breaks(autojump_clock: tri
     assert server.transactions[2:] == [["/new"]]
 
 
-async def test_reads_follow_their_transaction(autojump_clock: trio.testing.MockClock) -> None:
+async def test_tasks_are_read_ahead_once_their_transaction_is_sent(autojump_clock: trio.testing.MockClock) -> None:
     server, outcomes, batch, reads = make()
     await run_with(batch)
-    for n in range(3):
-        batch.add(outcomes.unit(f"/{n}", read=f"/task/{n}" if n != 1 else ""))
+    for n in range(300):
+        batch.add(outcomes.unit(f"/{n}", read=n % 2 == 0))
     await trio.testing.wait_all_tasks_blocked()
-    ((paths, done),) = server.reads
-    assert list(paths) == ["/task/0", "/task/2"]
-    found = ReadResult(b"{}", 0, 0, 0)
-    done(Reply((found, None), 1))
-    assert reads == [("/0", found), ("/2", None)]
-    done(RequestError(ErrorCode.CONNECTION_LOSS))
-    assert len(reads) == 2
+    assert reads == [[f"/{n}" for n in range(0, 128, 2)], [f"/{n}" for n in range(128, 256, 2)]]
+    server.answer()
+    assert reads[2:] == [[f"/{n}" for n in range(256, 300, 2)]]
+
+
+@pytest.mark.parametrize("refuse", [False, True])
+async def test_few_bytes_are_in_flight(autojump_clock: trio.testing.MockClock, refuse: bool) -> None:
+    """A heartbeat waits behind what was sent before it: at most 256 KiB, or one unit that is larger."""
+    server, outcomes, batch, _ = make()
+    await run_with(batch)
+    sizes = [100_000] * 5 + [900_000] * 3 + [200_000] * 3
+    server.bad = {"/1", "/6", "/9"} if refuse else set()
+    for n, size in enumerate(sizes):
+        batch.add(outcomes.unit(f"/{n}", size=size))
+    await trio.testing.wait_all_tasks_blocked()
+    while server.waiting:
+        waiting = [len(op.data) for ops, _ in server.waiting for op in ops if isinstance(op, Create)]
+        assert sum(waiting) <= MAX_BYTES_IN_FLIGHT or len(waiting) == 1
+        server.answer()
+    assert sorted(int(task[1:]) for task, _, _ in outcomes) == list(range(len(sizes)))
+    assert {task for task, error, _ in outcomes if error} == server.bad
 
 
 def test_the_size_counts_paths_and_data() -> None:

@@ -259,9 +259,9 @@ class TestReads:
             nursery.start_soon(changed.run)
             for seconds in (1.0, 2.0):
                 count = len(asked)
-                await trio.sleep(seconds - 0.01)
+                await trio.sleep(seconds - 0.05)
                 assert len(asked) == count
-                await trio.sleep(0.02)
+                await trio.sleep(0.06)
                 assert [tasks for tasks, _ in asked[count:]] == [["e"]]
                 asked[-1][1](Reply((RequestError(ErrorCode.NO_AUTH),), 2))
             await trio.sleep(4.0)

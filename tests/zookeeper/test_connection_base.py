@@ -164,6 +164,34 @@ class TestRequests:
         assert connection.log == [("a", LOSS), DISCONNECTED, ("b", LOSS)]
         assert connection.sent == [(1, "a")]
 
+    async def test_several_requests_have_one_answer(self, connection: ListConnection) -> None:
+        """A znode that does not exist is no failure. Another error is, and the last reply still counts."""
+        for last in (RequestError(LOSS), Reply("c", 7)):
+            connection.log.clear()
+            a, b, c = (Request(name) for name in "abc")
+            connection._request_each([a, b, c], connection.log.append)
+            connection.answer(b, "b")
+            connection._deliver(a, RequestError(ErrorCode.NO_NODE))
+            assert connection.log == []
+            connection._deliver(c, last)
+            assert connection.log == [last if last != Reply("c", 7) else Reply((None, "b", "c"), 7)]
+
+    async def test_no_requests_have_an_answer_too(self, connection: ListConnection) -> None:
+        connection._request_each([], connection.log.append)
+        assert connection.log == []
+        connection.deliver_posted()
+        assert connection.log == [Reply((), 0)]
+
+    async def test_a_loss_fails_several_requests_once(self, connection: ListConnection) -> None:
+        errors: list[Reply | RequestError] = []
+        requests = [Request(name) for name in "abc"]
+        connection._request_each(requests, errors.append)
+        connection.answer(requests[1], "b")
+        connection.enter(DISCONNECTED)
+        connection._request_each(requests, errors.append)
+        connection.deliver_posted()
+        assert [error.code for error in errors if isinstance(error, RequestError)] == [LOSS, LOSS]
+
     @pytest.mark.parametrize("state, code", [(EXPIRED, ErrorCode.SESSION_EXPIRED), (AUTH_FAILED, LOSS)])
     async def test_how_requests_fail_at_the_end(
         self, connection: ListConnection, state: ConnectionState, code: ErrorCode

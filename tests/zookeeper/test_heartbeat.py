@@ -71,6 +71,17 @@ class TestLease:
             await trio.sleep(3)
             assert (connection.number, session.current) == (2, True)
 
+    async def test_a_connection_on_which_a_long_reply_arrives_is_not_silent(self) -> None:
+        """Nothing is delivered, and the answers to heartbeats wait behind it."""
+        async with ScriptedCluster().session() as (_, connection):
+            await trio.sleep(5)
+            connection.losing = True
+            for _ in range(15):
+                await trio.sleep(0.1)
+                connection.received += 1
+            assert connection.number == 1
+            connection.cut()  # before the lease ends
+
     async def test_a_stalled_loop_does_not_stretch_it(self, autojump_clock: trio.testing.MockClock) -> None:
         async with ScriptedCluster().session() as (_, connection):
             await trio.sleep(5)

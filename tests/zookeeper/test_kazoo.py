@@ -19,6 +19,7 @@ from metafora_trio_zookeeper._connection import (
     ReadResult,
     Reply,
     SetData,
+    Stat,
     WriteOp,
 )
 from metafora_trio_zookeeper._kazoo.connection import KazooConnection
@@ -105,6 +106,21 @@ async def test_transaction(standalone: Ensemble, namespace: str) -> None:
         assert own == ReadResult(b"", 0, own.mtime_ms, connection.session_id)
         assert result == ReadResult(b"second", 1, result.mtime_ms, 0)
         assert abs(result.mtime_ms / 1000 - time.time()) < PATIENCE
+
+
+async def test_exists(standalone: Ensemble, namespace: str) -> None:
+    root = f"/{namespace}"
+    async with connect(standalone.hosts) as (connection, _):
+        paths = [f"{root}/{number}" for number in range(1000)]
+        await ask(connection.transact, [Create(root), *(Create(path, b"x" * 50) for path in paths[::2])])
+        await ask(connection.transact, [SetData(paths[4], b"y")])
+        found = await ask(connection.exists, [*paths, root])
+        expected = [Stat(0, 50) if number % 2 == 0 else None for number in range(1000)]
+        expected[4] = Stat(1, 1)
+        assert found == (*expected, Stat(0, 0))
+        assert await ask(connection.exists, []) == ()
+        connection.drop()
+        assert await refused(connection.exists, paths) == (ErrorCode.CONNECTION_LOSS, None)
 
 
 async def test_idle_connection_is_woken(standalone: Ensemble) -> None:

@@ -10,7 +10,7 @@ import pytest
 import trio
 from kazoo.client import KazooClient
 
-from metafora_trio_zookeeper._connection import Create, ErrorCode, Reply, RequestError
+from metafora_trio_zookeeper._connection import Create, Delete, ErrorCode, Reply, RequestError
 from metafora_trio_zookeeper._kazoo.connection import KazooConnection
 from metafora_trio_zookeeper.testing.real import Ensemble, ProxyLoop, TcpProxy, free_ports
 from tests.support.processes import wait_until
@@ -72,6 +72,22 @@ async def test_requests_that_missed_their_connection(proxy: TcpProxy, namespace:
         await recorder.wait(lambda: connection.number == 2)
         assert namespace not in await ask(connection.children, "/")
         assert recorder.log == [CONNECTED, DISCONNECTED, CONNECTED]
+
+
+async def test_a_reply_is_seen_to_arrive_before_it_is_whole(proxy: TcpProxy, namespace: str) -> None:
+    root = f"/{namespace}"
+    async with connect(proxy.address) as (connection, recorder):
+        await ask(connection.transact, [Create(root, b"x" * 100_000)])
+        proxy.limit(2_000_000)
+        before = connection.received
+        connection.read([root] * 10, lambda answer: recorder.add(isinstance(answer, Reply)))
+        wait_until(lambda: connection.received - before > 200_000)  # blocks, but the thread reads on
+        assert connection.backlog == 0
+        seen = connection.received
+        wait_until(lambda: connection.received > seen)
+        await recorder.wait(lambda: recorder.log[-1] is True)
+        assert connection.received - before > 1_000_000
+        await ask(connection.transact, [Delete(root)])
 
 
 async def test_lost_reply(proxy: TcpProxy, standalone: Ensemble, namespace: str) -> None:

@@ -172,3 +172,17 @@ async def test_a_connection_is_reset_when_its_target_does_not_listen(proxies: Pr
     with trio.fail_after(30), pytest.raises(ConnectionResetError):
         await connect_and_listen()
     proxy.close()
+
+
+async def test_a_limited_rate(proxies: ProxyLoop) -> None:
+    """300,000 bytes at 1 MB/s take no less than 0.3 s each way, and arrive whole and in order."""
+    sent = bytes(range(250)) * 1200
+    async with echo_through_proxy(proxies) as proxy, await trio.open_tcp_stream(proxy.host, proxy.port) as stream:
+        proxy.limit(1_000_000)
+        began, received = trio.current_time(), bytearray()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stream.send_all, sent)
+            while len(received) < len(sent):
+                received += await stream.receive_some()
+        assert received == sent
+        assert trio.current_time() - began >= 0.3

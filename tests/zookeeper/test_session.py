@@ -316,6 +316,22 @@ class TestReconnect:
             await eventually(session, lambda it: it.current)
             assert session.view.deleted("t")
 
+    async def test_the_tasks_held_are_looked_up_and_not_read(self) -> None:
+        """They may be many and large, and the link slow."""
+        cluster = ScriptedCluster()
+        tasks = [f"t{n}" for n in range(5)]
+        await cluster.submit(*tasks)
+        async with cluster.session() as (session, connection):
+            for task in tasks:
+                await own_claim(session, task)
+            await trio.sleep(0.1)
+            connection.cut()
+            await eventually(session, lambda it: not it.current)
+            connection.sent.clear()
+            await eventually(session, lambda it: it.current)
+            assert connection.sent.count("exists") == 1
+            assert connection.sent.count("read") == 1  # the record of the node
+
     async def test_a_read_waits_for_the_reconnect(self) -> None:
         cluster = ScriptedCluster()
         await cluster.submit("t")

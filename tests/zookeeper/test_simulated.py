@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from metafora_trio.testing.simulation._world import World
-from metafora_trio_zookeeper._connection import Check, Create, Delete, ErrorCode, ReadResult, Reply, SetData
+from metafora_trio_zookeeper._connection import Check, Create, Delete, ErrorCode, ReadResult, Reply, SetData, Stat
 from metafora_trio_zookeeper.testing.simulated import SimulatedZooKeeper
 from tests.support.zookeeper.simulated import (
     CHANGED,
@@ -111,13 +111,21 @@ def test_the_end_of_a_session_is_one_transaction_whose_events_come_one_by_one(la
     assert len(lab.zookeeper.log) == before + 1
 
 
+def test_a_lookup_of_many(lab: Lab) -> None:
+    peer = lab.peer()
+    peer.transact(Create("/a", b"123"), Create("/b"))
+    peer.transact(SetData("/b", b"1"))
+    assert peer.ask(peer.connection.exists, ["/a", "/none", "/b"]) == (Stat(0, 3), None, Stat(1, 1))
+    assert peer.ask(peer.connection.exists, []) == ()
+
+
 def test_a_one_shot_watch_takes_the_place_of_a_recursive_one() -> None:
     """ZOOKEEPER-4466, as in 3.8.0: half of the recursive watch is silently lost."""
     with Lab() as lab:
         peer = lab.peer()
         peer.transact(Create("/a"))
         peer.ask(peer.connection.add_watch, "/a")
-        peer.ask(peer.connection.exists, "/a", True)
+        peer.ask(peer.connection.stat, "/a", True)
         peer.log.clear()
         peer.transact(SetData("/a", b"1"))
         peer.transact(SetData("/a", b"2"))
@@ -127,7 +135,7 @@ def test_a_one_shot_watch_takes_the_place_of_a_recursive_one() -> None:
             (CHANGED, "/a"),
             (DELETED, "/a/b"),
         ]
-        assert peer.ask(peer.connection.exists, "/b", False) is ErrorCode.NO_NODE
+        assert peer.ask(peer.connection.stat, "/b", False) is ErrorCode.NO_NODE
 
 
 # ---- expiry; the bounds were measured on real servers

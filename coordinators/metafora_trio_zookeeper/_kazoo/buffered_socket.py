@@ -75,17 +75,18 @@ class BufferedSocket:
         """Return whether `recv` can return bytes or report the end of the stream."""
         return bool(self._received) or self._ended
 
-    def fill(self) -> None:
-        """Fetch what has arrived, without waiting. Raises OSError if the connection is broken."""
+    def fill(self) -> int:
+        """Fetch what has arrived, without waiting; return how many bytes. Raises OSError if the connection broke."""
         try:
             data = self._raw.recv(_CHUNK)
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            return
+            return 0
         if not data:
             self._ended = True
         elif len(self._greeting) < _GREETING.size:
             self._greeting += data[: _GREETING.size - len(self._greeting)]
         self._received += data
+        return len(data)
 
     def recv(self, size: int) -> bytearray:
         """Return up to `size` buffered bytes. Call it only when `readable`; no bytes then mean the end."""

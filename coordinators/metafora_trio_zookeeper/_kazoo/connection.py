@@ -139,11 +139,18 @@ class KazooConnection(ConnectionBase[Request]):
     def backlog(self) -> int:
         return len(self._inbox)
 
+    @property
+    def received(self) -> int:
+        return self._handler.received
+
     def transact(self, ops: Sequence[WriteOp], done: Done) -> None:
         self._request(requests.transact(ops, self._acl), done)
 
     def read(self, paths: Sequence[str], done: Done) -> None:
         self._request(requests.read(paths), done)
+
+    def exists(self, paths: Sequence[str], done: Done) -> None:
+        self._request_each([requests.exists(path) for path in paths], done)
 
     def children(self, path: str, done: Done) -> None:
         self._request(requests.children(path), done)

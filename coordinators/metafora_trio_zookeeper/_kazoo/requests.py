@@ -18,6 +18,7 @@ from metafora_trio_zookeeper._connection import (
     ReadResult,
     RequestError,
     SetData,
+    Stat,
     WriteOp,
 )
 
@@ -26,13 +27,14 @@ __all__ = [
     "add_watch",
     "children",
     "encode_acl",
+    "exists",
     "heartbeat",
     "read",
     "request_error",
     "transact",
 ]
 
-_CREATE, _DELETE, _GET_DATA, _SET_DATA, _GET_CHILDREN, _CHECK = 1, 2, 4, 5, 8, 13
+_CREATE, _DELETE, _EXISTS, _GET_DATA, _SET_DATA, _GET_CHILDREN, _CHECK = 1, 2, 3, 4, 5, 8, 13
 _MULTI, _MULTI_READ, _ADD_WATCH, _ERROR = 14, 22, 106, -1
 _PERSISTENT_RECURSIVE = 1
 _EPHEMERAL, _SEQUENTIAL = 1, 2
@@ -104,6 +106,10 @@ def read(paths: Sequence[str]) -> Request:
     head = _HEADER.pack(_GET_DATA, False, -1)
     body = b"".join(head + _text(path) + _NO_WATCH for path in paths)
     return Request(_MULTI_READ, body + _END, _decode_reads)
+
+
+def exists(path: str) -> Request:
+    return Request(_EXISTS, _text(path) + _NO_WATCH, _decode_stat)
 
 
 def children(path: str) -> Request:
@@ -194,6 +200,11 @@ def _decode_reads(frame: bytes, at: int) -> tuple[ReadResult | RequestError | No
         else:  # one znode's refusal says nothing about the others
             at += _INT.size
             results.append(None if error == _NO_NODE else request_error(error))
+
+
+def _decode_stat(frame: bytes, at: int) -> Stat:
+    _, _, _, _, version, _, _, _, size, _, _ = _STAT.unpack_from(frame, at)
+    return Stat(version, size)
 
 
 def _decode_names(frame: bytes, at: int) -> list[str]:

@@ -127,6 +127,7 @@ class TrioHandler:
         self._connected_at = 0.0
         self._closed = False
         self.number = 0
+        self.received = 0
         self.server = ""
 
     # ---- called from Trio
@@ -277,7 +278,7 @@ class TrioHandler:
             if self._wake.fileno() in events:
                 self._wake.hush()
             if sock.fileno() in events:
-                sock.fill()
+                self.received += sock.fill()
             if awake() or rest == 0.0:
                 break
         self._asleep = False

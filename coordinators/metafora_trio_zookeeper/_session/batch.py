@@ -6,24 +6,27 @@ about the units other than the refused one. The refused unit is settled. The oth
 sending them one by one would be quadratic when many are refused.
 
 At most two transactions are in flight. Their replies come after the events that they cause at this node, so during a
-cold start each of many nodes writes only as fast as it can read.
+cold start each of many nodes writes only as fast as it can read. Their bytes are limited too, because on a slow link
+the heartbeats wait behind them.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from metafora_trio import Claim
 from metafora_trio.contract import AsyncBool
-from metafora_trio_zookeeper._connection import Connection, Create, ReadResult, Reply, RequestError, SetData, WriteOp
+from metafora_trio_zookeeper._connection import Connection, Create, Reply, RequestError, SetData, WriteOp
 from metafora_trio_zookeeper._layout import MAX_OPS, MAX_REQUEST_BYTES
 from metafora_trio_zookeeper._replies import is_broken
 
 __all__ = ["Batch", "Unit", "take", "unit_size"]
 
 MAX_IN_FLIGHT = 2
+MAX_BYTES_IN_FLIGHT = 256 << 10
+"""The bytes in flight, unless a single unit takes more."""
 _OP_OVERHEAD = 64
 """Bytes of an operation besides its path and data: header, lengths, flags and an ACL of the usual length."""
 
@@ -38,14 +41,14 @@ class Unit:
             called if the connection broke, since the outcome is then unknown.
         task: the task it is about. For a command's removal, the command's name.
         claim: our claim that it gives up, or None.
-        read: a path to read right after the transaction, or the empty string.
+        read: whether to read the task's record ahead as soon as the transaction has been sent.
     """
 
     ops: tuple[WriteOp, ...]
     settle: Callable[[Unit, RequestError | None], None]
     task: str = ""
     claim: Claim | None = None
-    read: str = ""
+    read: bool = False
 
 
 def unit_size(unit: Unit) -> int:
@@ -58,15 +61,16 @@ def unit_size(unit: Unit) -> int:
     return size
 
 
-def take(queue: deque[Unit]) -> list[Unit]:
-    """Remove from the queue's head as many whole units as fit into one transaction, but at least one."""
+def take(queue: deque[Unit], limit: int = MAX_REQUEST_BYTES) -> list[Unit]:
+    """Remove from the queue's head as many whole units as fit into one transaction of so many bytes, but at least one
+    if there is one."""
     units: list[Unit] = []
     ops = size = 0
     while queue:
         unit = queue[0]
         ops += len(unit.ops)
         size += unit_size(unit)
-        if units and (ops > MAX_OPS or size > MAX_REQUEST_BYTES):
+        if units and (ops > MAX_OPS or size > limit):
             break
         units.append(queue.popleft())
     return units
@@ -77,18 +81,16 @@ class Batch:
 
     Args:
         connection: the connection to send them on.
-        on_read: called with a unit and the result of its `read`: the znode, None for no such znode, or the error if it
-            was refused, alone or with all reads of the transaction.
+        read_ahead: called with the tasks of units that want their records read, when a transaction has been sent.
     """
 
-    def __init__(
-        self, connection: Connection, on_read: Callable[[Unit, ReadResult | RequestError | None], None]
-    ) -> None:
+    def __init__(self, connection: Connection, read_ahead: Callable[[Sequence[str]], None]) -> None:
         self._connection = connection
-        self._on_read = on_read
+        self._read_ahead = read_ahead
         self._queue: deque[Unit] = deque()
         self._halves: deque[list[Unit]] = deque()
         self._in_flight = 0
+        self._bytes = 0
         self._open = False
         self._wake = AsyncBool()
 
@@ -118,18 +120,29 @@ class Batch:
             self._pump()
 
     def _pump(self) -> None:
-        while self._open and self._in_flight < MAX_IN_FLIGHT and (self._halves or self._queue):
-            self._send(self._halves.popleft() if self._halves else take(self._queue))
+        while self._open and self._in_flight < MAX_IN_FLIGHT and (units := self._next()):
+            self._send(units)
+
+    def _next(self) -> list[Unit]:
+        """Remove and return the units of the next transaction; none if it must wait for those in flight."""
+        room = MAX_BYTES_IN_FLIGHT - self._bytes
+        first = self._halves[0] if self._halves else [self._queue[0]] if self._queue else []
+        if self._in_flight and sum(map(unit_size, first)) > room:
+            return []
+        return self._halves.popleft() if self._halves else take(self._queue, room)
 
     def _send(self, units: list[Unit]) -> None:
+        size = sum(map(unit_size, units))
         self._in_flight += 1
+        self._bytes += size
         ops = [op for unit in units for op in unit.ops]
-        self._connection.transact(ops, lambda reply: self._answered(units, reply))
-        if readers := [unit for unit in units if unit.read]:
-            self._connection.read([unit.read for unit in readers], lambda reply: self._read(readers, reply))
+        self._connection.transact(ops, lambda reply: self._answered(units, size, reply))
+        if tasks := [unit.task for unit in units if unit.read]:
+            self._read_ahead(tasks)
 
-    def _answered(self, units: list[Unit], reply: Reply | RequestError) -> None:
+    def _answered(self, units: list[Unit], size: int, reply: Reply | RequestError) -> None:
         self._in_flight -= 1
+        self._bytes -= size
         if isinstance(reply, Reply):
             for unit in units:
                 unit.settle(unit, None)
@@ -152,11 +165,3 @@ class Batch:
                 first += len(unit.ops)
         middle = len(others) // 2
         self._halves.extend(half for half in (others[:middle], others[middle:]) if half)
-
-    def _read(self, units: list[Unit], reply: Reply | RequestError) -> None:
-        if isinstance(reply, Reply):
-            for unit, result in zip(units, reply.value, strict=True):
-                self._on_read(unit, result)
-        elif not is_broken(reply):
-            for unit in units:
-                self._on_read(unit, reply)

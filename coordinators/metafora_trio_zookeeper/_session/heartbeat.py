@@ -84,6 +84,7 @@ class Heartbeat:
         # The stamp and the sending time of each unanswered heartbeat, oldest first.
         self._unanswered: deque[tuple[float, float]] = deque()
         self._last_deliveries = 0
+        self._last_received = 0
         self._last_arrival = 0.0
         self._last_suspended = suspended()
         self._started = trio.Event()
@@ -167,9 +168,13 @@ class Heartbeat:
         )
 
     def _overdue(self, now: float) -> bool:
-        """Return whether a heartbeat has been unanswered for T/6 while nothing else arrived either."""
-        if self._connection.backlog or self._last_deliveries != self._deliveries():
-            self._last_deliveries = self._deliveries()
+        """Return whether a heartbeat has been unanswered for T/6 while nothing else arrived either.
+
+        A part of a reply counts: on a slow link, a large one may arrive for longer than that.
+        """
+        received, deliveries = self._connection.received, self._deliveries()
+        if self._connection.backlog or received != self._last_received or deliveries != self._last_deliveries:
+            self._last_received, self._last_deliveries = received, deliveries
             self._last_arrival = now
         while self._unanswered and self._unanswered[0][0] <= self._connection.proof:
             self._unanswered.popleft()

@@ -44,14 +44,15 @@ from metafora_trio_zookeeper._connection import (
     RequestError,
 )
 from metafora_trio_zookeeper._layout import Layout, is_tombstone, known
-from metafora_trio_zookeeper._replies import Burst, is_broken
+from metafora_trio_zookeeper._replies import Burst, Slot, is_broken
 
 from .changed_tasks import ChangedTasks
 from .in_flight import InFlight
 from .lists import list_names, names_of, read_many, results_of
 from .node_record import decode_node
 from .queued_commands import QueuedCommands
-from .read_ahead import ReadAhead
+from .read_ahead import ReadAhead, Record
+from .record_sizes import RecordSizes
 
 __all__ = ["LiveView"]
 
@@ -71,20 +72,28 @@ class LiveView:
         in_flight: the requests of the session that owns this view. A client's has no identity; then commands are not
             followed.
         rng: for the jitter.
+        sizes: how many task records to read at a time; for a session.
 
     Attributes:
         view: the cluster as last seen; a new object after each resync.
         queued_commands: the commands queued at the broker.
-        records: the task records that were read ahead.
+        records: the task records that are read ahead.
         changed_tasks: the tasks whose znode has changed and must be read.
         versions: the versions of the tasks that an operator has changed; 0 for all others without a tombstone.
         task_counts, claim_counts: the number of tasks and claims in the view by bucket; for the audit.
         deliveries: the number of events and replies so far, as a sign of life of the connection.
     """
 
-    def __init__(self, connection: Connection, layout: Layout, in_flight: InFlight, rng: random.Random) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        layout: Layout,
+        in_flight: InFlight,
+        rng: random.Random,
+        sizes: RecordSizes | None = None,
+    ) -> None:
         self.view = ClusterView()
-        self.records = ReadAhead()
+        self.records = ReadAhead(self.read_tasks, self._on_record, sizes or RecordSizes())
         self.deliveries = 0
         self.connection = connection
         self._layout = layout
@@ -139,10 +148,15 @@ class LiveView:
         self._changes.everything = True
         self._changed.value = True
 
-    def on_record(self, task: str, record: ReadResult | None) -> None:
-        """Take a task's record that was read. Call this from the reply's callback, when record and view still match."""
-        self.note_record(task, record)
-        self.records.arrived(task, record)
+    def read_ahead(self, tasks: Iterable[str]) -> None:
+        """Have the records of some tasks read. Call this only while the view is current."""
+        for task in tasks:
+            self.records.want(task)
+        self.records.pump()
+
+    def _on_record(self, task: str, record: Record) -> None:
+        if not isinstance(record, RequestError):
+            self.note_record(task, record)
 
     def _on_changed(self, task: str, record: ReadResult | None) -> None:
         # Before the barrier, a server that lags could show the past.
@@ -234,14 +248,17 @@ class LiveView:
         queued_commands = list_names(connection, burst, layout.node_commands) if self._in_flight.identity else None
         claims = [(bucket, list_names(connection, burst, f"{layout.claims}/{bucket}")) for bucket in layout.buckets]
         tasks = [(bucket, list_names(connection, burst, f"{layout.tasks}/{bucket}")) for bucket in layout.buckets]
-        # Lists do not show tombstones. Read the tasks that may be running here, to miss none of theirs.
+        # Lists do not show tombstones. Look up the tasks that may be running here, and read those that have changed, to
+        # miss none of theirs. (Reading all would take too long where records are large and the link is slow.)
         held = list(self.view.claims_of(self._in_flight.identity))
-        records = read_many(connection, burst, map(layout.task_path, held))
+        connection.exists([layout.task_path(task) for task in held], looked_up := burst.slot())
         await burst.wait()
 
         identities = [name for name in names_of(nodes) if known(layout.parse_node(name), layout.nodes, name)]
         own_commands = self.queued_commands.select_own(names_of(queued_commands) if queued_commands else [])
         burst = Burst(self._count_delivery)
+        held = self._changed_of(held, looked_up)
+        records = read_many(connection, burst, map(layout.task_path, held))
         node_records = read_many(connection, burst, map(layout.node_path, identities))
         command_records = read_many(connection, burst, map(layout.node_command_path, own_commands))
         await burst.wait()
@@ -289,6 +306,11 @@ class LiveView:
         self.records.clear()
         self._current.value = True
         self.touch_everything()
+
+    def _changed_of(self, tasks: Sequence[str], looked_up: Slot) -> list[str]:
+        """Return those of some tasks whose znode has changed since they were submitted."""
+        assert isinstance(looked_up.value, tuple)
+        return [task for task, stat in zip(tasks, looked_up.value, strict=True) if stat is not None and stat.version]
 
     def read_tasks(self, tasks: Iterable[str], done: Done) -> None:
         """Read the records of some tasks."""
@@ -346,7 +368,7 @@ class LiveView:
             view.apply(ClaimRemoved(claim))
             if own:
                 self._in_flight.gone(claim)
-                self.records.forget(claim.task)
+                self.records.unwant(claim.task)
         # Add the change in length, not 1: an event sent before the listing may repeat what the listing already showed.
         self.claim_counts[bucket] += len(view.queue(claim.task)) - before
         self.touch(claim.task)

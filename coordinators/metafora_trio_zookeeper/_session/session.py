@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import partial
 
 import trio
 
@@ -48,6 +47,7 @@ from .audit import run_audit
 from .heartbeat import Heartbeat
 from .in_flight import InFlight
 from .live_view import LiveView
+from .record_sizes import RecordSizes
 from .writes import Writes
 
 __all__ = ["ZooKeeperSession"]
@@ -69,6 +69,7 @@ class ZooKeeperSession(Session):
         node: this node, with the session's own identity.
         asked_timeout: the requested session timeout, in seconds.
         rng: for jitter.
+        sizes: how many task records to read at a time.
         suspended: see `suspended_seconds`.
         now: returns the date and time, in seconds since 1970.
         watched: see `Session.watched`.
@@ -87,6 +88,7 @@ class ZooKeeperSession(Session):
         *,
         asked_timeout: float,
         rng: random.Random,
+        sizes: RecordSizes,
         suspended: Callable[[], float],
         now: Callable[[], float],
         watched: bool = True,
@@ -108,7 +110,7 @@ class ZooKeeperSession(Session):
         self._in_flight = InFlight(
             self._me, lambda task: layout.claim_size(task, self._me), lambda task: self._live.touch(task)
         )
-        self._live = LiveView(connection, layout, self._in_flight, rng)
+        self._live = LiveView(connection, layout, self._in_flight, rng, sizes)
         self._writes = Writes(connection, layout, self._live, self._in_flight, node, self._refused)
         self._heartbeat = Heartbeat(
             connection,
@@ -120,7 +122,6 @@ class ZooKeeperSession(Session):
             suspended=suspended,
         )
         self._token = trio.lowlevel.current_trio_token()
-        self._read_refusals: dict[str, RequestError] = {}
         self._joined = trio.Event()
         self._failure: Exception | None = None
         self._closing = False
@@ -151,28 +152,18 @@ class ZooKeeperSession(Session):
 
     async def read(self, task: str) -> StoredTask | None:
         live = self._live
-        self._read_refusals.pop(task, None)  # of an earlier call, which may have been cancelled
         while True:
             if found := await live.records.take(task):
                 # The caller may be about to open a run's scope, and Trio's clock stops while a machine is suspended.
                 self._heartbeat.check_suspended()
-                return decode_record(task, found[0])
-            if refusal := self._read_refusals.pop(task, None):
-                raise TaskRefused(f"cannot read task {task!r}: {refusal}") from refusal
+                record = found[0]
+                if isinstance(record, RequestError):
+                    raise TaskRefused(f"cannot read task {task!r}: {record}") from record
+                return decode_record(task, record)
             # Do not read before the barrier, because a server that lags would return an old record. A session that is
             # over waits here until it is cancelled, which is about to happen.
             await live.wait_current()
-            live.records.expect(task)
-            self._connection.read([self._layout.task_path(task)], partial(self._on_read, task))
-
-    def _on_read(self, task: str, reply: Reply | RequestError) -> None:
-        found = reply.value[0] if isinstance(reply, Reply) else reply
-        if not isinstance(found, RequestError):
-            self._live.on_record(task, found)
-            return
-        if not is_broken(found):
-            self._read_refusals[task] = found
-        self._live.records.cancel(task)
+            live.read_ahead([task])
 
     def is_pending(self, task: str) -> bool:
         return task in self._in_flight.pending

@@ -18,7 +18,6 @@ from metafora_trio_zookeeper._connection import (
     Create,
     Delete,
     ErrorCode,
-    ReadResult,
     Reply,
     RequestError,
     SetData,
@@ -77,7 +76,7 @@ class Writes:
         self._removing: dict[str, Unit] = {}
         self._stuck: set[str] = set()
         self._full = False
-        self._batch = Batch(connection, self._on_read)
+        self._batch = Batch(connection, live.read_ahead)
         self.run = self._batch.run
 
     @property
@@ -121,9 +120,8 @@ class Writes:
         if full:
             return
         create = Create(self._layout.claim_prefix(task, self._me, kind), ephemeral=True, sequential=True)
-        unit = Unit((create,), self._on_claimed, task=task, read=self._layout.task_path(task))
+        unit = Unit((create,), self._on_claimed, task=task, read=True)
         in_flight.pending[task] = unit
-        live.records.expect(task)
         self._batch.add(unit)
 
     def _on_claimed(self, unit: Unit, error: RequestError | None) -> None:
@@ -132,12 +130,6 @@ class Writes:
                 self._break(f"no event for the creation of its claim for task {unit.task!r}")
             else:
                 self._refused(f"claiming task {unit.task!r}", error)
-
-    def _on_read(self, unit: Unit, record: ReadResult | RequestError | None) -> None:
-        if isinstance(record, RequestError):
-            self._live.records.cancel(unit.task)  # a later `read` tries again and reports the error
-        else:
-            self._live.on_record(unit.task, record)
 
     def release(self, claim: Claim) -> None:
         """Give up a claim unconditionally: now, or after the next resync if the view is not current."""

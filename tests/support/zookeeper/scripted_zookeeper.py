@@ -138,6 +138,7 @@ class ScriptedConnection(ConnectionBase[Request]):
         lagging: whether its replica stops following the log, until a write on the connection is answered.
         losing: whether all messages from the server are lost, until the connection breaks.
         numb: whether all events are lost.
+        received: see `Connection`; only the test changes it.
         sent: the names of the requests made so far, in order.
         before, after: called around the sending of each transaction, with its operations.
     """
@@ -145,6 +146,7 @@ class ScriptedConnection(ConnectionBase[Request]):
     def __init__(self, zookeeper: ScriptedZooKeeper, session: int) -> None:
         super().__init__()
         self.lagging = self.losing = self.numb = False
+        self.received = 0
         self.sent: list[str] = []
         self.before = self.after = nothing
         self._zookeeper = zookeeper
@@ -230,6 +232,14 @@ class ScriptedConnection(ConnectionBase[Request]):
 
         wanted = tuple(paths)
         self._send("read", look, done)
+
+    def exists(self, paths: Sequence[str], done: Done) -> None:
+        def look() -> Reply:
+            found = map(self._tree.get, wanted)
+            return Reply(tuple(None if node is None else node.stat() for node in found), 0)
+
+        wanted = tuple(paths)
+        self._send("exists", look, done)
 
     def children(self, path: str, done: Done) -> None:
         def listing() -> Reply:

@@ -1,4 +1,4 @@
-"""TcpProxy: holds bytes back, delays them, and resets or refuses connections.
+"""TcpProxy: holds bytes back, delays them, slows them down, and resets or refuses connections.
 
 Proxies run in a separate thread with its own Trio loop (`ProxyLoop`). So the same proxy serves a Trio test, a script
 without Trio, and an ensemble started by either, and it keeps running while the program under test blocks. Its methods
@@ -29,6 +29,8 @@ __all__ = ["ProxyLoop", "TcpProxy"]
 T = TypeVar("T")
 
 _RETRY = 0.02
+_PACKET = 16_384
+"""Bytes that a slow link carries at a time."""
 _RESET = struct.pack("ii", 1, 0)
 
 
@@ -42,6 +44,8 @@ class TcpProxy:
         self._held = {"up": False, "down": False}
         self._refusing = False
         self._latency = 0.0
+        self._rate = math.inf
+        self._free_at = {"up": 0.0, "down": 0.0}
         self._changed = RepeatedEvent()
         self._connections: set[trio.CancelScope] = set()
         self._scope = trio.CancelScope()
@@ -83,6 +87,16 @@ class TcpProxy:
 
         def change() -> None:
             self._latency = seconds
+
+        self._loop.call(change)
+
+    def limit(self, bytes_per_second: float) -> None:
+        """Carry at most so many bytes a second in each direction, for all connections together. Infinity ends it.
+
+        What the link has no time for yet waits, without a bound, as in a router with a large buffer."""
+
+        def change() -> None:
+            self._rate = bytes_per_second
 
         self._loop.call(change)
 
@@ -152,10 +166,18 @@ class TcpProxy:
             nursery.start_soon(take)
             async for due, data in receive:
                 await trio.sleep_until(due)
-                await self._wait_passing(direction)
-                await sink.send_all(data)
+                for start in range(0, len(data), _PACKET):
+                    packet = data[start : start + _PACKET]
+                    await self._wait_carried(direction, len(packet))
+                    await self._wait_passing(direction)
+                    await sink.send_all(packet)
             await self._wait_passing(direction)
             await sink.send_eof()
+
+    async def _wait_carried(self, direction: str, size: int) -> None:
+        """Wait for as long as a link of this rate takes to carry a packet, after those before it."""
+        self._free_at[direction] = max(self._free_at[direction], trio.current_time()) + size / self._rate
+        await trio.sleep_until(self._free_at[direction])
 
     async def _wait_passing(self, direction: str) -> None:
         while self._held[direction]:

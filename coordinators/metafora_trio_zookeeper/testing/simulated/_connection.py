@@ -72,6 +72,7 @@ class SimulatedConnection(ConnectionBase[Request]):
         self.process = process
         self._world = world
         self._servers = servers
+        self.received = 0
         self._rng = rng
         self._asked = session_timeout
         self._opened_at = -math.inf
@@ -104,13 +105,16 @@ class SimulatedConnection(ConnectionBase[Request]):
     def add_watch(self, path: str, done: Done) -> None:
         self._request(Request(Kind.ADD_WATCH, path), done)
 
-    def exists(self, path: str, watch: bool, done: Done) -> None:
+    def exists(self, paths: Sequence[str], done: Done) -> None:
+        self._request_each([Request(Kind.EXISTS, path) for path in paths], done)
+
+    def stat(self, path: str, watch: bool, done: Done) -> None:
         """Read one znode's full stat (a `Znode`), or fail with `NO_NODE`. Not part of `Connection`.
 
         This exists to show a ZooKeeper bug: a one-shot watch for the next event of `path` replaces a recursive watch at
         the same path (ZOOKEEPER-4466).
         """
-        self._request(Request(Kind.EXISTS, (path, watch)), done)
+        self._request(Request(Kind.STAT, (path, watch)), done)
 
     def heartbeat(self, path: str, stamp: float, done: Done) -> None:
         self._request(Request(Kind.TRANSACT, (Check(path),), stamp), done)
@@ -153,6 +157,7 @@ class SimulatedConnection(ConnectionBase[Request]):
 
     def receive(self, channel: Channel, messages: Sequence[Down]) -> None:
         """Take the messages that arrive together on a connection."""
+        self.received += len(messages)
         for message in messages:
             if isinstance(message, Answer) and message.request.stamp is not None and isinstance(message.result, Reply):
                 self._prove(message.request.stamp)

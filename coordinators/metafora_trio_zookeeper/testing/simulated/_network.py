@@ -34,6 +34,7 @@ class Kind(enum.Enum):
     CHILDREN = enum.auto()
     ADD_WATCH = enum.auto()
     EXISTS = enum.auto()
+    STAT = enum.auto()
     PING = enum.auto()
 
 

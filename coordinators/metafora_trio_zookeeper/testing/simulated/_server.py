@@ -341,6 +341,9 @@ class Server:
             case Kind.ADD_WATCH:
                 client.watch(argument)
             case Kind.EXISTS:
+                node = self.tree.get(argument)
+                return RequestError(ErrorCode.NO_NODE) if node is None else Reply(node.stat(), self.zxid)
+            case Kind.STAT:
                 path, watch = argument
                 if watch:
                     client.watch_once(path)

@@ -18,6 +18,7 @@ from metafora_trio_zookeeper._connection import (
     EventType,
     ReadResult,
     RequestError,
+    Stat,
     WriteOp,
 )
 
@@ -52,6 +53,10 @@ class Znode(NamedTuple):
     def result(self) -> ReadResult:
         """Return the result of reading it."""
         return ReadResult(self.data, self.version, self.mtime_ms, self.owner)
+
+    def stat(self) -> Stat:
+        """Return the result of looking it up."""
+        return Stat(self.version, len(self.data))
 
 
 Changes = Mapping[str, Znode | None]
