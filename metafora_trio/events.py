@@ -19,6 +19,8 @@ __all__ = [
     "Event",
     "JoinFailed",
     "LeaseAtRisk",
+    "NodeResumed",
+    "NodeSuspended",
     "Observer",
     "ObserverFailed",
     "SessionEnded",
@@ -27,6 +29,7 @@ __all__ = [
     "TaskEnded",
     "TaskGivenUp",
     "TaskOverran",
+    "TaskQuarantined",
     "TaskStarted",
     "TaskStopFailed",
     "TaskStopped",
@@ -153,6 +156,34 @@ class TaskOverran(Event):
     task: str
     token: int
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class TaskQuarantined(Event):
+    """The task is set aside by this node, and tried again later. `reason` says why, in one sentence.
+
+    Reported once, until the reason is gone. Several nodes have gone soon after they got the task, so it seems to end or
+    block every node that runs it.
+    """
+
+    task: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSuspended(Event):
+    """So many tasks in a row have failed here, so this node takes no more. It tries one again in `seconds`.
+
+    Reported again after each task on trial that fails, and in each new session.
+    """
+
+    failures: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class NodeResumed(Event):
+    """A task has succeeded, or has run for a minute, so this node takes tasks again as before."""
 
 
 @dataclass(frozen=True, slots=True)

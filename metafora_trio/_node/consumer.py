@@ -14,6 +14,7 @@ import trio
 
 from metafora_trio._clock import Clock, SystemClock
 from metafora_trio._errors import CoordinatorUnavailable, SessionLost
+from metafora_trio._model.failure_streak import FailureStreak
 from metafora_trio._model.node_info import NodeInfo
 from metafora_trio._running_task import Handler, RunningTask
 from metafora_trio._service_nursery import open_service_nursery
@@ -23,6 +24,7 @@ from metafora_trio.contract import Coordinator
 from metafora_trio.events import Event, JoinFailed, Observer, SessionEnded, SessionOpened
 
 from .event_stream import EventStream
+from .experience import Experience
 from .log_observer import LogObserver
 from .membership import Membership
 from .settings import ConsumerOptions, ConsumerSettings, default_name
@@ -84,6 +86,8 @@ class Consumer:
         settle: seconds to wait after a node has joined before claiming or bidding, since more nodes may be joining.
         backup_delay: seconds after which the next node steps in for a task that its first choice has not claimed.
         max_handovers: the maximum number of tasks being handed over at any moment; with 0, none is ever handed over.
+        suspend_after_failures: the number of tasks that may fail in a row, each within a minute, before this node takes
+            no more tasks, except one at a time on trial, until one succeeds; None to let any number fail.
         observers: functions that get every event; see `metafora_trio.events`.
         clock: the source of recorded dates and times. By default the machine's clock.
         rng: the source of jitter.
@@ -107,6 +111,7 @@ class Consumer:
         settle: float = 1.5,
         backup_delay: float = 3.0,
         max_handovers: int = 16,
+        suspend_after_failures: int | None = 3,
         observers: Sequence[Observer] = (),
         clock: Clock | None = None,
         rng: random.Random | None = None,
@@ -133,12 +138,14 @@ class Consumer:
             settle=settle,
             backup_delay=backup_delay,
             max_handovers=max_handovers,
+            suspend_after_failures=suspend_after_failures,
             clock=clock if clock is not None else SystemClock(),
             rng=rng if rng is not None else random.Random(),
         )
         self._logger = logging.getLogger("metafora_trio.consumer")
         self._stream = EventStream([LogObserver(self._logger), *observers])
         self._emit = self._stream.emit
+        self._experience = Experience(FailureStreak(self._settings.suspend_after_failures))
         self._membership: Membership | None = None
         self._running = AsyncBool()
         self._draining = AsyncBool()
@@ -244,7 +251,13 @@ class Consumer:
                 self._sessions += 1
                 self._emit(SessionOpened(identity, session.session_timeout))
                 self._membership = Membership(
-                    session, self.handler, self._settings, self, emit=self._emit, logger=self._logger
+                    session,
+                    self.handler,
+                    self._settings,
+                    self,
+                    self._experience,
+                    emit=self._emit,
+                    logger=self._logger,
                 )
                 if self._sessions == 1:
                     task_status.started()

@@ -21,6 +21,7 @@ from metafora_trio.events import Event, LeaseAtRisk
 
 from .commands import Commands, NodeControl
 from .executor import Executor
+from .experience import Experience
 from .notices import Notices
 from .planner import Planner
 from .settings import ConsumerSettings
@@ -45,6 +46,7 @@ class Membership:
         handler: the user's handler.
         settings: the consumer's settings.
         control: the consumer, for commands whose effect outlasts the session.
+        experience: what the consumer has learned so far.
         emit: reports an event.
         logger: for the watchdog, whose thread cannot report events.
 
@@ -61,6 +63,7 @@ class Membership:
         handler: Handler,
         settings: ConsumerSettings,
         control: NodeControl,
+        experience: Experience,
         *,
         emit: Callable[[Event], None],
         logger: logging.Logger,
@@ -75,7 +78,8 @@ class Membership:
         self.runs: Mapping[str, TaskRun] = runs
         self.running: Mapping[str, RunningTask] = running
         self.notices: Notices = Notices(session)
-        self._planner = Planner(session, settings, runs=runs, running=running, emit=emit)
+        experience.begin_session()
+        self._planner = Planner(session, settings, experience, self.notices, runs=runs, running=running, emit=emit)
         self._situation = Situation(session, self._planner, max_handovers=settings.max_handovers)
         self._executor = Executor(
             session,
@@ -121,7 +125,7 @@ class Membership:
                 self._executor.open(self._nursery)
                 self._nursery.start_soon(self._follow)
                 self._nursery.start_soon(self._keep_planning)
-                self._nursery.start_soon(self._planner.search)
+                self._nursery.start_soon(self._planner.run)
                 self._nursery.start_soon(self._watch_risk)
                 self._nursery.start_soon(self._note_cancellation)
                 self._executor.look_at_everything()
@@ -156,7 +160,7 @@ class Membership:
             if self._situation.draining and self._situation.alone:
                 self._executor.look_at_everything()
         if changes.tasks or changes.everything:
-            self._planner.tasks_changed()
+            self._planner.tasks_changed(changes.tasks)
 
     async def _keep_planning(self) -> None:
         while True:

@@ -171,6 +171,7 @@ async def test_balance_of_a_draining_node(autojump_clock: MockClock) -> None:
         await cluster.submit_until_running("t")
         a.consumer.freeze()
         await cluster.start("b", capacity=0)
+        await trio.sleep(5)
         a.consumer.start_draining()
         await cluster.client.balance("a")
         await trio.sleep(10)
