@@ -6,8 +6,9 @@ run them until its session expires. So a node that has lost two sessions or more
 ends that. A single crash costs a node nothing.
 
 Sessions of one name are thought to be of one program on one machine. A session is lost if it ends without draining. So
-are those older ones of the same name that are still there: the broker ends the session of a crashed node only after the
-session timeout. If they belong to other healthy nodes of the same name, that delays a node's first tasks, once.
+are those of the same name that began shortly before and are still there: the broker ends the session of a crashed node
+only after the session timeout. If they belong to other healthy nodes of that name, started together, that delays the
+last ones' first tasks, once.
 """
 
 from __future__ import annotations
@@ -71,18 +72,20 @@ class Probation:
         held = {
             identity
             for identity, (node, since) in self._nodes.items()
-            if now - since < _length(self._losses.get(node.name, (0, 0.0))[0] + self._namesakes(node, now))
+            if now - since < _length(self._losses.get(node.name, (0, 0.0))[0] + self._namesakes(node))
         }
         able = {identity for identity, (node, _) in self._nodes.items() if may_receive(node)}
         return held if able - held else ()
 
-    def _namesakes(self, node: NodeInfo, now: float) -> int:
-        """Count the older nodes of the same name that do not drain and have not lasted."""
-        age = (node.since, node.identity)
+    def _namesakes(self, node: NodeInfo) -> int:
+        """Count the nodes of the same name that began at most a minute before this one, and do not drain.
+
+        One that began earlier is alive, or has lasted and is the first to be lost.
+        """
         return sum(
             other.name == node.name
-            and (other.since, other.identity) < age
             and not other.draining
-            and now - since < _LASTED
-            for other, since in self._nodes.values()
+            and (other.since, other.identity) < (node.since, node.identity)
+            and node.since - other.since < _LASTED
+            for other, _ in self._nodes.values()
         )

@@ -73,7 +73,8 @@ class Consumer:
     Args:
         coordinator: the client interface to the broker.
         handler: the async function that executes a task; see `Handler`.
-        name: the node's name, for people; it need not be unique. By default the host name and the process id.
+        name: the node's name, for people; it need not be unique. By default the host name and the process id. With a
+            name that is the same after a restart, other nodes can notice that this one crashes again and again.
         balancer: decides which tasks to claim, bid for and give up. By default `FairBalancer()`.
         capacity: the maximum number of tasks to hold at once, None for no limit.
         tags: labels for balancers.

@@ -72,6 +72,8 @@ class Planner:
         self._to_bid: deque[str] = deque()
         self._bids: dict[str, float] = {}
         self._unclaimed_since: dict[str, float] = {}
+        self._probation = experience.probation
+        self._held_back: Collection[str] = ()
         self._left_alone = LeftAlone(session, experience.lethal_tasks, notices, emit)
         self._suspension = Suspension(session, experience.failures, settings.capacity, notices, emit)
         self._ask_again: dict[str, float] = {}
@@ -90,10 +92,16 @@ class Planner:
 
     def nodes_changed(self) -> None:
         """Plan soon, because nodes joined, left or announced a change."""
-        self._left_alone.look_at_nodes()
+        self._look_at_nodes()
         if self._timer.nodes_changed():  # a node has joined, and the last plan gives it nothing
             self._to_claim.clear()
             self._to_bid.clear()
+
+    def _look_at_nodes(self) -> None:
+        now = trio.current_time()
+        self._left_alone.look_at_nodes()
+        self._probation.look(self._session.view.nodes, now)
+        self._held_back = self._probation.held_back(now)
 
     def balance(self) -> None:
         """Plan at once, as a command asks. A frozen node then gives back what its balancer releases."""
@@ -119,7 +127,7 @@ class Planner:
         view = session.view
         now = trio.current_time()
         self._unclaimed_since = {task: self._unclaimed_since.get(task, now) for task in view.unclaimed}
-        self._left_alone.look_at_nodes()
+        self._look_at_nodes()
         self._ask_again = {task: at for task, at in self._ask_again.items() if task in view.unclaimed and at > now}
         self._refused_bids = {task: at for task, at in self._refused_bids.items() if task in view.tasks and at > now}
         self._to_claim.clear()
@@ -139,6 +147,7 @@ class Planner:
             pending_claims=frozenset(claims).difference(view.tombstones),
             pending_bids=frozenset(bids),
             refused={*self._left_alone, *self._refused_bids},
+            held_back=self._held_back,
             even=self._balancer.even,
         )
         mine = [task for task, heir in heirs.items() if heir == me]
@@ -163,7 +172,11 @@ class Planner:
         ]
         if not late or self._is_full():
             return
-        able = [n.identity for n in view.nodes.values() if may_receive(n) and not n.full]
+        able = [
+            n.identity
+            for n in view.nodes.values()
+            if may_receive(n) and not n.full and n.identity not in self._held_back
+        ]
         for task in late:
             turn = int((now - self._unclaimed_since[task]) // delay)
             order = affinity_order(task, able)
@@ -227,7 +240,9 @@ class Planner:
         )
 
     def consents(self, task: str, heir: str) -> bool:
-        """Ask the balancer whether to hand a running task over to the heir."""
+        """Ask the balancer whether to hand a running task over to the heir, unless that is on probation."""
+        if heir in self._held_back:
+            return False
         by_load = len(self._running) - 1 >= self._session.view.load(heir)
         return self._balancer.consents(task, heir, otherwise=by_load)
 
