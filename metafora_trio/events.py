@@ -19,6 +19,8 @@ __all__ = [
     "Event",
     "JoinFailed",
     "LeaseAtRisk",
+    "NodeResumed",
+    "NodeSuspended",
     "Observer",
     "ObserverFailed",
     "SessionEnded",
@@ -172,14 +174,34 @@ class TaskStuck(Event):
 
 @dataclass(frozen=True, slots=True)
 class TaskQuarantined(Event):
-    """The broker refuses to let this node read the task, or end it, so the task is set aside and tried again later.
+    """The task is set aside by this node, and tried again later. `reason` says why, in one sentence.
 
-    Reported once, until the refusal is over. A task that cannot be read is given up, and another node may try. A task
-    whose end cannot be written is not run again by this node as long as its session lasts.
+    Reported once, until the reason is gone. There are three:
+
+    * The broker does not let this node read the task. The task is given up, and another node may try.
+    * The broker does not let this node write its end. The node keeps the claim, and does not run the task again as long
+      as its session lasts.
+    * Several nodes have gone soon after they got the task. It seems to end or block every node that runs it.
     """
 
     task: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSuspended(Event):
+    """So many tasks in a row have failed here, so this node takes no more. It tries one again in `seconds`.
+
+    Reported again after each task on trial that fails, and in each new session.
+    """
+
+    failures: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class NodeResumed(Event):
+    """A task has succeeded, or has run for a minute, so this node takes tasks again as before."""
 
 
 @dataclass(frozen=True, slots=True)

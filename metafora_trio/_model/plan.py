@@ -88,6 +88,7 @@ def plan(
     pending_claims: Collection[str] = (),
     pending_bids: Collection[str] = (),
     refused: Collection[str] = (),
+    held_back: Collection[str] = (),
     even: bool = True,
 ) -> dict[str, str]:
     """Plan which tasks should change hands, and which node should get each.
@@ -99,6 +100,7 @@ def plan(
         pending_bids: tasks of other nodes for which it has requested a bid that is not in the view yet.
         refused: tasks that it must leave alone for a while. If their owner is over its share, other tasks of that
             owner move instead.
+        held_back: the nodes on probation, which get no more than they have.
         even: True if nodes over their share give tasks up. If False, the plan gives out only tasks that are unclaimed
             or whose owner drains or has left, each to the node that fits best.
 
@@ -112,7 +114,9 @@ def plan(
         return {}
     pool: list[str] = []
     _count(view, me, loads, pool, pending_claims, pending_bids)
-    caps = {identity: _cap(view.nodes[identity], loads[identity]) for identity in loads}
+    caps = {
+        identity: _cap(view.nodes[identity], loads[identity], held_back=identity in held_back) for identity in loads
+    }
     if even:
         quotas = _quotas(loads, caps, len(pool))
         hashes = {identity: _hash(identity) for identity in loads}
@@ -179,10 +183,10 @@ def _count(
         ]
 
 
-def _cap(node: NodeInfo, load: int) -> float:
-    """Return the most tasks a node can have: its capacity or, if it is full, no more than its present load."""
+def _cap(node: NodeInfo, load: int, *, held_back: bool) -> float:
+    """Return the most tasks a node can have: its capacity or, if it is full or held back, at most its present load."""
     capacity = math.inf if node.capacity is None else node.capacity
-    return min(capacity, load) if node.full else capacity
+    return min(capacity, load) if node.full or held_back else capacity
 
 
 def _quotas(loads: Mapping[str, int], caps: Mapping[str, float], unowned: int) -> dict[str, float]:

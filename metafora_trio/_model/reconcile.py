@@ -104,6 +104,10 @@ class NodeSituation(Protocol):
         """Return whether this node's bid for the task is still justified."""
         ...
 
+    def refuses(self, task: str) -> bool:
+        """Return whether this node must not start the task now, although it may own it."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Start:
@@ -173,6 +177,7 @@ def may_open(task: str, claim: Claim, at: NodeSituation) -> bool:
         and task in view.tasks
         and not view.deleted(task)
         and not at.draining
+        and not at.refuses(task)
     )
 
 
@@ -223,6 +228,8 @@ def _without_run(task: str, at: NodeSituation, first: Claim) -> Iterator[Action]
         yield Release(first)
     elif view.deleted(task):
         yield Finish(first, deleted=True)
+    elif at.refuses(task):
+        yield Release(first)
     else:
         yield Start(first)
 

@@ -13,6 +13,7 @@ from typing import Unpack
 import trio
 
 from metafora_trio._clock import Clock, SystemClock
+from metafora_trio._model.failure_streak import FailureStreak
 from metafora_trio._model.node_info import NodeInfo
 from metafora_trio._running_task import Handler, RunningTask
 from metafora_trio._service_nursery import open_service_nursery, unwrap_errors
@@ -22,11 +23,12 @@ from metafora_trio.contract import Coordinator, Session
 from metafora_trio.events import Event, JoinFailed, Observer, SessionOpened, TaskStuck
 
 from .event_stream import EventStream
+from .experience import Experience
 from .log_observer import LogObserver
 from .membership import Membership
 from .session_run import SessionRun
 from .settings import ConsumerOptions, ConsumerSettings, default_name
-from .stuck_runs import StuckRuns, stack_of
+from .stuck_runs import stack_of
 from .watchdog import OnOverrun
 
 __all__ = ["Consumer", "ConsumerStatistics", "open_consumer"]
@@ -77,7 +79,8 @@ class Consumer:
     Args:
         coordinator: the client interface to the broker.
         handler: the async function that executes a task; see `Handler`.
-        name: the node's name, for people; it need not be unique. By default the host name and the process id.
+        name: the node's name, for people; it need not be unique. By default the host name and the process id. With a
+            name that is the same after a restart, other nodes can notice that this one crashes again and again.
         balancer: decides which tasks to claim, bid for and give up. By default `FairBalancer()`.
         capacity: the maximum number of tasks to hold at once, None for no limit.
         tags: labels for balancers: at most 64, each of 1 to 64 characters.
@@ -93,6 +96,8 @@ class Consumer:
         settle: seconds to wait after a node has joined before claiming or bidding, since more nodes may be joining.
         backup_delay: seconds after which the next node steps in for a task that its first choice has not claimed.
         max_handovers: the maximum number of tasks being handed over at any moment; with 0, none is ever handed over.
+        suspend_after_failures: the number of tasks that may fail in a row, each within a minute, before this node takes
+            no more tasks, except one at a time on trial, until one succeeds; None to let any number fail.
         observers: functions that get every event; see `metafora_trio.events`.
         clock: the source of recorded dates and times. By default the machine's clock.
         rng: the source of jitter.
@@ -117,6 +122,7 @@ class Consumer:
         settle: float = 1.5,
         backup_delay: float = 3.0,
         max_handovers: int = 16,
+        suspend_after_failures: int | None = 3,
         observers: Sequence[Observer] = (),
         clock: Clock | None = None,
         rng: random.Random | None = None,
@@ -144,14 +150,15 @@ class Consumer:
             settle=settle,
             backup_delay=backup_delay,
             max_handovers=max_handovers,
+            suspend_after_failures=suspend_after_failures,
             clock=clock if clock is not None else SystemClock(),
             rng=rng if rng is not None else random.Random(),
         )
         self._logger = logging.getLogger("metafora_trio.consumer")
         self._stream = EventStream([LogObserver(self._logger), *observers])
         self._emit = self._stream.emit
+        self._experience = Experience(FailureStreak(self._settings.suspend_after_failures))
         self._membership: Membership | None = None
-        self._stuck = StuckRuns()
         self._running = AsyncBool()
         self._draining = AsyncBool()
         self._frozen = False
@@ -181,7 +188,7 @@ class Consumer:
             node=m.session.node.identity if m is not None else None,
             tasks_running=len(m.running) if m is not None else 0,
             tasks_open=len(m.runs) if m is not None else 0,
-            tasks_stuck=len(self._stuck),
+            tasks_stuck=len(self._experience.stuck),
             loop_lag=m.loop.lag if m is not None else 0.0,
             sessions=self._sessions,
             requests_outstanding=m.session.outstanding if m is not None else 0,
@@ -268,7 +275,7 @@ class Consumer:
         self._sessions += 1
         self._emit(SessionOpened(session.node.identity, session.session_timeout))
         membership = self._membership = Membership(
-            session, self.handler, self._settings, self, stuck=self._stuck, emit=self._emit, logger=self._logger
+            session, self.handler, self._settings, self, self._experience, emit=self._emit, logger=self._logger
         )
         if self._sessions == 1:
             task_status.started()
@@ -287,7 +294,7 @@ class Consumer:
         """Let go of a membership that only scopes that do not close keep alive."""
         self._leave(membership)
         stuck = membership.open_runs()
-        self._stuck.add(stuck)
+        self._experience.stuck.add(stuck)
         for run in stuck:
             stack = stack_of(run.trio_task) if run.trio_task is not None else ""
             self._emit(TaskStuck(run.claim.node, run.id, run.claim.seq, stack))

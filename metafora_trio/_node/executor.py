@@ -11,7 +11,7 @@ from typing import assert_never
 import trio
 
 from metafora_trio._model import reconcile as do
-from metafora_trio._model.claim import Claim
+from metafora_trio._model.claim import Claim, ClaimKind
 from metafora_trio._model.reconcile import RunState, reconcile
 from metafora_trio._model.state import StateName, StopReason
 from metafora_trio._running_task import RunningTask
@@ -223,13 +223,18 @@ class Executor:
 
     async def _run_task(self, run: TaskRun) -> None:
         try:
+            if run.claim.kind is ClaimKind.CLAIM:  # a handover must have no gap, and only a few come at a time
+                await self._planner.wait_turn()
             await self._runner.run(run)
         finally:
             self.busy -= 1
             self._running.pop(run.id, None)
+            suspended = self._planner.ended(run)
             if run.state is RunState.OPENING:
                 del self._runs[run.id]
             self.look_at(run.id)
+            if suspended:
+                self.look_at_everything()  # withdraw the bids, and give up the tasks that have not started yet
             if run.heir is not None and self._situation.end_handover(run.id):
                 self.look_at_contested()
             if not self._cancelled:

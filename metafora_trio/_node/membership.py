@@ -23,13 +23,13 @@ from metafora_trio.events import Event, LeaseAtRisk
 
 from .commands import Commands, NodeControl
 from .executor import Executor
+from .experience import Experience
 from .loop_monitor import LoopMonitor
 from .notices import Notices
 from .planner import Planner
 from .quarantine import Quarantine
 from .settings import ConsumerSettings
 from .situation import Situation
-from .stuck_runs import StuckRuns
 from .task_run import TaskRun
 from .task_runner import TaskRunner
 from .watchdog import watch
@@ -59,7 +59,7 @@ class Membership:
         handler: the user's handler.
         settings: the consumer's settings.
         control: the consumer, for commands whose effect outlasts the session.
-        stuck: the runs of earlier sessions whose scopes are open.
+        experience: what the consumer has learned so far.
         emit: reports an event.
         logger: for the watchdog, whose thread cannot report events.
 
@@ -77,8 +77,8 @@ class Membership:
         handler: Handler,
         settings: ConsumerSettings,
         control: NodeControl,
+        experience: Experience,
         *,
-        stuck: StuckRuns,
         emit: Callable[[Event], None],
         logger: logging.Logger,
     ) -> None:
@@ -86,7 +86,7 @@ class Membership:
         self._settings = settings
         self._emit = emit
         self._logger = logger
-        self._stuck = stuck
+        self._stuck = experience.stuck
         self._me = session.node.identity
         runs: dict[str, TaskRun] = {}
         running: dict[str, RunningTask] = {}
@@ -94,7 +94,8 @@ class Membership:
         self.running: Mapping[str, RunningTask] = running
         self.notices: Notices = Notices(session)
         self.loop: LoopMonitor = LoopMonitor(session.session_timeout / _BEATS_PER_TIMEOUT)
-        self._planner = Planner(session, settings, runs=runs, running=running, stuck=stuck, emit=emit)
+        experience.begin_session()
+        self._planner = Planner(session, settings, experience, self.notices, runs=runs, running=running, emit=emit)
         self._quarantine = Quarantine(session, self.notices, emit)
         self._situation = Situation(session, self._planner, max_handovers=settings.max_handovers)
         self._executor = Executor(
@@ -159,7 +160,7 @@ class Membership:
                 self._executor.open(self._nursery)
                 self._nursery.start_soon(self._follow)
                 self._nursery.start_soon(self._keep_planning)
-                self._nursery.start_soon(self._planner.search)
+                self._nursery.start_soon(self._planner.run)
                 self._nursery.start_soon(self._watch_risk)
                 self._nursery.start_soon(self._wind_up)
                 self._nursery.start_soon(self._quarantine.run)
@@ -200,7 +201,7 @@ class Membership:
             if self._situation.draining and self._situation.alone:
                 self._executor.look_at_everything()
         if changes.tasks or changes.everything:
-            self._planner.tasks_changed()
+            self._planner.tasks_changed(changes.tasks)
 
     async def _keep_planning(self) -> None:
         while True:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections import deque
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import trio
 
@@ -15,10 +14,14 @@ from metafora_trio.balancers import BalancerContext
 from metafora_trio.contract import Session
 from metafora_trio.events import Event
 
+from .experience import Experience
 from .guarded_balancer import GuardedBalancer
+from .left_alone import LeftAlone
+from .notices import Notices
 from .plan_timer import PlanTimer
 from .removal import Removal
 from .settings import ConsumerSettings
+from .suspension import Suspension
 from .task_run import TaskRun
 
 __all__ = ["Planner"]
@@ -31,9 +34,6 @@ _BID_TIMEOUT = 30.0
 """Seconds after which an unanswered bid is withdrawn. The time that a task may take to stop is added."""
 _BID_REFUSED = 10.0
 """Seconds for which other tasks of the owner move instead of one for which the balancer has refused to bid."""
-_ALONE_FIRST, _ALONE_MOST = 1.0, 60.0
-"""First and longest time, in seconds, for which a node does not take a task that it gave back. The time doubles each
-time the task is given back again."""
 
 
 class Planner:
@@ -42,9 +42,10 @@ class Planner:
     Args:
         session: takes the requests.
         settings: the consumer's settings.
+        experience: what the consumer has learned in this session and before.
+        notices: what people should know about this node.
         runs: every run of this session, by task; read only.
         running: the tasks that run here and have not been told to stop, by id; read only.
-        stuck: the tasks that must not be taken, because a scope of an earlier session is open.
         emit: reports an event.
     """
 
@@ -52,14 +53,15 @@ class Planner:
         self,
         session: Session,
         settings: ConsumerSettings,
+        experience: Experience,
+        notices: Notices,
         *,
         runs: Mapping[str, TaskRun],
         running: Mapping[str, RunningTask],
-        stuck: Container[str],
         emit: Callable[[Event], None],
     ) -> None:
         self._session = session
-        self._stuck = stuck
+        self._stuck = experience.stuck
         self._me = session.node.identity
         self._backup_delay = settings.backup_delay
         self._bid_timeout = _BID_TIMEOUT + settings.grace + settings.cleanup_timeout
@@ -71,7 +73,10 @@ class Planner:
         self._to_bid: deque[str] = deque()
         self._bids: dict[str, float] = {}
         self._unclaimed_since: dict[str, float] = {}
-        self._left_alone: dict[str, tuple[float, float]] = {}  # the end of the time, and its length
+        self._probation = experience.probation
+        self._held_back: Collection[str] = ()
+        self._left_alone = LeftAlone(session, experience.lethal_tasks, notices, emit)
+        self._suspension = Suspension(session, experience.failures, settings.capacity, notices, emit)
         self._ask_again: dict[str, float] = {}
         self._refused_bids: dict[str, float] = {}  # until when
         self._balance_asked = False
@@ -81,15 +86,23 @@ class Planner:
 
     # ---- when to plan
 
-    def tasks_changed(self) -> None:
-        """Plan soon, because tasks have been added, removed or changed hands."""
+    def tasks_changed(self, tasks: Collection[str] = ()) -> None:
+        """Plan soon, because tasks have been added, removed or changed hands: these, or some that are not named."""
+        self._left_alone.look_at_tasks(tasks)
         self._timer.tasks_changed()
 
     def nodes_changed(self) -> None:
         """Plan soon, because nodes joined, left or announced a change."""
+        self._look_at_nodes()
         if self._timer.nodes_changed():  # a node has joined, and the last plan gives it nothing
             self._to_claim.clear()
             self._to_bid.clear()
+
+    def _look_at_nodes(self) -> None:
+        now = trio.current_time()
+        self._left_alone.look_at_nodes()
+        self._probation.look(self._session.view.nodes, now)
+        self._held_back = self._probation.held_back(now)
 
     def balance(self) -> None:
         """Plan at once, as a command asks. A frozen node then gives back what its balancer releases."""
@@ -99,7 +112,7 @@ class Planner:
     async def wait_due(self) -> None:
         """Wait until it is time to plan. Then call `plan` without an await in between."""
         now = trio.current_time()
-        times = [until for until, _ in self._left_alone.values()] + list(self._ask_again.values())
+        times = [*self._left_alone.ends(), *self._ask_again.values(), self._suspension.trial_at]
         await self._timer.wait_due(min((time for time in times if time > now), default=math.inf))
 
     # ---- the plan
@@ -115,7 +128,7 @@ class Planner:
         view = session.view
         now = trio.current_time()
         self._unclaimed_since = {task: self._unclaimed_since.get(task, now) for task in view.unclaimed}
-        self._left_alone = {task: entry for task, entry in self._left_alone.items() if now < entry[0] + _ALONE_MOST}
+        self._look_at_nodes()
         self._ask_again = {task: at for task, at in self._ask_again.items() if task in view.unclaimed and at > now}
         self._refused_bids = {task: at for task, at in self._refused_bids.items() if task in view.tasks and at > now}
         self._to_claim.clear()
@@ -126,7 +139,7 @@ class Planner:
         self._removal.plan(self._unclaimed_since)
         if not may_receive(node):
             return self._balancer.release() if balance_asked and not node.draining else []
-        self._announce_full()
+        self._suspension.look(self._runs)
         bids = [task for task in self._bids if session.is_pending(task)]
         claims = [task for task in view.unclaimed if session.is_pending(task)] if session.pending else []
         heirs = plan(
@@ -134,7 +147,8 @@ class Planner:
             me,
             pending_claims=frozenset(claims).difference(view.tombstones),
             pending_bids=frozenset(bids),
-            refused={task for task, (until, _) in self._left_alone.items() if now < until}.union(self._refused_bids),
+            refused={*self._left_alone, *self._refused_bids},
+            held_back=self._held_back,
             even=self._balancer.even,
         )
         mine = [task for task, heir in heirs.items() if heir == me]
@@ -159,7 +173,11 @@ class Planner:
         ]
         if not late or self._is_full():
             return
-        able = [n.identity for n in view.nodes.values() if may_receive(n) and not n.full]
+        able = [
+            n.identity
+            for n in view.nodes.values()
+            if may_receive(n) and not n.full and n.identity not in self._held_back
+        ]
         for task in late:
             turn = int((now - self._unclaimed_since[task]) // delay)
             order = affinity_order(task, able)
@@ -177,6 +195,7 @@ class Planner:
         while self._to_claim and session.pending < _CLAIM_WINDOW and not self._is_full():
             task = self._to_claim.popleft()
             if self._may_claim(task):
+                self._suspension.take(task)
                 session.claim(task)
         if not self._to_bid and not self._bids:
             return
@@ -189,55 +208,68 @@ class Planner:
             task = self._to_bid.popleft()
             if self._may_bid(task):
                 self._bids[task] = trio.current_time()
+                self._suspension.take(task)
                 session.bid(task)
 
-    async def search(self) -> None:
-        """Search long unclaimed tasks for tombstones that this node cannot know of, forever."""
-        await self._removal.search()
+    async def run(self) -> None:
+        """Search long unclaimed tasks for tombstones that no event has shown, and let tasks start. Runs forever."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._removal.search)
+            nursery.start_soon(self._suspension.run)
+
+    async def wait_turn(self) -> None:
+        """Wait until one more task may start. Not a checkpoint if it may start now."""
+        await self._suspension.wait_turn()
 
     def wants(self, task: str) -> bool:
         """Return whether a bid of this node that is in the view is still justified."""
         session, now = self._session, trio.current_time()
         since = self._bids.setdefault(task, now)
         owner = session.view.nodes.get(session.view.owner(task) or "")
-        if owner is not None and task in owner.handing_over and may_receive(session.node):
+        able = may_receive(session.node) and not self.refuses(task)
+        if owner is not None and task in owner.handing_over and able:
             return True  # the owner is stopping it for this bid
         if now - since > self._bid_timeout:
             self.leave_alone(task)
             return False
         if owner is None:
             return True  # the owner has left: the bid will soon own the task
-        if not may_receive(session.node):
+        if not able:
             return False
         return owner.draining or (
             not owner.frozen and session.view.load(owner.identity) - 1 >= session.view.load(self._me)
         )
 
     def consents(self, task: str, heir: str) -> bool:
-        """Ask the balancer whether to hand a running task over to the heir."""
+        """Ask the balancer whether to hand a running task over to the heir, unless that is on probation."""
+        if heir in self._held_back:
+            return False
         by_load = len(self._running) - 1 >= self._session.view.load(heir)
         return self._balancer.consents(task, heir, otherwise=by_load)
 
+    def refuses(self, task: str) -> bool:
+        """Return whether this node must not start a task now: one task after another fails here, or it ends nodes."""
+        return not self._suspension.may_run(task) or self._left_alone.is_lethal(task)
+
     def got(self, task: str) -> None:
-        """Note that this node owns the task now."""
+        """Note that this node owns the task now, and starts it."""
         self._bids.pop(task, None)
+        self._suspension.start(task)
+
+    def ended(self, run: TaskRun) -> bool:
+        """Note how a run has ended. Returns True if this node takes no more tasks because of that."""
+        return self._suspension.end(run)
 
     def leave_alone(self, task: str) -> None:
         """Do not take a task again for a while after giving it back; the time doubles with each repetition."""
-        now = trio.current_time()
-        _, delay = self._left_alone.get(task, (0.0, 0.0))
-        delay = min(2 * delay, _ALONE_MOST) if delay else _ALONE_FIRST
-        self._left_alone[task] = (now + delay, delay)
+        self._left_alone.give_back(task)
         self.tasks_changed()
 
     # ---- one task
 
     def _may_take(self, task: str) -> bool:
-        return (
-            not self._session.is_pending(task)
-            and task not in self._runs
-            and task not in self._stuck
-            and trio.current_time() >= self._left_alone.get(task, (0.0, 0.0))[0]
+        return not (
+            self._session.is_pending(task) or task in self._runs or task in self._stuck or task in self._left_alone
         )
 
     def _may_claim(self, task: str) -> bool:
@@ -275,11 +307,6 @@ class Planner:
         session = self._session
         load = session.view.load(self._me) + session.pending
         capacity = session.node.capacity
-        return session.free_claims <= session.pending or (capacity is not None and load >= capacity)
-
-    def _announce_full(self) -> None:
-        """Announce when this session cannot hold more claims, or can again."""
-        session = self._session
-        full = session.free_claims <= session.pending
-        if full != session.node.full:
-            session.announce(dataclasses.replace(session.node, full=full))
+        if session.free_claims <= session.pending or not self._suspension.may_take():
+            return True
+        return capacity is not None and load >= capacity

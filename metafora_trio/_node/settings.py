@@ -36,6 +36,7 @@ class ConsumerOptions(TypedDict, total=False):
     settle: float
     backup_delay: float
     max_handovers: int
+    suspend_after_failures: int | None
     observers: Sequence[Observer]
     clock: Clock | None
     rng: random.Random | None
@@ -61,6 +62,7 @@ class ConsumerSettings:
     settle: float
     backup_delay: float
     max_handovers: int
+    suspend_after_failures: int | None
     clock: Clock
     rng: random.Random
 
@@ -74,6 +76,8 @@ class ConsumerSettings:
             raise ValueError(f"blocked_timeout must be more than 0, or None, not {self.blocked_timeout!r}")
         if not self.backup_delay > 0:
             raise ValueError(f"backup_delay must be more than 0, not {self.backup_delay!r}")
+        if self.suspend_after_failures is not None and self.suspend_after_failures < 1:
+            raise ValueError(f"suspend_after_failures must be 1 or more, or None, not {self.suspend_after_failures!r}")
         if self.on_overrun not in ("log", "exit"):
             raise ValueError(f'on_overrun must be "log" or "exit", not {self.on_overrun!r}')
         NodeInfo(self.name, capacity=self.capacity, tags=self.tags)  # refuses what other nodes could not read

@@ -24,6 +24,10 @@ class TaskPolicy(Protocol):
         """Return whether this node's bid for the task is still justified."""
         ...
 
+    def refuses(self, task: str) -> bool:
+        """Return whether this node must not start the task now."""
+        ...
+
     def consents(self, task: str, heir: str) -> bool:
         """Return whether to hand the running task over to the node that has bid for it."""
         ...
@@ -73,6 +77,9 @@ class Situation:
 
     def wants(self, task: str) -> bool:
         return self._policy.wants(task)
+
+    def refuses(self, task: str) -> bool:
+        return self._policy.refuses(task)
 
     def consents(self, task: str, heir: str) -> bool:
         if self._session.node.frozen or len(self._handovers) >= self._max_handovers:

@@ -73,6 +73,7 @@ class TaskRun:
         give_back: True to give the task to any node, not only to an heir.
         heir: the identity of the node that has bid for the task, if the run was stopped for a handover.
         end: the final state to report, in state FINISHED.
+        opened_at: when the scope was opened, in Trio time; None if it never was.
         stop_error: the exception that the handler raised while it was being cancelled.
     """
 
@@ -82,6 +83,7 @@ class TaskRun:
     give_back: bool = False
     heir: str | None = None
     end: TaskState | None = None
+    opened_at: float | None = None
     stop_error: BaseException | None = None
     _control: RunControl | None = None
     _scope: trio.CancelScope | None = None
@@ -153,6 +155,7 @@ class TaskRun:
         """
         self._control = control
         self.state = RunState.RUNNING
+        self.opened_at = trio.current_time()
         outcome: Outcome | None = None
         error: BaseException | None = None
         ended = False

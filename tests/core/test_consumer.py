@@ -233,6 +233,7 @@ def test_default_name() -> None:
         {"settle": -1},
         {"backup_delay": 0},
         {"max_handovers": -1},
+        {"suspend_after_failures": 0},
         {"on_overrun": "ignore"},
         {"capacity": -1},
         {"capacity": 2.5},

@@ -6,7 +6,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import given
@@ -267,6 +267,16 @@ def test_refused_task_does_not_move() -> None:
     (first,) = plan(view, "b.1")
     (second,) = plan(view, "b.1", refused={first})
     assert {first, second} == {"t0", "t1"}
+
+
+@given(layouts(), st.data())
+def test_held_back_is_like_full(layout: Layout, data: st.DataObject) -> None:
+    """A node that is held back keeps what it has and gets nothing, exactly as if it had announced that it is full."""
+    held = data.draw(st.sets(st.sampled_from([node.identity for node in layout.nodes])))
+    full = tuple(replace(node, full=node.full or node.identity in held) for node in layout.nodes)
+    heirs = plan(layout.view(), "x.0", held_back=held)
+    assert heirs == plan(Layout(full, layout.owners).view(), "x.0")
+    assert not set(heirs.values()) & held
 
 
 def test_no_node_can_receive() -> None:

@@ -51,6 +51,7 @@ class Situation:
     leaving: tuple[Claim, ...] = ()
     consent: bool = False
     wanted: bool = True
+    refused: bool = False
     me: str = "me.1"
     view: ClusterView = field(default_factory=ClusterView)
 
@@ -67,6 +68,9 @@ class Situation:
 
     def wants(self, task: str) -> bool:
         return self.wanted
+
+    def refuses(self, task: str) -> bool:
+        return self.refused
 
 
 def at(*events: ViewEvent | Claim, **situation: object) -> Situation:
@@ -91,6 +95,9 @@ WITHOUT_RUN = {
     "task gone": (at(MINE), [do.Release(MINE)]),
     "deleted": (at(TASK, TOMBSTONE, MINE), [do.Finish(MINE, deleted=True)]),
     "draining": (at(TASK, MINE, draining=True), [do.Release(MINE)]),
+    "refused": (at(TASK, MINE, refused=True), [do.Release(MINE)]),
+    "refused, with a bid behind": (at(TASK, MINE, BID, refused=True), [do.Release(MINE)]),
+    "refused, deleted": (at(TASK, TOMBSTONE, MINE, refused=True), [do.Finish(MINE, deleted=True)]),
     "deleted while draining": (at(TASK, TOMBSTONE, MINE, draining=True), [do.Finish(MINE, deleted=True)]),
     "a lost attempt": (at(TASK, Claim(0, "t", "other.2", C), MINE), [do.Release(MINE)]),
     "a lost attempt, being given up": (at(TASK, Claim(0, "t", "other.2", C), MINE, leaving=(MINE,)), []),
@@ -181,10 +188,12 @@ def test_with_a_run(case: str) -> None:
         (at(MINE), False),
         (at(TASK, TOMBSTONE, MINE), False),
         (at(TASK, MINE, draining=True), False),
+        (at(TASK, MINE, refused=True), False),
     ],
 )
 def test_may_open(situation: Situation, expected: bool) -> None:
-    """A scope opens only for the owner of a task that exists and has no tombstone, on a node that does not drain."""
+    """A scope opens only for the owner of a task that exists and has no tombstone, on a node that does not drain and
+    does not refuse the task."""
     assert may_open("t", MINE, situation) is expected
 
 

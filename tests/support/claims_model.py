@@ -139,6 +139,9 @@ class ModelNode:
         owner = self.view.nodes.get(self.view.owner(task) or "")
         return owner is None or owner.draining or self.view.load(owner.identity) - 1 >= self.view.load(self.me)
 
+    def refuses(self, task: str) -> bool:
+        return False
+
     # ---- requests
 
     def ask(self, effect: Callable[[], None], reply: Reply) -> None:

@@ -1,0 +1,172 @@
+"""FailureStreak: a node on which task after task fails takes tasks only on trial, and always tries again."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from metafora_trio._model.failure_streak import FailureStreak
+
+TASKS = st.sampled_from(["a", "b", "c", "d"])
+
+
+def suspended(now: float = 0.0) -> FailureStreak:
+    streak = FailureStreak(3)
+    for task in "xyz":
+        streak.fail(task, 1.0, now)
+    assert streak.suspended
+    return streak
+
+
+def test_three_failures_in_a_row_suspend() -> None:
+    streak = FailureStreak(3)
+    for task in "ab":
+        streak.fail(task, 1.0, 10.0)
+        assert not streak.suspended
+        assert streak.may_take(10.0)
+    streak.fail("c", 1.0, 10.0)
+    assert streak.suspended
+    assert (streak.may_take(14.9), streak.may_take(15.0)) == (False, True)
+    assert not streak.may_run("d")
+
+
+@pytest.mark.parametrize("between", ["succeed", "lasted and failed"])
+def test_a_success_in_between(between: str) -> None:
+    """A completed task ends a streak. So does one that fails only after a minute: the node can run tasks."""
+    streak = FailureStreak(3)
+    for task in "ab":
+        streak.fail(task, 1.0, 0.0)
+    if between == "succeed":
+        streak.succeed()
+    else:
+        streak.fail("c", 60.0, 0.0)
+    for task in "de":
+        streak.fail(task, 1.0, 0.0)
+    assert not streak.suspended
+
+
+def test_one_task_on_trial() -> None:
+    """On trial there is one task at a time. Only that one may start."""
+    streak = suspended()
+    streak.take("t")
+    assert (streak.trial, streak.may_run("t"), streak.may_run("u")) == ("t", True, False)
+    assert not streak.may_take(1000.0)
+    streak.stop("u")
+    assert not streak.may_take(1000.0)
+    streak.stop("t")  # it moved on, or was not got
+    assert streak.may_take(1000.0)
+
+
+def test_the_pause_doubles_up_to_five_minutes() -> None:
+    streak, now, pauses = suspended(), 0.0, []
+    for _ in range(9):
+        pauses.append(streak.trial_at - now)
+        now = streak.trial_at
+        streak.take("t")
+        streak.fail("t", 1.0, now)
+    assert pauses == [5, 10, 20, 40, 80, 160, 300, 300, 300]
+    assert streak.failures == 12
+
+
+def test_tasks_that_began_before_add_nothing() -> None:
+    """Many tasks may start before the third fails. Their failures do not make the pause longer."""
+    streak = suspended()
+    for i in range(100):
+        streak.fail(f"t{i}", 1.0, 2.0)
+    assert (streak.failures, streak.trial_at) == (3, 5.0)
+
+
+def test_a_task_that_lasts_is_a_success() -> None:
+    """A task that began since the first failure and still runs after a minute ends the suspension."""
+    streak = FailureStreak(3)
+    streak.start("before", -10.0)
+    streak.fail("x", 1.0, 0.0)
+    streak.start("since", 1.0)
+    streak.fail("y", 1.0, 2.0)
+    streak.fail("z", 1.0, 3.0)
+    streak.look(60.9)
+    assert streak.suspended
+    streak.look(61.0)
+    assert not streak.suspended
+
+
+def test_a_task_that_is_stopped_does_not_last() -> None:
+    streak = suspended()
+    streak.take("t")
+    streak.start("t", 5.0)
+    streak.stop("t")
+    streak.look(100.0)
+    assert streak.suspended
+
+
+@given(st.lists(TASKS))
+def test_never_suspended_without_a_limit(tasks: list[str]) -> None:
+    streak = FailureStreak(None)
+    for task in tasks:
+        streak.fail(task, 0.1, 0.0)
+        assert streak.may_take(0.0)
+        assert streak.may_run(task)
+
+
+class Streaks(RuleBasedStateMachine):
+    """Any order of starts, ends and pauses: a suspended node has at most one task on trial, and the trials go on."""
+
+    @initialize(most=st.integers(1, 4))
+    def begin(self, most: int) -> None:
+        self.most = most
+        self.streak = FailureStreak(most)
+        self.now = 0.0
+        self.in_a_row = 0
+        self.last_trial = -math.inf
+
+    @rule(seconds=st.floats(0, 400))
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+
+    @precondition(lambda self: self.streak.may_take(self.now))
+    @rule(task=TASKS)
+    def take(self, task: str) -> None:
+        if self.streak.suspended:
+            self.last_trial = self.now
+        self.streak.take(task)
+        assert self.streak.may_run(task)
+
+    @rule(task=TASKS)
+    def start(self, task: str) -> None:
+        if self.streak.may_run(task):
+            self.streak.start(task, self.now)
+
+    @rule(task=TASKS, seconds=st.floats(0, 59))
+    def fail(self, task: str, seconds: float) -> None:
+        trial = task == self.streak.trial
+        self.streak.fail(task, seconds, self.now)
+        self.in_a_row += 1
+        assert self.streak.suspended == (self.in_a_row >= self.most)
+        if trial:
+            assert not self.streak.may_take(self.now + 4.9)
+
+    @rule(task=TASKS)
+    def stop(self, task: str) -> None:
+        self.streak.stop(task)
+
+    @rule()
+    def succeed(self) -> None:
+        self.streak.succeed()
+        self.in_a_row = 0
+
+    @rule()
+    def look(self) -> None:
+        self.streak.look(self.now)
+        if not self.streak.failures:
+            self.in_a_row = 0
+
+    @invariant()
+    def trials_go_on(self) -> None:
+        assert self.streak.trial is not None or self.streak.may_take(self.now + 300.0)
+
+
+TestStreaks = Streaks.TestCase

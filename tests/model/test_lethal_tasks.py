@@ -1,0 +1,165 @@
+"""LethalTasks: a task that ends node after node is left alone; tasks that are only nearby are not."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from metafora_trio import NodeInfo
+from metafora_trio._model.lethal_tasks import LethalTasks
+
+
+class Watch:
+    """What one node sees: nodes come and go, and get tasks."""
+
+    def __init__(self, *nodes: str) -> None:
+        self.lethal = LethalTasks()
+        self.nodes: dict[str, NodeInfo] = {}
+        self.tasks = {"t": False, "u": False, "v": False}
+        self.now = 0.0
+        self.come(*nodes)
+
+    def come(self, *nodes: str, draining: bool = False) -> None:
+        self.nodes |= {node: NodeInfo(node, draining=draining) for node in nodes}
+        self.look()
+
+    def go(self, node: str) -> None:
+        del self.nodes[node]
+        self.look()
+
+    def look(self) -> None:
+        self.lethal.look_at_nodes(self.nodes, self.tasks, self.now)
+
+    def get(self, node: str | None, *tasks: str) -> None:
+        for task in tasks:
+            self.lethal.look_at_task(task, node, self.now)
+
+    def kill(self, node: str, *tasks: str, after: float = 2.0) -> None:
+        """Let a node get tasks, and then go."""
+        self.get(node, *tasks)
+        self.now += after
+        self.get(None, *tasks)
+        self.go(node)
+
+    def alone(self) -> set[str]:
+        return {task for task in self.tasks if self.lethal.left_alone(task, self.now)}
+
+
+def test_after_three_nodes_it_is_left_alone() -> None:
+    watch = Watch("a.1", "b.2", "c.3", "d.4")
+    watch.kill("a.1", "t")
+    watch.kill("b.2", "t")
+    assert (watch.alone(), list(watch.lethal.found())) == (set(), [])
+    watch.kill("c.3", "t")
+    assert (watch.alone(), list(watch.lethal.found())) == ({"t"}, [("t", 3)])
+    watch.now += 5.0
+    assert (watch.alone(), list(watch.lethal.found())) == (set(), [("t", 3)])
+
+
+def test_each_time_for_longer() -> None:
+    """The time grows with each further node, even one that came later, from 5 s to an hour."""
+    watch = Watch("a.1", "b.2", "c.3")
+    for node in ("a.1", "b.2", "c.3"):
+        watch.kill(node, "t")
+    periods = []
+    for i in range(7):
+        before = watch.now
+        while watch.alone():
+            watch.now += 1.0
+        periods.append(watch.now - before)
+        watch.come(f"new.{i}")
+        watch.kill(f"new.{i}", "t")
+    assert periods == [5, 20, 80, 320, 1280, 3600, 3600]
+
+
+def test_one_that_lasts_is_cleared() -> None:
+    """A node that keeps the task for a minute clears it, even after it was left alone."""
+    watch = Watch("a.1", "b.2", "c.3", "d.4")
+    for node in ("a.1", "b.2", "c.3"):
+        watch.kill(node, "t")
+    watch.get("d.4", "t")
+    watch.now += 61.0
+    watch.look()
+    assert list(watch.lethal.found()) == []
+    watch.go("d.4")
+    assert watch.alone() == set()
+
+
+def test_a_late_death_does_not_count() -> None:
+    watch = Watch("a.1", "b.2", "c.3", "d.4")
+    for node in ("a.1", "b.2", "c.3", "d.4"):
+        watch.kill(node, "t", after=61.0)
+    assert watch.alone() == set()
+
+
+def test_a_node_that_drains_is_no_victim() -> None:
+    watch = Watch()
+    watch.come("a.1", "b.2", "c.3", draining=True)
+    for node in ("a.1", "b.2", "c.3"):
+        watch.kill(node, "t")
+    assert watch.alone() == set()
+
+
+def test_a_task_that_moved_on_in_time_is_not_suspected() -> None:
+    watch = Watch("a.1", "b.2", "c.3", "d.4")
+    for node in ("a.1", "b.2", "c.3"):
+        watch.get(node, "t")
+        watch.get("d.4", "t")
+        watch.go(node)
+    assert watch.alone() == set()
+
+
+def test_a_crash_loop_harms_no_task() -> None:
+    """However often one node crashes and restarts with the same tasks, under whatever name, they are not suspected."""
+    watch = Watch("bad.0", "good.1")
+    for i in range(1, 20):
+        watch.come(f"bad{i}.{i}")  # restarted before the session of the last one has expired
+        watch.kill(f"bad{i - 1}.{i - 1}" if i > 1 else "bad.0", "t", "u", "v")
+        watch.get("good.1", "t", "u", "v")
+        watch.now += 1.0
+    assert watch.alone() == set()
+
+
+def test_tasks_that_are_gone_are_forgotten() -> None:
+    watch = Watch("a.1", "b.2", "c.3")
+    for node in ("a.1", "b.2", "c.3"):
+        watch.kill(node, "t")
+    del watch.tasks["t"]
+    watch.look()
+    assert list(watch.lethal.found()) == []
+
+
+def test_a_new_view() -> None:
+    """After a new join, the node knows neither who had which task nor who has gone meanwhile, but what it has found."""
+    watch = Watch("a.1", "b.2", "c.3", "d.4")
+    watch.kill("a.1", "t")
+    watch.kill("b.2", "t")
+    watch.get("c.3", "t", "u")
+    watch.lethal.forget_owners()
+    watch.go("c.3")
+    assert watch.alone() == set()
+    watch.come("e.5")
+    for node in ("d.4",):
+        watch.kill(node, "t")
+    assert watch.alone() == set()  # it is not known whether d was there when the first node got it
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcdef"), st.sets(st.sampled_from(["t", "u", "v"])), st.floats(0, 100))))
+@pytest.mark.filterwarnings("error")
+def test_only_tasks_of_three_victims(deaths: list[tuple[str, set[str], float]]) -> None:
+    """Whatever happens, a task is left alone only if three nodes have gone within a minute of getting it."""
+    watch = Watch(*(f"{name}.0" for name in "abcdef"))
+    victims: dict[str, set[str]] = {"t": set(), "u": set(), "v": set()}
+    for name, tasks, after in deaths:
+        node = f"{name}.0"
+        if node not in watch.nodes:
+            continue
+        watch.kill(node, *sorted(tasks), after=after)
+        for task in tasks:
+            if after <= 60.0:
+                victims[task].add(node)
+            else:
+                victims[task].clear()
+        for task in watch.alone():
+            assert len(victims[task]) >= 3

@@ -1,0 +1,183 @@
+"""Probation: a node that keeps losing its sessions gets no tasks for a while, longer each time, until it has lasted."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from metafora_trio import NodeInfo
+from metafora_trio._model.probation import Probation
+
+
+class Watch:
+    """What one node sees: sessions come and go."""
+
+    def __init__(self) -> None:
+        self.probation = Probation()
+        self.nodes: dict[str, NodeInfo] = {}
+        self.now = 0.0
+        self.marks = 0
+        self.come("good")
+
+    def come(self, name: str) -> str:
+        """Let a node join, and return its identity."""
+        self.marks += 1
+        node = NodeInfo(f"{name}.{self.marks}", since=self.now)
+        self.nodes[node.identity] = node
+        self.look()
+        return node.identity
+
+    def go(self, identity: str) -> None:
+        del self.nodes[identity]
+        self.look()
+
+    def look(self, after: float = 0.0) -> None:
+        self.now += after
+        self.probation.look(self.nodes, self.now)
+
+    def held(self) -> set[str]:
+        return set(self.probation.held_back(self.now))
+
+    def lose(self, count: int, lived: float = 3.0) -> str:
+        """Let a node lose so many sessions, one after another, and return the identity of its next one."""
+        identity = self.come("bad")
+        for _ in range(count):
+            self.now += lived
+            self.go(identity)
+            identity = self.come("bad")
+        return identity
+
+    def length(self, identity: str) -> float:
+        """Return for how many seconds the node is held back."""
+        began = self.now
+        while identity in self.held():
+            self.look(1.0)
+        return self.now - began
+
+
+@pytest.mark.parametrize(
+    "losses, seconds", [(0, 0), (1, 0), (2, 4), (3, 8), (4, 16), (5, 32), (6, 60), (7, 60), (2000, 60)]
+)
+def test_each_loss_doubles_it(losses: int, seconds: float) -> None:
+    """A single loss costs nothing. No number of them costs more than a minute."""
+    watch = Watch()
+    assert watch.length(watch.lose(losses)) == seconds
+
+
+def test_one_that_has_lasted_begins_again() -> None:
+    """A session of a minute ends it. The next loss counts as the first."""
+    watch = Watch()
+    identity = watch.lose(5)
+    watch.look(61.0)
+    watch.go(identity)
+    identity = watch.come("bad")
+    assert watch.held() == set()
+    watch.look(3.0)
+    watch.go(identity)
+    assert watch.length(watch.come("bad")) == 4
+
+
+def test_a_long_session_that_was_not_looked_at() -> None:
+    """A session that has lasted ends it even if the nodes were not looked at meanwhile."""
+    watch = Watch()
+    identity = watch.lose(5)
+    watch.now += 61.0
+    watch.go(identity)
+    watch.come("bad")
+    assert watch.held() == set()
+
+
+def test_losses_are_forgotten() -> None:
+    watch = Watch()
+    watch.go(watch.lose(5))
+    watch.look(601.0)
+    assert watch.length(watch.come("bad")) == 0
+
+
+def test_draining_is_no_loss() -> None:
+    watch = Watch()
+    for _ in range(5):
+        identity = watch.come("n")
+        watch.nodes[identity] = NodeInfo(identity, draining=True)
+        watch.look(3.0)
+        watch.go(identity)
+    assert watch.length(watch.come("n")) == 0
+
+
+def test_sessions_that_have_not_expired_yet() -> None:
+    """The older sessions of the same name count, because the broker has not ended them yet."""
+    watch = Watch()
+    watch.come("bad")
+    watch.look(2.0)
+    second = watch.come("bad")
+    assert watch.held() == set()
+    watch.look(2.0)
+    third = watch.come("bad")
+    assert watch.held() == {third}
+    assert second not in watch.held()
+    assert watch.length(third) == 4
+
+
+def test_healthy_nodes_of_one_name() -> None:
+    """Nodes that share a name and live on are delayed once at most, and not at all once the others have lasted."""
+    watch = Watch()
+    identities = [watch.come("same") for _ in range(5)]
+    assert watch.held() == set(identities[2:])
+    watch.look(16.0)
+    assert watch.held() == set()
+    watch.look(60.0)
+    watch.come("same")
+    assert watch.held() == set()
+
+
+def test_if_all_are_on_probation_none_is() -> None:
+    """When every node crashes again and again, the tasks must run somewhere."""
+    watch = Watch()
+    watch.lose(3)
+    assert watch.held()
+    watch.go("good.1")
+    assert watch.held() == set()
+    identity = watch.come("frozen")
+    watch.nodes[identity] = NodeInfo(identity, frozen=True)
+    watch.look()
+    assert watch.held() == set()
+
+
+def test_a_new_view_keeps_what_is_known_of_names() -> None:
+    watch = Watch()
+    watch.go(watch.lose(2))
+    watch.probation.forget_nodes()
+    watch.look()
+    assert watch.length(watch.come("bad")) == 8
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("abc"), st.sampled_from(["come", "go", "drain"]), st.floats(0, 100)), max_size=40
+    )
+)
+def test_no_node_is_held_back_for_long(steps: list[tuple[str, str, float]]) -> None:
+    """Whatever happens: some node that can take tasks is not held back, none is after a minute, and none before its
+    name has lost or shares two sessions."""
+    watch = Watch()
+    came: dict[str, float] = {"good.1": 0.0}
+    losses: dict[str, int] = {}
+    for name, step, after in steps:
+        watch.look(after)
+        present = [identity for identity in watch.nodes if identity.startswith(f"{name}.")]
+        if step == "come":
+            came[watch.come(name)] = watch.now
+        elif present and step == "go":
+            losses[name] = losses.get(name, 0) + (not watch.nodes[present[0]].draining)
+            watch.go(present[0])
+        elif present:
+            watch.nodes[present[0]] = NodeInfo(present[0], draining=True)
+            watch.look()
+        held = watch.held()
+        assert held <= watch.nodes.keys()
+        assert not held or any(not node.draining for identity, node in watch.nodes.items() if identity not in held)
+        for identity in held:
+            name = identity.partition(".")[0]
+            assert watch.now - came[identity] < 60.0
+            assert losses.get(name, 0) + sum(other.startswith(f"{name}.") for other in watch.nodes) > 2
