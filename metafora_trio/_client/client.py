@@ -132,7 +132,8 @@ class Client:
                 method raises or is cancelled.
 
         Returns:
-            The final status of each task, by id. A task deleted while waiting has the state `deleted`.
+            The final status of each task, by id. A task deleted while waiting has the state `deleted`, and one whose
+            state record cannot be read has the state `unreadable`.
 
         Raises:
             TaskNotFound: at least one of the tasks does not exist.
@@ -245,7 +246,7 @@ class Client:
         Each batch is moved as soon as it is read, so that cancelling loses only one.
 
         Returns:
-            Those of which there is nothing left.
+            The ids of the tasks of which nothing is left.
         """
         deleted = []
         for batch in _batches(list(gone)):
@@ -260,7 +261,7 @@ class Client:
     # ---- the view and its changes
 
     async def _view(self) -> ClusterView:
-        """Return the live view. From the first call on, somebody takes its changes, which would pile up otherwise."""
+        """Return the live view. From the first call on, `_follow` takes its changes. Otherwise they would pile up."""
         view = await self._broker.open_view()
         if not self._following:
             self._following = True

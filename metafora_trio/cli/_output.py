@@ -33,7 +33,7 @@ def say(text: str) -> None:
     click.echo(text, err=True)
 
 
-class _Sayer(logging.Handler):
+class _StderrHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if not hasattr(record, "event"):  # a node's, if one runs in this process
             say(record.getMessage())
@@ -42,15 +42,15 @@ class _Sayer(logging.Handler):
 @contextmanager
 def saying_what_is_created() -> Generator[None]:
     """Print what the library logs while the body runs, such as that a coordinator has created its namespace."""
-    logger, sayer = logging.getLogger("metafora_trio"), _Sayer()
+    logger, handler = logging.getLogger("metafora_trio"), _StderrHandler()
     before = logger.level, logger.propagate
     logger.setLevel(logging.INFO)
     logger.propagate = False  # otherwise `-v` would print it twice
-    logger.addHandler(sayer)
+    logger.addHandler(handler)
     try:
         yield
     finally:
-        logger.removeHandler(sayer)
+        logger.removeHandler(handler)
         logger.setLevel(before[0])
         logger.propagate = before[1]
 

@@ -140,7 +140,7 @@ async def test_a_reconnect_with_missed_events(proxy: TcpProxy, standalone: Ensem
         b.finish(finished, COMPLETED)
         b.release(freed)
         async with ZooKeeperCoordinator(standalone.hosts, namespace=f"/{namespace}").open_client() as client:
-            await client.delete("deleted")
+            assert await client.delete(["deleted"]) == []
         await submit(standalone.hosts, namespace, "new")
         await eventually(b, lambda it: it.view.deleted("deleted") and "new" in it.view.tasks and not it.outstanding)
         assert set(a.view.tasks) == {"kept", "finished", "deleted", "freed"}

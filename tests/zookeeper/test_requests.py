@@ -31,7 +31,7 @@ class TestRequests:
         async with lab.session() as (session, _), lab.coordinator.open_client() as client:
             await own_claim(session, "t")
             await trio.sleep(0.1)
-            await client.delete("t")
+            assert await client.delete(["t"]) == []
             await eventually(session, lambda it: it.view.deleted("t"))
             record = await session.read("t")
             assert record is not None
@@ -40,7 +40,7 @@ class TestRequests:
     async def test_a_tombstone_that_is_read_is_in_the_view(self, lab: CoordinatorLab) -> None:
         await lab.submit("t")
         async with lab.coordinator.open_client() as client:
-            await client.delete("t")
+            assert await client.delete(["t"]) == []
         async with lab.session() as (session, _):
             assert not session.view.deleted("t")  # lists do not show tombstones
             claim = await own_claim(session, "t")
