@@ -23,7 +23,6 @@ import trio
 
 from metafora_trio.contract import (
     AsyncBool,
-    Changes,
     ClaimAdded,
     ClaimRemoved,
     ClusterView,
@@ -50,6 +49,7 @@ from .changed_tasks import ChangedTasks
 from .in_flight import InFlight
 from .lists import list_names, names_of, read_many, results_of
 from .node_record import decode_node
+from .pending_changes import PendingChanges
 from .queued_commands import QueuedCommands
 from .read_ahead import ReadAhead, Record
 from .record_sizes import RecordSizes
@@ -62,7 +62,7 @@ _MOST_JITTER = 2.0
 """Seconds over which resyncs are spread, since a change of leader makes every node list at the same time."""
 
 
-class LiveView:
+class LiveView(PendingChanges):
     """See the module.
 
     Args:
@@ -92,6 +92,7 @@ class LiveView:
         rng: random.Random,
         sizes: RecordSizes | None = None,
     ) -> None:
+        super().__init__()
         self.view = ClusterView()
         self.records = ReadAhead(self.read_tasks, self._on_record, sizes or RecordSizes())
         self.deliveries = 0
@@ -107,9 +108,7 @@ class LiveView:
         self._epoch = 0
         self._building: ClusterView | None = None
         self._events: list[tuple[EventType, str]] = []
-        self._changes = Changes()
         self._current = AsyncBool()
-        self._changed = AsyncBool()
         self._connected = AsyncBool()
         self._prefix = len(layout.root) + 1
         self._watched = [layout.nodes, layout.tasks, layout.claims]
@@ -121,32 +120,7 @@ class LiveView:
         """True while the view may be acted on, because all of it comes from the present connection."""
         return self._current.value
 
-    # ---- changes
-
-    async def wait_changed(self) -> None:
-        """Wait until `take_changes` would return something. A checkpoint; loses nothing when cancelled."""
-        await self._changed.wait_value(True)
-
-    def take_changes(self) -> Changes:
-        """Return the changes since the last call."""
-        changes, self._changes = self._changes, Changes()
-        self._changed.value = False
-        return changes
-
-    def touch(self, task: str) -> None:
-        """Report a task as changed."""
-        self._changes.tasks[task] = None
-        self._changed.value = True
-
-    def touch_nodes(self) -> None:
-        """Report the nodes, or this node's commands or record, as changed."""
-        self._changes.nodes = True
-        self._changed.value = True
-
-    def touch_everything(self) -> None:
-        """Report everything as changed."""
-        self._changes.everything = True
-        self._changed.value = True
+    # ---- records of tasks
 
     def read_ahead(self, tasks: Iterable[str]) -> None:
         """Have the records of some tasks read. Call this only while the view is current."""
