@@ -39,6 +39,13 @@ def in_thread(function: Callable[..., None], *arguments: Any) -> None:
     thread.join()
 
 
+def data_of(kazoo: KazooClient, path: str) -> bytes:
+    found = kazoo.get(path)
+    assert found is not None
+    data: bytes = found[0]
+    return data
+
+
 class TestInbox:
     async def test_nothing_that_was_put_after_a_gap_is_delivered(self) -> None:
         log: list[str] = []
@@ -98,7 +105,7 @@ class TestConnection:
             await ask(connection.add_watch, root)
             recorder.log.clear()
             in_thread(connection.send_from_thread, [SetData(root, b"from a thread")])
-            wait_until(lambda: kazoo.get(root)[0] == b"from a thread")
+            wait_until(lambda: data_of(kazoo, root) == b"from a thread")
             await ask(connection.children, root)
             assert recorder.log == [(EventType.CHANGED, root)]
 
@@ -112,7 +119,7 @@ class TestConnection:
             connection.drop()
             wait_until(lambda: connection._handler.number > 1 or connection.server == "")
             in_thread(connection.send_from_thread, [SetData(root, b"from a thread")])
-            wait_until(lambda: kazoo.get(root)[0] == b"from a thread")
+            wait_until(lambda: data_of(kazoo, root) == b"from a thread")
             assert connection.number == 1
 
     async def test_halted_from_a_thread(self, standalone: Ensemble) -> None:
@@ -135,7 +142,7 @@ class TestSession:
             path, me = f"/{namespace}/nodes/{session.node.identity}", session.node.identity
 
             def stored() -> tuple[str, ...]:
-                return NodeInfo.decode(me, kazoo.get(path)[0]).notices
+                return NodeInfo.decode(me, data_of(kazoo, path)).notices
 
             assert stored() == notices
             in_thread(session.report_blocked, 1_700_000_000.9)
