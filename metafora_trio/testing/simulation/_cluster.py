@@ -93,7 +93,9 @@ class SimulatedCluster:
             self.steps: Mapping[str, Callable[..., object]] = self._all_steps()
             self.client: SimulatedClient = SimulatedClient(self.broker.coordinator(), self.expectations, self.monitor)
             self.client.place = self.broker.spawn(CLIENT, self.client.run)
-            self._check = SettledCheck(self.nodes, self.client, self.expectations, self.broker, self.monitor)
+            self._check = SettledCheck(
+                self.nodes, self.client, self.expectations, self.broker, self.monitor, lambda: self.world.now
+            )
             for _ in range(nodes):
                 self.start()
             undo.pop_all()

@@ -14,6 +14,8 @@ from ._node import SimulatedNode
 
 __all__ = ["SettledCheck"]
 
+_LOOKS_PER_SECOND = 4
+
 
 class SettledCheck:
     """Checks a cluster that is no longer disturbed.
@@ -24,6 +26,7 @@ class SettledCheck:
         expectations: the outcome that the requests require.
         broker: holds the contents.
         monitor: knows the open runs.
+        now: returns the time.
     """
 
     def __init__(
@@ -33,7 +36,9 @@ class SettledCheck:
         expectations: Expectations,
         broker: SimulatedBroker,
         monitor: Monitor,
+        now: Callable[[], float],
     ) -> None:
+        self._now = now
         self._nodes = nodes
         self._client = client
         self._expectations = expectations
@@ -74,9 +79,9 @@ class SettledCheck:
         return self._settled(self._seen(changes))
 
     def _seen(self, changes: int) -> object:
-        """Return everything that an answer can depend on, or a counter of its changes."""
-        nodes = [node.consumer.statistics() for node in self._nodes.values() if node.running]
-        return self._monitor.changes, changes, self._client.outstanding, nodes
+        """Return counters of most changes that an answer can depend on, and of the time for the others, such as the
+        reply to a request: an answer is computed again a few times a second."""
+        return self._monitor.changes, changes, self._client.outstanding, int(self._now() * _LOOKS_PER_SECOND)
 
     def problems(self) -> list[str]:
         """Return everything that is wrong for a settled cluster."""
