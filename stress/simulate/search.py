@@ -13,6 +13,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from metafora_trio.testing.simulation import BrokenPromise
 
 from .machine import Machine, quiet
+from .races import RaceMachine
 from .script import play, shorten
 from .tally import Failure, Tally
 from .zookeeper_machine import ZooKeeperMachine
@@ -20,7 +21,7 @@ from .zookeeper_machine import ZooKeeperMachine
 __all__ = ["search"]
 
 _MACHINES: Mapping[str, type[Machine]] = {"zookeeper": ZooKeeperMachine}
-"""Machines that can do more than `Machine`, which is limited to what any broker may offer."""
+"""Machines that can do more than `RaceMachine`, which is limited to what any broker may offer."""
 
 
 def search(seed: int, histories: int, *, broker: str = "zookeeper", steps: int = 25) -> Tally:
@@ -39,7 +40,7 @@ def search(seed: int, histories: int, *, broker: str = "zookeeper", steps: int =
     """
 
     tally = Tally()
-    machine = _MACHINES.get(broker, Machine)
+    machine = _MACHINES.get(broker, RaceMachine)
 
     @hypothesis.seed(seed)
     class Search(machine):  # type: ignore[misc,valid-type]

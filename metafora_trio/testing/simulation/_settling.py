@@ -27,9 +27,7 @@ class Cluster(Protocol):
     monitor: Monitor
     expectations: Expectations
     broker: SimulatedBroker
-
-    @property
-    def changes(self) -> int: ...
+    changes: int
 
     def run_until(self, predicate: Callable[[], object], within: float) -> bool: ...
 
