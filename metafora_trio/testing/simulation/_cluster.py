@@ -227,11 +227,11 @@ class SimulatedCluster:
 
         failing = () if fails_after is None else (FailingObserver(fails_after),)
         options["observers"] = (*failing, observe, *options.get("observers", ()))
-        if refusals:
-            options["balancer"] = RefusingBalancer(refusals)
+        if refusing := RefusingBalancer(refusals) if refusals else None:
+            options["balancer"] = refusing
         consumer = Consumer(self.broker.coordinator(), handler, name=name, rng=self._fork(), **options)
         handler.place = self.broker.spawn(name, partial(self._be_node, consumer), rate=rate)
-        node = self.nodes[name] = SimulatedNode(consumer, handler.place)
+        node = self.nodes[name] = SimulatedNode(consumer, handler.place, refusing)
         if abs(rate - 1) > _MAX_DRIFT:
             self.monitor.void(name)
             self.fault_counts["drift"] += 1
@@ -243,7 +243,7 @@ class SimulatedCluster:
         self.nodes[node].drain()
 
     def cancel(self, node: str) -> None:
-        """Cancel a node from outside, as a program does that ends: its tasks stop at once, and it leaves."""
+        """Cancel a node from outside, as the end of a program does."""
         self.expectations.leaving.add(node)
         self.nodes[node].cancel()
 

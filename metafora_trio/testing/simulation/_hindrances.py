@@ -14,7 +14,7 @@ _ASK_AGAIN = 0.3
 
 
 class RefusingBalancer(FairBalancer):
-    """Refuses each task several times before this node may claim it.
+    """Refuses each task several times before this node may claim it, until `relent`.
 
     Args:
         refusals: how often.
@@ -23,6 +23,10 @@ class RefusingBalancer(FairBalancer):
     def __init__(self, refusals: int) -> None:
         self._refusals = refusals
         self._refused: Counter[str] = Counter()
+
+    def relent(self) -> None:
+        """Refuse nothing more."""
+        self._refusals = 0
 
     def can_claim(self, task: str) -> bool | float:
         if self._refused[task] >= self._refusals:

@@ -6,6 +6,7 @@ import trio
 
 from metafora_trio import Consumer
 
+from ._hindrances import RefusingBalancer
 from ._runs import Place
 
 __all__ = ["SimulatedNode"]
@@ -20,13 +21,15 @@ class SimulatedNode:
         place: where it runs.
         drained: whether `drain` or `cancel` was called; a drain command does not count.
         scope: the cancel scope around the consumer.
+        balancer: the consumer's balancer if it refuses tasks, otherwise None.
     """
 
-    def __init__(self, consumer: Consumer, place: Place) -> None:
+    def __init__(self, consumer: Consumer, place: Place, balancer: RefusingBalancer | None = None) -> None:
         self.name: str = consumer.name
         self.consumer: Consumer = consumer
         self.place: Place = place
         self.drained: bool = False
+        self.balancer: RefusingBalancer | None = balancer
         self.scope: trio.CancelScope = trio.CancelScope()
 
     def drain(self) -> None:
