@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -20,7 +20,7 @@ from metafora_trio.testing.simulation import BrokenPromise, SimulatedCluster, Si
 from .script import Script, Step
 from .tally import Failure, Tally
 
-__all__ = ["CHOICE", "MAX_NODES", "MAX_TASKS", "Machine", "one_of", "quiet"]
+__all__ = ["ACTS", "CHOICE", "MAX_NODES", "MAX_TASKS", "Machine", "one_of", "quiet"]
 
 T = TypeVar("T")
 
@@ -29,11 +29,23 @@ MAX_TASKS = 8
 CHOICE = st.integers(0, 5)
 _CLEANUP = st.sampled_from([0.0, 0.0, 0.02, 0.3, 5.0])
 """Seconds that a task takes to end once it is cancelled. The end of its lease cuts them short."""
-_ACTS = ("submit", "submit", "submit_again", "delete", "stop_task", "stop_task", "finish", "freeze", "drain")
+ACTS = ("submit", "submit", "submit_again", "delete", "stop_task", "stop_task", "finish", "freeze", "drain")
 _RATES = st.sampled_from([1.0, 1.0, 1.0, 1.0009, 0.9991, 1.02, 0.98])
+_OPTIONS: st.SearchStrategy[Mapping[str, float]] = st.one_of(
+    st.just({}),
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "grace": st.sampled_from([0.1, 0.5]),
+            "capacity": st.just(MAX_TASKS),
+            "refusals": st.sampled_from([1, 3]),
+            "fails_after": st.sampled_from([0, 3, 10]),
+        },
+    ),
+)
+"""What differs from node to node."""
 _NOT_HEALED = {"crash", "pause", "lose_reply", "expire", "elect", "drift", "linger", "stall_connect", "start_sequences"}
 """Faults that `heal` does not end."""
-_GAPS = (0.0, 0.002, 0.01, 0.05, 0.2, 0.35, 0.5, 0.85)
 
 
 class Machine(RuleBasedStateMachine):
@@ -57,7 +69,7 @@ class Machine(RuleBasedStateMachine):
     @initialize(
         seed=st.integers(0, 2**32 - 1),
         session_timeout=st.sampled_from([3.0, 4.0, 6.0]),
-        nodes=st.integers(1, MAX_NODES),
+        nodes=st.lists(_OPTIONS, min_size=1, max_size=MAX_NODES),
         tasks=st.integers(0, 5),
         cleanup=_CLEANUP,
         slow=st.sampled_from([0.0, 0.0, 0.0, 0.2, 0.6]),
@@ -68,7 +80,7 @@ class Machine(RuleBasedStateMachine):
         self,
         seed: int,
         session_timeout: float,
-        nodes: int,
+        nodes: Sequence[Mapping[str, float]],
         tasks: int,
         cleanup: float,
         slow: float,
@@ -79,8 +91,8 @@ class Machine(RuleBasedStateMachine):
         self.cluster = self.script.open()
         if first_number and self.offers("start_sequences"):
             self.do("start_sequences", number=first_number)
-        for _ in range(nodes):
-            self.do("start")
+        for options in nodes:
+            self.do("start", **options)
         if tasks:
             self.do("run_for", seconds=0.5)
             self.submit(tasks, cleanup)
@@ -153,10 +165,15 @@ class Machine(RuleBasedStateMachine):
     # ---- nodes
 
     @precondition(lambda self: len(self.live(frozen=None)) < MAX_NODES)
-    @rule(rate=_RATES)
-    def start(self, rate: float) -> None:
+    @rule(rate=_RATES, options=_OPTIONS)
+    def start(self, rate: float, options: Mapping[str, float]) -> None:
         own_clock = rate != 1.0 and self.offers("pause")  # then each node has a process of its own
-        self.do("start", **({"rate": rate} if own_clock else {}))
+        self.do("start", **options, **({"rate": rate} if own_clock else {}))
+
+    @precondition(lambda self: self.live())
+    @rule(choice=CHOICE)
+    def cancel(self, choice: int) -> None:
+        self.do("cancel", node=self.pick(choice))
 
     @precondition(lambda self: self.offers("crash") and self.live(frozen=None))
     @rule(choice=CHOICE)
@@ -193,26 +210,6 @@ class Machine(RuleBasedStateMachine):
     @rule(choice=CHOICE)
     def resume(self, choice: int) -> None:
         self.do("resume", node=self.pick(choice, frozen=True))
-
-    @precondition(lambda self: self.offers("pause", "delay", "partition") and self.live())
-    @precondition(lambda self: len(self.tasks) <= MAX_TASKS - 2)
-    @rule(choice=CHOICE, later=st.sampled_from([0.4, 0.58, 0.63, 0.7, 0.9]), timeouts=st.sampled_from([0.7, 1.5]))
-    def freeze_before_the_answer(self, choice: int, later: float, timeouts: float) -> None:
-        """Freeze a node while the answers to its claims are on their way, and resume it too late."""
-        self.calm_down()
-        if not self.live():
-            return
-        node = self.pick(choice)
-        self.do("delay", node=node, seconds=0.2)
-        self.do("run_for", seconds=2.2)
-        self.submit(2, 0.0)
-        self.do("run_for", seconds=later)
-        self.do("pause", node=node)
-        self.do("run_for", seconds=0.2)
-        self.do("partition", node=node)
-        self.do("run_for", seconds=timeouts * self.script.session_timeout)
-        self.do("resume", node=node)
-        self.do("run_for", seconds=0.5)
 
     # ---- links
 
@@ -282,76 +279,7 @@ class Machine(RuleBasedStateMachine):
     def linger(self, choice: int, seconds: float, shield: bool) -> None:
         self.do("linger", task=one_of(self.tasks, choice), seconds=seconds, **({"shield": True} if shield else {}))
 
-    # ---- races, which are rare by chance, because their steps must come within moments of each other
-
-    @rule(
-        acts=st.lists(st.tuples(st.sampled_from(_ACTS), CHOICE, st.sampled_from(_GAPS)), min_size=2, max_size=6),
-        slow=st.sampled_from([0.0, 0.0, 0.2, 0.6]),
-        choice=CHOICE,
-    )
-    def much_at_once(self, acts: list[tuple[str, int, float]], slow: float, choice: int) -> None:
-        if slow and self.offers("delay"):
-            self.calm_down()
-            if self.live(frozen=None):
-                self.do("delay", node=self.pick(choice, frozen=None), seconds=slow)
-        for act, which, gap in acts:
-            self.act(act, which)
-            if gap:
-                self.do("run_for", seconds=gap)
-
-    @precondition(lambda self: len(self.live(frozen=None)) < MAX_NODES and self.live())
-    @rule(
-        slow=st.sampled_from(["no node", "the new node", "the new node", "an owner"]),
-        cleanup=st.sampled_from([0.0, 0.2, 1.0, 1.0]),
-        later=st.sampled_from([1.2, 1.45, 1.49, 1.504, 1.51, 1.6, 1.8, 1.95, 2.05, 2.15, 2.25, 2.4, 2.65, 3.0]),
-        act=st.sampled_from(["freeze the new node"] * len(_ACTS) + list(_ACTS)),
-        choice=CHOICE,
-    )
-    def join_and_act(self, slow: str, cleanup: float, later: float, act: str, choice: int) -> None:
-        """Disturb a new node when it has settled, after 1.5 s, and bids, so that tasks begin to move."""
-        self.calm_down()
-        if not self.live():
-            return
-        if cleanup:
-            self.linger_all(cleanup)
-        owner = self.pick(choice)
-        self.do("start")
-        joining = f"n{len(self.cluster.nodes)}"
-        self.do("run_for", seconds=0.5)
-        if slow != "no node" and self.offers("delay"):
-            self.do("delay", node=joining if slow == "the new node" else owner, seconds=0.2)
-        self.do("run_for", seconds=later - 0.5)
-        if act == "freeze the new node":
-            self.do("send", node=joining, command="freeze")
-        else:
-            self.act(act, choice)
-
-    @precondition(lambda self: self.offers("delay") and self.live() and len(self.tasks) <= MAX_TASKS - 2)
-    @rule(
-        choice=CHOICE,
-        slow=st.sampled_from([0.2, 0.3, 0.6]),
-        pause=st.sampled_from([0.0, 0.2, 0.4, 0.6, 0.9, 1.2]),
-        acts=st.lists(
-            st.tuples(st.sampled_from(["stop_task", "finish"]), st.sampled_from([0.05, 0.2, 0.35, 0.5])),
-            min_size=2,
-            max_size=3,
-        ),
-    )
-    def contest(self, choice: int, slow: float, pause: float, acts: list[tuple[str, float]]) -> None:
-        """Delay a node so that two nodes claim the same task; the winner gives it up at once."""
-        self.calm_down()
-        if not self.live():
-            return
-        self.do("delay", node=self.pick(choice), seconds=slow)
-        before = len(self.tasks)
-        for _, gap in acts:
-            self.submit(1, 0.0)
-            self.do("run_for", seconds=gap)
-        self.do("run_for", seconds=pause)
-        for task, (act, gap) in zip(self.tasks[before:], acts, strict=False):
-            self.do(act, task=task)
-            self.do("run_for", seconds=gap / 2)
-        self.do("run_for", seconds=1.0)
+    # ---- for rules that take several steps
 
     def calm_down(self) -> None:
         """End other disturbances, which would hide the race that follows."""
@@ -364,7 +292,7 @@ class Machine(RuleBasedStateMachine):
             self.do("linger", task=task, seconds=seconds)
 
     def act(self, act: str, choice: int) -> None:
-        """Do one of `_ACTS`, if there is anything to do it to."""
+        """Do one of `ACTS`, if there is anything to do it to."""
         match act:
             case "submit" if len(self.tasks) < MAX_TASKS:
                 self.submit(1, 0.0)

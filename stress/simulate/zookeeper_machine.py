@@ -9,12 +9,13 @@ from hypothesis.stateful import precondition, rule
 
 from metafora_trio_zookeeper.testing.simulated import SimulatedZooKeeper, ZooKeeperBroker
 
-from .machine import CHOICE, MAX_NODES, Machine, one_of
+from .machine import CHOICE, MAX_NODES, one_of
+from .races import RaceMachine
 
 __all__ = ["ZooKeeperMachine"]
 
 
-class ZooKeeperMachine(Machine):
+class ZooKeeperMachine(RaceMachine):
     """Draws steps on servers, and on the links to each of them, besides those of any broker."""
 
     @property

@@ -43,7 +43,14 @@ class Checked:
         self.cluster = cluster
         self.broker = cluster.broker
         self.broker.view, self.broker.states, self.broker.commanded, self.broker.leftovers = ClusterView(), {}, [], []
-        self._check = SettledCheck(cluster.nodes, cluster.client, cluster.expectations, cluster.broker, cluster.monitor)
+        self._check = SettledCheck(
+            cluster.nodes,
+            cluster.client,
+            cluster.expectations,
+            cluster.broker,
+            cluster.monitor,
+            lambda: cluster.world.now,
+        )
 
     def apply(self, *events: ViewEvent) -> None:
         for event in events:

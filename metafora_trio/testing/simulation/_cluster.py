@@ -25,6 +25,7 @@ from ._broker import BrokerFactory, SimulatedBroker, SimulationContext
 from ._client import CLIENT, Expectations, SimulatedClient
 from ._faults import CLOCKS_DRIFT_LITTLE, SCOPES_CLOSE_IN_TIME
 from ._handler import WatchedHandler
+from ._hindrances import FailingObserver, RefusingBalancer
 from ._memory_broker import MemoryBroker
 from ._monitor import Monitor
 from ._node import SimulatedNode
@@ -59,6 +60,7 @@ class SimulatedCluster:
         fault_counts: how often each fault was inflicted, by name.
         assumptions: the assumption that each fault breaks, by the name of the fault; empty for most.
         steps: every step that a script may contain, by name.
+        changes: how often the contents of the broker had changed when the cluster last looked.
     """
 
     def __init__(
@@ -81,7 +83,7 @@ class SimulatedCluster:
         self._handler = handler
         self._lingering: dict[str, tuple[float, bool]] = {}
         self._options = options
-        self._changes = 0
+        self.changes: int = 0
         with ExitStack() as undo:  # if the broker fails, undo the world's changes to this thread
             undo.callback(self.world.close)
             self.broker: SimulatedBroker = broker(self._context())
@@ -93,7 +95,9 @@ class SimulatedCluster:
             self.steps: Mapping[str, Callable[..., object]] = self._all_steps()
             self.client: SimulatedClient = SimulatedClient(self.broker.coordinator(), self.expectations, self.monitor)
             self.client.place = self.broker.spawn(CLIENT, self.client.run)
-            self._check = SettledCheck(self.nodes, self.client, self.expectations, self.broker, self.monitor)
+            self._check = SettledCheck(
+                self.nodes, self.client, self.expectations, self.broker, self.monitor, lambda: self.world.now
+            )
             for _ in range(nodes):
                 self.start()
             undo.pop_all()
@@ -113,6 +117,7 @@ class SimulatedCluster:
             "run_for": self.run_for,
             "start": self.start,
             "drain": self.drain,
+            "cancel": self.cancel,
             "heal": self.heal,
             "submit": self.submit,
             "delete": self.delete,
@@ -152,7 +157,7 @@ class SimulatedCluster:
         """
 
         def look() -> object:
-            self._changes = self.broker.observe()
+            self.changes = self.broker.observe()
             return self.monitor.violations or predicate()
 
         found = self.world.run_until(look, within)
@@ -192,11 +197,15 @@ class SimulatedCluster:
 
     # ---- nodes
 
-    def start(self, rate: float = 1.0, **options: Any) -> SimulatedNode:
+    def start(
+        self, rate: float = 1.0, *, refusals: int = 0, fails_after: int | None = None, **options: Any
+    ) -> SimulatedNode:
         """Start one more node.
 
         Args:
             rate: how fast its clock runs. A drift of more than 0.1 % breaks an assumption.
+            refusals: how often its balancer refuses each task before the node may claim it.
+            fails_after: after how many events one of its observers raises.
             options: further arguments for its `Consumer`.
 
         Raises:
@@ -216,10 +225,13 @@ class SimulatedCluster:
         def observe(event: Event) -> None:
             self.monitor.saw(event, handler.place)
 
-        options["observers"] = (observe, *options.get("observers", ()))
+        failing = () if fails_after is None else (FailingObserver(fails_after),)
+        options["observers"] = (*failing, observe, *options.get("observers", ()))
+        if refusing := RefusingBalancer(refusals) if refusals else None:
+            options["balancer"] = refusing
         consumer = Consumer(self.broker.coordinator(), handler, name=name, rng=self._fork(), **options)
         handler.place = self.broker.spawn(name, partial(self._be_node, consumer), rate=rate)
-        node = self.nodes[name] = SimulatedNode(consumer, handler.place)
+        node = self.nodes[name] = SimulatedNode(consumer, handler.place, refusing)
         if abs(rate - 1) > _MAX_DRIFT:
             self.monitor.void(name)
             self.fault_counts["drift"] += 1
@@ -229,6 +241,11 @@ class SimulatedCluster:
         """Drain a node: it hands its tasks over and leaves."""
         self.expectations.leaving.add(node)
         self.nodes[node].drain()
+
+    def cancel(self, node: str) -> None:
+        """Cancel a node from outside, as the end of a program does."""
+        self.expectations.leaving.add(node)
+        self.nodes[node].cancel()
 
     # ---- faults: each method raises ValueError if the broker does not offer its fault
 
@@ -301,8 +318,7 @@ class SimulatedCluster:
     # ---- tasks
 
     def submit(self, task: str, *, again: bool = False, **props: Any) -> None:
-        """Have the client submit a task. The default handler has use for no properties, so unless you pass some, the
-        cluster gives each submission different ones, and checks which of them a run gets."""
+        """Have the client submit a task. With the default handler, its properties differ each time by default."""
         submissions = self.expectations.submissions
         if self._handler is None and not props:
             props = {"submission": submissions.count(task) + 1}
@@ -359,11 +375,6 @@ class SimulatedCluster:
         self._lingering.clear()
         settle(self, self._check)
 
-    @property
-    def changes(self) -> int:
-        """How often the contents of the broker have changed, as far as the cluster has looked."""
-        return self._changes
-
     # ----
 
     def _fork(self) -> random.Random:
@@ -379,9 +390,11 @@ class SimulatedCluster:
 
     async def _be_node(self, consumer: Consumer) -> None:
         # Retry a failed first join, as a supervisor would, unless the node has been drained in the meantime.
-        while not self.nodes[consumer.name].drained:
-            try:
-                await consumer.run()
-                return
-            except CoordinatorUnavailable:
-                await trio.sleep(1.0)
+        node = self.nodes[consumer.name]
+        with node.scope:
+            while not node.drained:
+                try:
+                    await consumer.run()
+                    return
+                except CoordinatorUnavailable:
+                    await trio.sleep(1.0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 from metafora_trio import StateName
 from metafora_trio.contract import ClaimKind, node_name
@@ -14,6 +14,8 @@ from ._node import SimulatedNode
 
 __all__ = ["SettledCheck"]
 
+_LOOKS_PER_SECOND = 4
+
 
 class SettledCheck:
     """Checks a cluster that is no longer disturbed.
@@ -24,6 +26,7 @@ class SettledCheck:
         expectations: the outcome that the requests require.
         broker: holds the contents.
         monitor: knows the open runs.
+        now: returns the time.
     """
 
     def __init__(
@@ -33,7 +36,9 @@ class SettledCheck:
         expectations: Expectations,
         broker: SimulatedBroker,
         monitor: Monitor,
+        now: Callable[[], float],
     ) -> None:
+        self._now = now
         self._nodes = nodes
         self._client = client
         self._expectations = expectations
@@ -74,9 +79,9 @@ class SettledCheck:
         return self._settled(self._seen(changes))
 
     def _seen(self, changes: int) -> object:
-        """Return everything that an answer can depend on, or a counter of its changes."""
-        nodes = [node.consumer.statistics() for node in self._nodes.values() if node.running]
-        return self._monitor.changes, changes, self._client.outstanding, nodes
+        """Return counters of most changes that an answer can depend on, and of the time for the others, such as the
+        reply to a request: an answer is computed again a few times a second."""
+        return self._monitor.changes, changes, self._client.outstanding, int(self._now() * _LOOKS_PER_SECOND)
 
     def problems(self) -> list[str]:
         """Return everything that is wrong for a settled cluster."""
@@ -84,14 +89,17 @@ class SettledCheck:
         live = [node for node in self._nodes.values() if node.running]
         loads = {node.name: 0 for node in live if not node.leaving}
         found = [problem for task in sorted(contents.view.tasks) for problem in self._of_task(task, contents, loads)]
-        if loads and max(loads.values()) - min(loads.values()) > 1:
+        room = [load for name, load in loads.items() if _has_room(self._nodes[name], load, contents)]
+        waiting = set() if room or not loads else set(contents.view.unclaimed)  # no node may take them
+        found = [*(f"{task} has the claims []" for task in sorted({*contents.view.unclaimed} - waiting)), *found]
+        if room and max(loads.values()) - min(room) > 1:
             found.append(f"the load is uneven: {loads}")
         members = sorted(node.identity or f"{node.name} (no session)" for node in live)
         return [
             *found,
             *_left_over(contents),
             *_of_sessions(contents, sorted({*members, *self._stuck_sessions()})),
-            *self._of_clients(contents),
+            *self._of_clients(contents, waiting),
             *(problem for node in live for problem in self._of_statistics(node, contents)),
             *(f"{node.name} has not left" for node in live if node.leaving),
         ]
@@ -105,6 +113,8 @@ class SettledCheck:
         claims = [(claim.seq, claim.node) for claim in contents.view.queue(task)]
         if contents.view.deleted(task):
             yield f"{task} was deleted, but is still there"
+        elif not claims:
+            return  # it is a problem unless all nodes are full
         elif len(claims) != 1:
             yield f"{task} has the claims {claims}"
         elif [(run.token, run.node) for run in runs] != claims:
@@ -114,7 +124,7 @@ class SettledCheck:
         else:
             yield f"{task} runs on {name}, which is leaving or gone"
 
-    def _of_clients(self, contents: BrokerContents) -> Iterator[str]:
+    def _of_clients(self, contents: BrokerContents, waiting: Collection[str]) -> Iterator[str]:
         known = {*contents.view.tasks, *contents.states}
         for task, there in self._expectations.there.items():
             if there and task not in known:
@@ -122,7 +132,8 @@ class SettledCheck:
             elif not there and task in known:
                 yield f"{task} was deleted, but is still there"
         for submission in self._expectations.submissions.forgotten():
-            yield f"{submission} was submitted, but never ran"
+            if submission.task not in waiting:
+                yield f"{submission} was submitted, but never ran"
 
     def _of_statistics(self, node: SimulatedNode, contents: BrokerContents) -> Iterator[str]:
         statistics = node.consumer.statistics()
@@ -145,6 +156,11 @@ class _CachedAnswer:
         if seen != self._seen:
             self._seen, self._answer = seen, self._question()
         return self._answer
+
+
+def _has_room(node: SimulatedNode, load: int, contents: BrokerContents) -> bool:
+    info = contents.view.nodes.get(node.identity or "")
+    return info is None or info.capacity is None or load < info.capacity
 
 
 def _left_over(contents: BrokerContents) -> Iterator[str]:

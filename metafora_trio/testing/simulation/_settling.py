@@ -16,6 +16,8 @@ __all__ = ["settle"]
 
 _CALM = 3.0
 """Seconds without any change after which the cluster counts as settled."""
+_ASKED_AGAIN = 10.0
+"""The maximum number of seconds after which a balancer that has refused a task is asked again."""
 
 
 class Cluster(Protocol):
@@ -27,9 +29,7 @@ class Cluster(Protocol):
     monitor: Monitor
     expectations: Expectations
     broker: SimulatedBroker
-
-    @property
-    def changes(self) -> int: ...
+    changes: int
 
     def run_until(self, predicate: Callable[[], object], within: float) -> bool: ...
 
@@ -45,9 +45,13 @@ def settle(cluster: Cluster, check: SettledCheck) -> None:
         2 * cluster.session_timeout + 10,
         lambda: f"not answered in time: {check.unanswered()}",
     )
+    bound = 2 * cluster.session_timeout + cluster.broker.expiry_delay + 5 + cluster.expectations.left_alone
     for node in cluster.nodes.values():
         node.place.call(node.consumer.unfreeze)
-    bound = 2 * cluster.session_timeout + cluster.broker.expiry_delay + 5 + cluster.expectations.left_alone
+        if node.balancer is not None:
+            node.balancer.relent()
+    if any(node.balancer is not None for node in cluster.nodes.values() if node.running):
+        bound += _ASKED_AGAIN
     if all(node.leaving for node in cluster.nodes.values() if node.running):
         # No node is left to hand over to, so they must let go. Then a new node takes the tasks.
         _must(cluster, lambda: not check.running(), bound, lambda: f"drained, but not left in time: {check.running()}")

@@ -23,7 +23,6 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-import random
 import signal
 import sys
 import threading
@@ -35,6 +34,8 @@ from typing import Any
 import outcome
 import trio
 from trio._core import _run as trio_run
+
+from ._scheduling import repeatable_scheduling
 
 __all__ = ["Process", "World"]
 
@@ -79,7 +80,7 @@ class Process:
             finally:
                 self._leaving = True
 
-        with self._active():
+        with _Active(self):
             trio.lowlevel.start_guest_run(
                 main,
                 run_sync_soon_threadsafe=self._ticks.append,
@@ -111,7 +112,7 @@ class Process:
         if self.frozen or self._thawed:
             self._inbox.append((function, args))
             return
-        with self._active():
+        with _Active(self):
             function(*args)
         self._world._make_ready(self)
 
@@ -121,30 +122,12 @@ class Process:
 
     # ---- for the world
 
-    @contextmanager
-    def _active(self) -> Generator[None]:
-        """Run the body inside this process."""
-        world, context = self._world, trio_run.GLOBAL_RUN_CONTEXT.__dict__
-        before, outside, hooks = world.current, dict(context), sys.get_asyncgen_hooks()
-        world.current = self
-        context.clear()
-        context.update(self._context)
-        sys.set_asyncgen_hooks(*self._hooks)
-        try:
-            yield
-        finally:
-            self._context, self._hooks = dict(context), sys.get_asyncgen_hooks()
-            context.clear()
-            context.update(outside)
-            sys.set_asyncgen_hooks(*hooks)
-            world.current = before
-
     def _turn(self) -> None:
         """Run the process until nothing in it can run at this instant."""
         if self.frozen or self.ended:
             return
         self._clock.idle_until = None
-        with self._active():
+        with _Active(self):
             if self._thawed:
                 # Read the inbox in a task. Trio handles deadlines before tasks, so whatever expired during the freeze
                 # is cancelled before the process sees the calls that waited for it.
@@ -178,7 +161,7 @@ class Process:
         """Let a dead process clean up, on a time of its own that no other process sees."""
         self.frozen = self._thawed = False
         self._inbox.clear()
-        with self._active():
+        with _Active(self):
             self._scope.cancel()
         for _ in range(_TOO_MANY):  # pragma: no branch - so many turns take longer than a test may
             self._turn()
@@ -214,7 +197,7 @@ class World:
         self._turns = 0
         self._interrupted = False
         self._open = ExitStack()
-        self._open.enter_context(_repeatable_scheduling(seed))
+        self._open.enter_context(repeatable_scheduling(seed))
         self._open.enter_context(self._interrupts())
 
     # ---- time and processes
@@ -347,6 +330,31 @@ class World:
         return True
 
 
+class _Active:
+    """Runs the body inside a process: with its own run context and its own hooks for async generators."""
+
+    __slots__ = ("_before", "_hooks", "_outside", "_process")
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+
+    def __enter__(self) -> None:
+        process, context = self._process, trio_run.GLOBAL_RUN_CONTEXT.__dict__
+        self._before, self._outside, self._hooks = process._world.current, context.copy(), sys.get_asyncgen_hooks()
+        process._world.current = process
+        context.clear()
+        context.update(process._context)
+        sys.set_asyncgen_hooks(*process._hooks)
+
+    def __exit__(self, *_: object) -> None:
+        process, context = self._process, trio_run.GLOBAL_RUN_CONTEXT.__dict__
+        process._context, process._hooks = context.copy(), sys.get_asyncgen_hooks()
+        context.clear()
+        context.update(self._outside)
+        sys.set_asyncgen_hooks(*self._hooks)
+        process._world.current = self._before
+
+
 class _Clock(trio.abc.Clock):
     """A process's clock. Trio asks it how long to sleep only when nothing can run, which shows that it is idle."""
 
@@ -369,31 +377,3 @@ class _Clock(trio.abc.Clock):
     def reached(self, deadline: float) -> None:
         """Show at least this time. Converted by the rate and back, a deadline may come out slightly early."""
         self._reached = max(self._reached, deadline)
-
-
-@contextmanager
-def _repeatable_scheduling(seed: int) -> Generator[None]:
-    """Make Trio's scheduler draw its random numbers from a seed alone while the body runs."""
-    deterministic, chance = trio_run._ALLOW_DETERMINISTIC_SCHEDULING, trio_run._r
-    trio_run._ALLOW_DETERMINISTIC_SCHEDULING = True  # type: ignore[misc]
-    trio_run._r = _Chance(seed, chance)  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        trio_run._ALLOW_DETERMINISTIC_SCHEDULING = deterministic  # type: ignore[misc]
-        trio_run._r = chance
-
-
-class _Chance:
-    """Trio's source of random numbers: seeded in this thread, unchanged in all others.
-
-    Trio has one source for all threads. If that were seeded, a run in another thread would change what happens here.
-    """
-
-    def __init__(self, seed: int, others: random.Random) -> None:
-        self._thread = threading.get_ident()
-        self._mine = random.Random(seed)
-        self._others = others
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._mine if threading.get_ident() == self._thread else self._others, name)

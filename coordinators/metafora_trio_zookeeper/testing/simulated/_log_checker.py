@@ -51,11 +51,12 @@ class LogChecker:
         self._reader = reader
         self._monitor = monitor
         self._expectations = expectations
+        self._log = zookeeper.log
         self._read = 0
 
     def read_log(self) -> None:
         """Check the transactions since the last call."""
-        log = self._zookeeper.log
+        log = self._log
         while self._read < len(log):
             entry = log[self._read]
             self._read += 1
