@@ -27,6 +27,8 @@ class Expectations:
         deleted: the tasks that any client ever asked to delete.
         stopped: for each task, how often its owner was asked to give it back.
         leaving: the names of the nodes told to leave.
+        refused: the tasks about which the broker ever refused something.
+        refused_alone: the maximum number of seconds for which a node may leave such a task alone.
     """
 
     def __init__(self) -> None:
@@ -34,13 +36,15 @@ class Expectations:
         self.deleted: set[str] = set()
         self.stopped: Counter[str] = Counter()
         self.leaving: set[str] = set()
+        self.refused: set[str] = set()
+        self.refused_alone: float = 0.0
         self._latest: Counter[str] = Counter()
         self._unanswered: Counter[str] = Counter()
 
     @property
     def left_alone(self) -> float:
-        """The maximum number of seconds for which a node may leave alone a task that it was asked to give back."""
-        return max((min(2.0 ** (count - 1), 60.0) for count in self.stopped.values()), default=0.0)
+        """The maximum number of seconds for which a node may leave alone a task that it gave back."""
+        return max([self.refused_alone, *(min(2.0 ** (count - 1), 60.0) for count in self.stopped.values())])
 
     def asked(self, task: str, *, there: bool) -> int | None:
         """Record that a client begins to submit a task, or to delete it (not `there`).
