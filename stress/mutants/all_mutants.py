@@ -46,6 +46,7 @@ _OF_A_BROKER: Mapping[str, tuple[Mutant, ...]] = {
         zookeeper.done_without_conditions,
         zookeeper.claim_goes_before_the_task,
         zookeeper.leaving_marks_dropped,
+        zookeeper.refusal_ends_the_session,
         zookeeper.deleted_outright,
         zookeeper.lost_submit_acknowledged,
         zookeeper.stale_write_accepted,

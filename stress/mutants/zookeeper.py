@@ -53,6 +53,7 @@ __all__ = [
     "no_watches_after_reconnect",
     "node_news_lost_during_a_resync",
     "read_is_proof_of_life",
+    "refusal_ends_the_session",
     "stale_write_accepted",
     "tombstone_missed_by_a_resync",
 ]
@@ -290,6 +291,14 @@ def leaving_marks_dropped() -> Iterator[Change]:
         del self._in_flight.leaving[claim]
 
     yield Writes, "_give_up", give_up
+
+
+@mutant(rule="A refusal about one task concerns only that task.", source=_QUEUE)
+def refusal_ends_the_session() -> Iterator[Change]:
+    def on_end_refused(self: Writes, claim: Claim, ops: Sequence[WriteOp], error: RequestError) -> None:
+        self._refused(f"ending task {claim.task!r}", error)
+
+    yield Writes, "_on_end_refused", on_end_refused
 
 
 @mutant(rule="A client's delete is a tombstone; only the owner removes the task.", source=_QUEUE)

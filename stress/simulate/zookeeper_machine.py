@@ -200,6 +200,17 @@ class ZooKeeperMachine(RaceMachine):
             self.do(how, server=server)
         self.do("run_for", seconds=1.0)
 
+    # ---- permissions
+
+    @precondition(lambda self: self.tasks)
+    @rule(choice=CHOICE, what=st.sampled_from(["reading", "ending"]), then=st.sampled_from(["", "finish", "delete"]))
+    def refuse(self, choice: int, what: str, then: str) -> None:
+        """Forbid something about one task, and perhaps end it at once."""
+        task = one_of(self.tasks, choice)
+        self.do("refuse", task=task, what=what)
+        if then:
+            self.do(then, task=task)
+
     # ---- servers
 
     @precondition(lambda self: self.servers(linked=True))

@@ -257,11 +257,12 @@ class TestReads:
         assert [tasks for tasks, _ in asked] == [["a"], ["d"], ["e"]]
         async with trio.open_nursery() as nursery:
             nursery.start_soon(changed.run)
-            for seconds in (1.0, 2.0):
+            began = trio.current_time()
+            for seconds in (1.0, 3.0):
                 count = len(asked)
-                await trio.sleep(seconds - 0.05)
+                await trio.sleep_until(began + seconds - 0.01)
                 assert len(asked) == count
-                await trio.sleep(0.06)
+                await trio.sleep_until(began + seconds + 0.01)
                 assert [tasks for tasks, _ in asked[count:]] == [["e"]]
                 asked[-1][1](Reply((RequestError(ErrorCode.NO_AUTH),), 2))
             await trio.sleep(4.0)

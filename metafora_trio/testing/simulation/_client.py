@@ -32,6 +32,8 @@ class Expectations:
         stopped: for each task, how often its owner was asked to give it back.
         leaving: the names of the nodes told to leave.
         submissions: every submission, with its outcome.
+        refused: the tasks about which the broker ever refused something.
+        refused_alone: the maximum number of seconds for which a node may leave such a task alone.
     """
 
     def __init__(self) -> None:
@@ -40,13 +42,15 @@ class Expectations:
         self.stopped: Counter[str] = Counter()
         self.leaving: set[str] = set()
         self.submissions: Submissions = Submissions()
+        self.refused: set[str] = set()
+        self.refused_alone: float = 0.0
         self._latest: Counter[str] = Counter()
         self._unanswered: Counter[str] = Counter()
 
     @property
     def left_alone(self) -> float:
-        """The maximum number of seconds for which a node may leave alone a task that it was asked to give back."""
-        return max((min(2.0 ** (count - 1), 60.0) for count in self.stopped.values()), default=0.0)
+        """The maximum number of seconds for which a node may leave alone a task that it gave back."""
+        return max([self.refused_alone, *(min(2.0 ** (count - 1), 60.0) for count in self.stopped.values())])
 
     def asked(self, task: str, *, there: bool) -> int | None:
         """Record that a client begins to submit a task, or to delete it (not `there`).

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
+from typing import Any, Literal
 
 from metafora_trio.testing.simulation import (
     NO_EARLY_EXPIRY,
@@ -50,6 +51,7 @@ class ZooKeeperBroker:
             `stall_connect(node, seconds)` pauses a node as soon as it has sent the first message of its next
             connection. `start_sequences(number)` sets the first sequence number of all directories to be created.
             `partition` takes a `server` (None: all) and a `way` ("to" the servers, "from" them, or "both").
+            `refuse(task, what)` makes the ACLs forbid "reading" the task or "ending" it, until `heal()`.
         remedies: `resume(node)` and `start_server(server)`.
     """
 
@@ -58,11 +60,11 @@ class ZooKeeperBroker:
         self._context = context
         self._now = GENERATION_EPOCH + generation
         self._processes = NodeProcesses(context)
-        layout = Layout(_NAMESPACE, _BUCKETS)
+        self._layout = layout = Layout(_NAMESPACE, _BUCKETS)
         self._reader = NamespaceReader(self.zookeeper, layout)
         self._checker = LogChecker(self.zookeeper, layout, self._reader, context.monitor, context.expectations)
         self.tokens: dict[str, int] = self._checker.tokens
-        self.faults: Mapping[str, Fault] = {
+        faults: Mapping[str, Fault] = {
             **self._processes.faults,
             "partition": Fault(self._partition),
             "delay": Fault(self._delay),
@@ -74,6 +76,11 @@ class ZooKeeperBroker:
             "lag_server": Fault(lambda server, seconds: self.zookeeper.lag_server(server, seconds)),
             "kill_server": Fault(lambda server: self.zookeeper.kill_server(server)),
             "elect": Fault(self.zookeeper.elect),
+        }
+        # A refusal about one task disturbs nothing else, so it is no excuse for the end of a session.
+        self.faults: Mapping[str, Fault] = {
+            **{name: self._disturbing(fault) for name, fault in faults.items()},
+            "refuse": Fault(self._refuse),
         }
         self.remedies: Mapping[str, Callable[..., None]] = {
             **self._processes.remedies,
@@ -117,6 +124,7 @@ class ZooKeeperBroker:
             return
         self.zookeeper.heal()
         self.zookeeper.heal_servers()
+        self._permit()
         for name in self._processes.names:
             self._delay(name, _LATENCY)
 
@@ -129,6 +137,29 @@ class ZooKeeperBroker:
         return self.zookeeper.servers_of(self._processes.process_of(node))
 
     # ---- faults
+
+    def _disturbing(self, fault: Fault) -> Fault:
+        def inflict(**how: Any) -> None:
+            self._checker.calm = False
+            fault.inflict(**how)
+
+        return Fault(inflict, fault.breaks)
+
+    def _refuse(self, task: str, what: Literal["reading", "ending"]) -> None:
+        self._context.expectations.refused.add(task)
+        if what == "reading":
+            self.zookeeper.forbidden.reading.add(self._layout.task_path(task))
+        else:
+            self.zookeeper.forbidden.writing.add(self._layout.state_path(task))
+
+    def _permit(self) -> None:
+        """Let nodes read and end all tasks again. They may try again only later, but the time doubles with each
+        refusal, so it is no longer than all the time before."""
+        forbidden, expectations = self.zookeeper.forbidden, self._context.expectations
+        forbidden.reading.clear()
+        forbidden.writing.clear()
+        if expectations.refused:
+            expectations.refused_alone = min(60.0, self._context.world.now + 1.0)
 
     def _partition(self, node: str, server: int | None = None, way: Way = "both") -> None:
         self.zookeeper.cut(self._processes.process_of(node), server, way)

@@ -32,6 +32,7 @@ class LogChecker:
         expectations: the requests that clients have made.
 
     Attributes:
+        calm: false once a fault may have cost a node its session.
         changes: the number of transactions that changed something.
         tokens: for each task, the highest token that has owned it so far.
     """
@@ -44,6 +45,7 @@ class LogChecker:
         monitor: Monitor,
         expectations: Expectations,
     ) -> None:
+        self.calm: bool = True
         self.changes: int = 0
         self.tokens: dict[str, int] = {}
         self._zookeeper = zookeeper
@@ -80,6 +82,8 @@ class LogChecker:
                     self._monitor.claim_gone(claim.task, claim.node, claim.seq)
             elif directory == layout.tasks and event is EventType.DELETED:
                 removed.append(name)
+            elif above == layout.nodes and event is EventType.DELETED:
+                self._check_left(entry, name)
         for task in removed:
             self._check_end(entry, task, gone[task])
         # Only if it is the last: later transactions of the same moment may have changed the contents.
@@ -87,6 +91,12 @@ class LogChecker:
             for claims in gone.values():
                 for claim in claims:
                     self._check_given_up(claim)
+
+    def _check_left(self, entry: Entry, identity: str) -> None:
+        """Check that a node leaves the cluster only if it was told to, or if a fault may have cost it its session."""
+        told = node_name(identity) in self._expectations.leaving
+        if entry.origin is not None and self.calm and not told:
+            self._monitor.violation(f"{node_name(identity)} left without being told to, and nothing had disturbed it")
 
     def _check_queue(self, changed: Claim) -> None:
         """Check that the token grows with each owner and that no session has two claims. Relies on no assumption."""
@@ -124,6 +134,6 @@ class LogChecker:
         if claim.kind is not ClaimKind.BID and (task, claim.seq) not in monitor.started:
             return
         excused = (task, claim.seq) in monitor.ended or self._expectations.stopped[task] or monitor.is_void(claim.node)
-        excused = excused or claim.node in monitor.lost
+        excused = excused or claim.node in monitor.lost or task in self._expectations.refused
         if not excused and node_name(claim.node) not in self._expectations.leaving:
             monitor.violation(f"{claim.node} gave up {task} without an heir or a reason")
