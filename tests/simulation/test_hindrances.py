@@ -71,3 +71,19 @@ def test_a_cancelled_node_leaves_at_once(broker: BrokerFactory) -> None:
         cluster.run_for(2.0)
         assert {cluster.owner("t1"), cluster.owner("t2")} == {"n2"}
         cluster.settle()
+
+
+@each_broker
+def test_a_drain_may_wait_for_a_full_node(broker: BrokerFactory) -> None:
+    """The task keeps running until the drain timeout, since no other node could take it anyway."""
+    with SimulatedCluster(seed=1, broker=broker) as cluster:
+        cluster.start(capacity=1)
+        cluster.start()
+        for task in ("t1", "t2"):
+            cluster.submit(task)
+        cluster.run_until_running("t1", "t2")
+        cluster.drain("n2")
+        cluster.run_for(20.0)
+        assert len(cluster.monitor.open_runs()) == 2
+        cluster.settle()
+        assert [run.place.name for run in cluster.monitor.open_runs()] == ["n1"]

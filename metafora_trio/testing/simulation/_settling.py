@@ -18,6 +18,8 @@ _CALM = 3.0
 """Seconds without any change after which the cluster counts as settled."""
 _ASKED_AGAIN = 10.0
 """The maximum number of seconds after which a balancer that has refused a task is asked again."""
+_DRAIN_TIMEOUT = 30.0
+"""The default of `Consumer`: seconds for which a draining node keeps the tasks that no other node takes."""
 
 
 class Cluster(Protocol):
@@ -52,6 +54,8 @@ def settle(cluster: Cluster, check: SettledCheck) -> None:
             node.balancer.relent()
     if any(node.balancer is not None for node in cluster.nodes.values() if node.running):
         bound += _ASKED_AGAIN
+    if any(node.leaving for node in cluster.nodes.values()) and _is_limited(cluster):
+        bound += _DRAIN_TIMEOUT
     if all(node.leaving for node in cluster.nodes.values() if node.running):
         # No node is left to hand over to, so they must let go. Then a new node takes the tasks.
         _must(cluster, lambda: not check.running(), bound, lambda: f"drained, but not left in time: {check.running()}")
@@ -67,6 +71,11 @@ def settle(cluster: Cluster, check: SettledCheck) -> None:
         settled = _moves(cluster)
         if not cluster.run_until(lambda: settled != _moves(cluster), within=_CALM):  # noqa: B023 - called in here
             return
+
+
+def _is_limited(cluster: Cluster) -> bool:
+    """Return whether any node has a capacity. A draining node waits for others that are full."""
+    return any(node.capacity is not None for node in cluster.broker.contents().view.nodes.values())
 
 
 def _moves(cluster: Cluster) -> tuple[int, int]:
