@@ -146,6 +146,7 @@ class Membership:
                 self._planner.nodes_changed()
             if self.session.current:
                 await self._look_at_changed(changes)
+                self._executor.answer_waiting_bids()
             self._commands.carry_out()
             self._planner.refill()
             self._leave_if_done()
@@ -173,7 +174,7 @@ class Membership:
             self._leave_if_done()
 
     def _announce_slow_handovers(self) -> None:
-        slow = self._situation.slow_handovers()
+        slow = self._situation.handovers.slow()
         if slow != self.session.node.handing_over:
             self.session.announce(dataclasses.replace(self.session.node, handing_over=slow))
 
