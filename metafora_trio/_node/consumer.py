@@ -95,7 +95,8 @@ class Consumer:
             session timeouts; `math.inf` for ever. It has no effect with `on_overrun="exit"`, which is quicker.
         settle: seconds to wait after a node has joined before claiming or bidding, since more nodes may be joining.
         backup_delay: seconds after which the next node steps in for a task that its first choice has not claimed.
-        max_handovers: the maximum number of tasks being handed over at any moment; with 0, none is ever handed over.
+        max_handovers: the maximum number of tasks being handed over at any moment; with 0, none is ever handed over. It
+            begins with 16, and there are more only while the broker keeps up, so that no task waits long for its heir.
         suspend_after_failures: the number of tasks that may fail in a row, each within a minute, before this node takes
             no more tasks, except one at a time on trial, until one succeeds; None to let any number fail.
         observers: functions that get every event; see `metafora_trio.events`.
@@ -121,7 +122,7 @@ class Consumer:
         blocked_timeout: float | None = None,
         settle: float = 1.5,
         backup_delay: float = 3.0,
-        max_handovers: int = 16,
+        max_handovers: int = 256,
         suspend_after_failures: int | None = 3,
         observers: Sequence[Observer] = (),
         clock: Clock | None = None,

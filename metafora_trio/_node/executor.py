@@ -60,6 +60,7 @@ class Executor:
     ) -> None:
         self._session = session
         self._situation = situation
+        self._handovers = situation.handovers
         self._planner = planner
         self._runner = runner
         self._runs = runs
@@ -113,6 +114,11 @@ class Executor:
         view, me = self._session.view, self._situation.me
         for task in [task for task in view.contested if view.own_claims(task, me)]:
             self.look_at(task)
+
+    def answer_waiting_bids(self) -> None:
+        """Answer bids that had to wait because too many tasks were being handed over."""
+        if self._handovers.room_again():
+            self.look_at_contested()
 
     def look_at(self, task: str) -> None:
         """Compare the desired state of one task with its actual state, and fix the difference."""
@@ -185,7 +191,7 @@ class Executor:
         self._running.pop(run.id, None)
         if heir is not None:
             run.heir = heir
-            self._situation.begin_handover(run.id)
+            self._handovers.begin(run.id)
         run.stop(reason, 0.0 if reason is StopReason.CLAIM_LOST else self._grace)
         self._emit(TaskStopping(self._situation.me, run.id, run.claim.seq, reason, heir))
 
@@ -216,6 +222,8 @@ class Executor:
 
     def _forget(self, run: TaskRun) -> None:
         del self._runs[run.id]
+        if run.heir is not None:
+            self._handovers.end(run.id)
         if run.give_back:
             self._planner.leave_alone(run.id)
 
@@ -230,13 +238,14 @@ class Executor:
             self.busy -= 1
             self._running.pop(run.id, None)
             suspended = self._planner.ended(run)
+            if run.heir is not None:
+                self._handovers.close(run.id)
             if run.state is RunState.OPENING:
                 del self._runs[run.id]
             self.look_at(run.id)
             if suspended:
                 self.look_at_everything()  # withdraw the bids, and give up the tasks that have not started yet
-            if run.heir is not None and self._situation.end_handover(run.id):
-                self.look_at_contested()
+            self.answer_waiting_bids()
             if not self._cancelled:
                 self._planner.refill()
             self._ended()

@@ -190,6 +190,7 @@ class Membership:
             self._planner.nodes_changed()
         if self.session.current:
             await self._look_at_changed(changes)
+            self._executor.answer_waiting_bids()
 
     async def _look_at_changed(self, changes: Changes) -> None:
         for count, task in enumerate(self._executor.parts() if changes.everything else changes.tasks):
@@ -223,7 +224,7 @@ class Membership:
             self.notices.clear("lag")
 
     def _announce_slow_handovers(self) -> None:
-        slow = self._situation.slow_handovers()
+        slow = self._situation.handovers.slow()
         if slow != self.session.node.handing_over:
             self.session.announce(dataclasses.replace(self.session.node, handing_over=slow))
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 import trio
 
 from metafora_trio._model.plan import affinity_order, may_receive, plan
+from metafora_trio._model.window import Window
 from metafora_trio._running_task import RunningTask
 from metafora_trio.balancers import BalancerContext
 from metafora_trio.contract import Session
@@ -29,7 +30,9 @@ __all__ = ["Planner"]
 _CLAIM_WINDOW = 512
 """The maximum number of claims under way. It is large enough to fill the broker's pipeline, and small enough that most
 tasks that other nodes claim in the meantime are dropped before a claim for them is sent."""
-_BID_WINDOW = 16
+_BID_WINDOW = 256
+"""The maximum number of bids under way. There are few at first, and one more for each task that a bid has got: owners
+that answer no bid are not worth many, and each bid counts as load of this node."""
 _BID_TIMEOUT = 30.0
 """Seconds after which an unanswered bid is withdrawn. The time that a task may take to stop is added."""
 _BID_REFUSED = 10.0
@@ -72,6 +75,7 @@ class Planner:
         self._to_claim: deque[str] = deque()
         self._to_bid: deque[str] = deque()
         self._bids: dict[str, float] = {}
+        self._bid_window = Window(_BID_WINDOW)
         self._unclaimed_since: dict[str, float] = {}
         self._probation = experience.probation
         self._held_back: Collection[str] = ()
@@ -204,7 +208,7 @@ class Planner:
             for task, since in self._bids.items()
             if session.is_pending(task) or (task not in self._runs and session.view.own_claims(task, self._me))
         }
-        while self._to_bid and len(self._bids) < _BID_WINDOW and not self._is_full():
+        while self._to_bid and len(self._bids) < self._bid_window.size and not self._is_full():
             task = self._to_bid.popleft()
             if self._may_bid(task):
                 self._bids[task] = trio.current_time()
@@ -231,6 +235,7 @@ class Planner:
             return True  # the owner is stopping it for this bid
         if now - since > self._bid_timeout:
             self.leave_alone(task)
+            self._bid_window.slow(since, now)
             return False
         if owner is None:
             return True  # the owner has left: the bid will soon own the task
@@ -253,7 +258,8 @@ class Planner:
 
     def got(self, task: str) -> None:
         """Note that this node owns the task now, and starts it."""
-        self._bids.pop(task, None)
+        if (since := self._bids.pop(task, None)) is not None:
+            self._bid_window.answered(since, trio.current_time())
         self._suspension.start(task)
 
     def ended(self, run: TaskRun) -> bool:
