@@ -74,7 +74,12 @@ class Client:
             TaskFinished: at least one has ended without a record of its properties, because an older version ended it
                 or because they could not be read. Submit it with `again=True`.
         """
-        await self.submit([_second_run(await self.get(id)) for id in dict.fromkeys(ids)], again=True)
+        ended: list[TaskStatus] = []
+        for batch in _batches([check_task_id(id) for id in dict.fromkeys(ids)]):
+            ended += await self._look_up(batch)
+        if missing := [status.id for status in ended if status.state is TaskStatusName.DELETED]:
+            raise _not_found(missing)
+        await self.submit(map(_second_run, ended), again=True)
 
     async def delete(self, *ids: str) -> None:
         """Delete tasks. A running task is stopped and then removed; for a task that has ended, its state is forgotten.
