@@ -18,6 +18,7 @@ _CALM = 3.0
 """Seconds without any change after which the cluster counts as settled."""
 _ASKED_AGAIN = 10.0
 """The maximum number of seconds after which a balancer that has refused a task is asked again."""
+_LONGEST_PROBATION = 60.0
 _DRAIN_TIMEOUT = 30.0
 """The default of `Consumer`: seconds for which a draining node keeps the tasks that no other node takes."""
 
@@ -54,6 +55,7 @@ def settle(cluster: Cluster, check: SettledCheck) -> None:
             node.balancer.relent()
     if any(node.balancer is not None for node in cluster.nodes.values() if node.running):
         bound += _ASKED_AGAIN
+    bound += _held_back(cluster)
     if any(node.leaving for node in cluster.nodes.values()) and _is_limited(cluster):
         bound += _DRAIN_TIMEOUT
     if all(node.leaving for node in cluster.nodes.values() if node.running):
@@ -71,6 +73,12 @@ def settle(cluster: Cluster, check: SettledCheck) -> None:
         settled = _moves(cluster)
         if not cluster.run_until(lambda: settled != _moves(cluster), within=_CALM):  # noqa: B023 - called in here
             return
+
+
+def _held_back(cluster: Cluster) -> float:
+    """Return the maximum number of seconds for which a node gets no tasks because it has kept losing its sessions."""
+    sessions = max((node.consumer.statistics().sessions for node in cluster.nodes.values() if node.running), default=0)
+    return min(2.0**sessions, _LONGEST_PROBATION) if sessions > 2 else 0.0
 
 
 def _is_limited(cluster: Cluster) -> bool:
