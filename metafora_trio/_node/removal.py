@@ -77,9 +77,7 @@ class Removal:
     def _unread(self, unclaimed_since: Mapping[str, float], now: float) -> list[str]:
         """Return this node's share of the tasks that have been unclaimed for long and not read since the resync."""
         view = self._session.view
-        nodes = sorted(view.nodes)
-        if self._me not in view.nodes:
-            return []
+        nodes = sorted({*view.nodes, self._me})  # an operator may have removed this node's record
         mine, latest = nodes.index(self._me), now - _UNCLAIMED_FOR * self._delay
         found: list[str] = []
         for task, since in unclaimed_since.items():

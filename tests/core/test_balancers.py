@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
 from collections.abc import Iterable
@@ -165,6 +166,27 @@ async def test_can_claim_decides_on_bids(autojump_clock: MockClock) -> None:
         assert trio.current_time() >= 300
         assert set(cluster.starts.values()) == {1, 2}
         assert len(a.tasks) == 30
+
+
+async def test_a_refused_bid_is_not_asked_for_at_once(autojump_clock: MockClock) -> None:
+    """If a balancer names tasks to steal and then refuses them, it is asked again only after ten seconds."""
+    asked: list[float] = []
+
+    class Undecided(FairBalancer):
+        def steal(self) -> list[str]:
+            return ["t0", "t0"]
+
+        def can_claim(self, task: str) -> bool:
+            asked.append(trio.current_time())
+            return False
+
+    async with open_cluster() as cluster:
+        await cluster.start("a")
+        await cluster.submit_until_running("t0", "t1", "t2", "t3")
+        await cluster.start("b", balancer=Undecided())
+        await trio.sleep(60)
+        assert len(asked) > 3
+        assert all(later - before >= 10 for before, later in itertools.pairwise(asked))
 
 
 async def test_node_that_refuses_everything_gets_nothing(autojump_clock: MockClock) -> None:
