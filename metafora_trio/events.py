@@ -21,6 +21,7 @@ __all__ = [
     "LeaseAtRisk",
     "Observer",
     "ObserverFailed",
+    "OwnerMissing",
     "SessionEnded",
     "SessionOpened",
     "TaskClaimed",
@@ -166,6 +167,17 @@ class TaskQuarantined(Event):
 
     task: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class OwnerMissing(Event):
+    """Tasks have been claimed for two session timeouts by a session that is not a node, so nobody runs them.
+
+    Reported once, by the first node by name. On ZooKeeper it removes such a claim if somebody has made it by hand.
+    """
+
+    owner: str
+    tasks: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from metafora_trio.events import (
     JoinFailed,
     LeaseAtRisk,
     ObserverFailed,
+    OwnerMissing,
     SessionEnded,
     SessionOpened,
     TaskEnded,
@@ -32,6 +33,7 @@ _LEVELS: dict[type[Event], int] = {
     TaskQuarantined: logging.WARNING,
     BalancerFailed: logging.ERROR,
     ObserverFailed: logging.ERROR,
+    OwnerMissing: logging.WARNING,
     CommandDone: logging.INFO,
     CommandRejected: logging.WARNING,
 }

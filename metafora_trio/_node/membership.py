@@ -21,6 +21,7 @@ from metafora_trio.events import Event, LeaseAtRisk
 
 from .commands import Commands, NodeControl
 from .executor import Executor
+from .missing_owners import MissingOwners
 from .notices import Notices
 from .planner import Planner
 from .quarantine import Quarantine
@@ -127,6 +128,7 @@ class Membership:
                 self._nursery.start_soon(self._watch_risk)
                 self._nursery.start_soon(self._note_cancellation)
                 self._nursery.start_soon(self._quarantine.run)
+                self._nursery.start_soon(MissingOwners(self.session, self.notices, self._emit).run)
                 self._executor.look_at_everything()
                 self._commands.carry_out()  # some may have been sent before the join was complete
                 await self._left.wait()

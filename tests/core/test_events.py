@@ -37,6 +37,7 @@ LEVELS: list[tuple[Event, int]] = [
     (events.TaskStopFailed("a.1", "t", 7, ValueError("no")), logging.ERROR),
     (events.TaskOverran("a.1", "t", 7, 0.5), logging.ERROR),
     (events.TaskQuarantined("a.1", "t", "no auth"), logging.WARNING),
+    (events.OwnerMissing("a.1", "b.2", ("t",)), logging.WARNING),
     (events.BalancerFailed("a.1", "steal", ValueError("no")), logging.ERROR),
     (events.ObserverFailed("a.1", "<function>", ValueError("no")), logging.ERROR),
     (events.CommandDone("a.1", "freeze"), logging.INFO),
