@@ -129,6 +129,7 @@ async def _contents(connection: Connection, layout: Layout) -> list[Finding]:
     listed = dict(zip(paths, await children_of(connection, paths), strict=True))
     return [
         *_undeliverable(layout, listed),
+        *await _unreadable_nodes(connection, layout, listed),
         *await _without_node(connection, layout, listed),
         *_sequence_numbers(layout, listed),
         *_names(layout, listed),
@@ -165,6 +166,21 @@ def _undeliverable(layout: Layout, listed: dict[str, list[str]]) -> Iterator[Fin
     if count:
         hint = "harmless: the next node that joins deletes them"
         yield Finding(Level.WARNING, f"{count} commands for nodes that are gone", hint)
+
+
+async def _unreadable_nodes(connection: Connection, layout: Layout, listed: dict[str, list[str]]) -> list[Finding]:
+    """Report nodes whose record these credentials may not read. With others like them, a node cannot join."""
+    identities = [name for name in listed[layout.nodes] if layout.parse_node(name)]
+    unreadable = []
+    for first in range(0, len(identities), MAX_OPS):
+        chunk = identities[first : first + MAX_OPS]
+        paths = [layout.node_path(identity) for identity in chunk]
+        records = (await ask(lambda done, paths=paths: connection.read(paths, done))).value  # type: ignore[misc]
+        unreadable += [it for it, record in zip(chunk, records, strict=True) if isinstance(record, RequestError)]
+    if not unreadable:
+        return []
+    hint = "events of what may not be read are hidden: give all nodes and clients the same credentials and ACLs"
+    return [Finding(Level.PROBLEM, f"cannot read the record of nodes: {_some(unreadable)}", hint)]
 
 
 async def _without_node(connection: Connection, layout: Layout, listed: dict[str, list[str]]) -> list[Finding]:

@@ -49,7 +49,7 @@ from metafora_trio_zookeeper._replies import Burst, is_broken
 from .changed_tasks import ChangedTasks
 from .in_flight import InFlight
 from .lists import list_names, names_of, read_many, results_of
-from .node_record import decode_node
+from .node_record import check_readable, decode_node
 from .queued_commands import QueuedCommands
 from .read_ahead import ReadAhead
 
@@ -96,6 +96,7 @@ class LiveView:
         self.task_counts: Counter[str] = Counter()
         self.claim_counts: Counter[str] = Counter()
         self._epoch = 0
+        self._synced = False
         self._building: ClusterView | None = None
         self._events: list[tuple[EventType, str]] = []
         self._changes = Changes()
@@ -206,6 +207,7 @@ class LiveView:
 
         Raises:
             RequestError: a request was refused; trying again would not help.
+            CoordinatorUnavailable: a session that joins may not read another node's record.
         """
         try:
             await self._sync(barrier)
@@ -240,6 +242,10 @@ class LiveView:
         node_records = read_many(connection, burst, map(layout.node_path, identities))
         command_records = read_many(connection, burst, map(layout.node_command_path, own_commands))
         await burst.wait()
+
+        if self._in_flight.identity and not self._synced:
+            paths = map(layout.node_path, identities)
+            check_readable(dict(zip(paths, results_of(node_records), strict=True)))
 
         # Not in the callbacks, and one bucket at a time, because 100,000 names take most of a second.
         view = self._building = ClusterView()
@@ -282,6 +288,7 @@ class LiveView:
         view.orphaned.clear()
         self.view, self._building, self._events = view, None, []
         self.records.clear()
+        self._synced = True
         self._current.value = True
         self._changes.everything = True
         self._changed.value = True
