@@ -23,6 +23,7 @@ __all__ = [
     "NodeSuspended",
     "Observer",
     "ObserverFailed",
+    "OwnerMissing",
     "SessionEnded",
     "SessionOpened",
     "TaskClaimed",
@@ -202,6 +203,17 @@ class NodeSuspended(Event):
 @dataclass(frozen=True, slots=True)
 class NodeResumed(Event):
     """A task has succeeded, or has run for a minute, so this node takes tasks again as before."""
+
+
+@dataclass(frozen=True, slots=True)
+class OwnerMissing(Event):
+    """Tasks have been claimed for two session timeouts by a session that is not a node, so nobody runs them.
+
+    Reported once, by the first node by name. On ZooKeeper it removes such a claim if somebody has made it by hand.
+    """
+
+    owner: str
+    tasks: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,6 +129,10 @@ class ClusterView:
         """Return the identities of the nodes that own a task."""
         return iter(self._owned)
 
+    def claimants(self) -> Iterator[str]:
+        """Return the identities of the nodes that have a claim or a bid."""
+        return iter(self._claims)
+
     def load(self, node: str) -> int:
         """Return the number of tasks in which a node has a claim or a bid."""
         return len(self._claims.get(node, ()))

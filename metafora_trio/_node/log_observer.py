@@ -14,6 +14,7 @@ from metafora_trio.events import (
     NodeResumed,
     NodeSuspended,
     ObserverFailed,
+    OwnerMissing,
     SessionEnded,
     SessionOpened,
     TaskEnded,
@@ -38,6 +39,7 @@ _LEVELS: dict[type[Event], int] = {
     NodeResumed: logging.INFO,
     BalancerFailed: logging.ERROR,
     ObserverFailed: logging.ERROR,
+    OwnerMissing: logging.WARNING,
     CommandDone: logging.INFO,
     CommandRejected: logging.WARNING,
 }

@@ -25,6 +25,7 @@ from .commands import Commands, NodeControl
 from .executor import Executor
 from .experience import Experience
 from .loop_monitor import LoopMonitor
+from .missing_owners import MissingOwners
 from .notices import Notices
 from .planner import Planner
 from .quarantine import Quarantine
@@ -164,6 +165,7 @@ class Membership:
                 self._nursery.start_soon(self._watch_risk)
                 self._nursery.start_soon(self._wind_up)
                 self._nursery.start_soon(self._quarantine.run)
+                self._nursery.start_soon(MissingOwners(self.session, self.notices, self._emit).run)
                 self._executor.look_at_everything()
                 self._commands.carry_out()  # some may have been sent before the join was complete
                 await self._left.wait()

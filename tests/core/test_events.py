@@ -40,6 +40,7 @@ LEVELS: list[tuple[Event, int]] = [
     (events.TaskQuarantined("a.1", "t", "task t is left alone for a while"), logging.WARNING),
     (events.NodeSuspended("a.1", 3, 5.0), logging.ERROR),
     (events.NodeResumed("a.1"), logging.INFO),
+    (events.OwnerMissing("a.1", "b.2", ("t",)), logging.WARNING),
     (events.BalancerFailed("a.1", "steal", ValueError("no")), logging.ERROR),
     (events.ObserverFailed("a.1", "<function>", ValueError("no")), logging.ERROR),
     (events.CommandDone("a.1", "freeze"), logging.INFO),

@@ -120,6 +120,7 @@ class ViewMachine(RuleBasedStateMachine):
             assert self.view.load(node) == sum(map(bool, own.values()))
             heads = {task for task in TASKS if (queue := self.queue(task)) and queue[0].node == node}
             assert set(self.view.owned_by(node)) == heads
+        assert set(self.view.claimants()) == {claim.node for task in TASKS for claim in self.queue(task)}
         assert set(self.view.owners()) == {queue[0].node for queue in map(self.queue, TASKS) if queue}
 
     @invariant()

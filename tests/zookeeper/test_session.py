@@ -175,13 +175,14 @@ class TestReconnect:
         async with cluster.session() as (session, connection):
             claim = await own_claim(session, "u")
             other = replace(claim, seq=claim.seq + 7, node=f"b.{'x' * 10}")
-            cluster.commit([Create(layout.claim_path(other))])
+            cluster.commit([Create(layout.claim_path(other), ephemeral=True)], owner=99)
             await trio.sleep(0.1)
             connection.numb = True
             paths = (layout.task_path("t"), layout.task_path("new"))
             if kind == "claim":
                 paths = (layout.claim_path(other), layout.claim_path(replace(other, seq=other.seq + 1)))
-            cluster.commit([Create(paths[1]) if change == "appears" else Delete(paths[0])])
+            made = Create(paths[1], ephemeral=kind == "claim")
+            cluster.commit([made if change == "appears" else Delete(paths[0])], owner=99)
             await trio.sleep(0.1)
             connection.numb = False
             assert connection.number == 1

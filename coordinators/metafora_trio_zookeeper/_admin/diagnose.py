@@ -11,7 +11,7 @@ import trio
 from metafora_trio import CoordinatorUnavailable, LayoutMismatch
 from metafora_trio.contract import MIN_SESSION_TIMEOUT, Diagnosis, Finding, Level
 from metafora_trio_zookeeper._connection import Connection, Create, Delete, ReadResult, RequestError
-from metafora_trio_zookeeper._layout import Layout, sequence_number
+from metafora_trio_zookeeper._layout import MAX_OPS, Layout, sequence_number
 from metafora_trio_zookeeper._plain_connection import children_of, open_connection
 from metafora_trio_zookeeper._replies import ask, read_one
 from metafora_trio_zookeeper._server_status import ServerStatus, server_status
@@ -127,7 +127,13 @@ async def _contents(connection: Connection, layout: Layout) -> list[Finding]:
     directories = [path for path in layout.directories() if path.count("/") > layout.root.count("/") + 1]
     paths = [layout.nodes, layout.node_commands, *directories]
     listed = dict(zip(paths, await children_of(connection, paths), strict=True))
-    return [*_undeliverable(layout, listed), *_sequence_numbers(layout, listed), *_names(layout, listed)]
+    return [
+        *_undeliverable(layout, listed),
+        *await _unreadable_nodes(connection, layout, listed),
+        *await _without_node(connection, layout, listed),
+        *_sequence_numbers(layout, listed),
+        *_names(layout, listed),
+    ]
 
 
 async def _clock(connection: Connection, layout: Layout) -> Finding:
@@ -162,6 +168,50 @@ def _undeliverable(layout: Layout, listed: dict[str, list[str]]) -> Iterator[Fin
         yield Finding(Level.WARNING, f"{count} commands for nodes that are gone", hint)
 
 
+async def _unreadable_nodes(connection: Connection, layout: Layout, listed: dict[str, list[str]]) -> list[Finding]:
+    """Report nodes whose record these credentials may not read. With others like them, a node cannot join."""
+    identities = [name for name in listed[layout.nodes] if layout.parse_node(name)]
+    unreadable = []
+    for first in range(0, len(identities), MAX_OPS):
+        chunk = identities[first : first + MAX_OPS]
+        paths = [layout.node_path(identity) for identity in chunk]
+        records = (await ask(lambda done, paths=paths: connection.read(paths, done))).value  # type: ignore[misc]
+        unreadable += [it for it, record in zip(chunk, records, strict=True) if isinstance(record, RequestError)]
+    if not unreadable:
+        return []
+    hint = "events of what may not be read are hidden: give all nodes and clients the same credentials and ACLs"
+    return [Finding(Level.PROBLEM, f"cannot read the record of nodes: {_some(unreadable)}", hint)]
+
+
+async def _without_node(connection: Connection, layout: Layout, listed: dict[str, list[str]]) -> list[Finding]:
+    """Report claims whose node has no znode, by whether they belong to a session."""
+    nodes = set(listed[layout.nodes])
+    found = []
+    for bucket in layout.buckets:
+        claims = (layout.parse_claim(bucket, name) for name in listed[f"{layout.claims}/{bucket}"])
+        found += [layout.claim_path(claim) for claim in claims if claim is not None and claim.node not in nodes]
+    paths = found[:MAX_OPS]
+    records = (await ask(lambda done: connection.read(paths, done))).value if paths else ()
+    persistent: list[str] = []
+    ephemeral: list[str] = []
+    for path, record in zip(paths, records, strict=True):
+        if isinstance(record, ReadResult):
+            (ephemeral if record.ephemeral_owner else persistent).append(path)
+    findings = []
+    if persistent:
+        hint = "not ephemeral, so somebody made them by hand; a node removes them after two session timeouts"
+        findings.append(Finding(Level.WARNING, f"claims that belong to no session: {_some(persistent)}", hint))
+    if ephemeral:
+        hint = "they go with their session, soon if it is alive; if there is no such session, delete them by hand"
+        findings.append(Finding(Level.WARNING, f"claims of sessions without a node: {_some(ephemeral)}", hint))
+    return findings
+
+
+def _some(things: list[str]) -> str:
+    more = f" and {len(things) - 3} more" if len(things) > 3 else ""
+    return f"{', '.join(things[:3])}{more}"
+
+
 def _sequence_numbers(layout: Layout, listed: dict[str, list[str]]) -> Iterator[Finding]:
     """Report the highest sequence number of a command or claim."""
     queued = map(layout.parse_node_command, listed[layout.node_commands])
@@ -193,5 +243,4 @@ def _names(layout: Layout, listed: dict[str, list[str]]) -> Iterator[Finding]:
         path = f"{layout.claims}/{bucket}"
         strange += [f"{path}/{name}" for name in listed[path] if layout.parse_claim(bucket, name) is None]
     if strange:
-        more = f" and {len(strange) - 3} more" if len(strange) > 3 else ""
-        yield Finding(Level.WARNING, f"not Metafora's, and ignored: {', '.join(strange[:3])}{more}", "who wrote it?")
+        yield Finding(Level.WARNING, f"not Metafora's, and ignored: {_some(strange)}", "who wrote it?")

@@ -48,7 +48,7 @@ from metafora_trio_zookeeper._replies import Burst, Slot, is_broken
 from .changed_tasks import ChangedTasks
 from .in_flight import InFlight
 from .lists import list_names, names_of, read_many, results_of
-from .node_record import decode_node
+from .node_record import check_readable, decode_node
 from .pending_changes import PendingChanges
 from .queued_commands import QueuedCommands
 from .read_ahead import ReadAhead, Record
@@ -106,6 +106,7 @@ class LiveView(PendingChanges):
         self.task_counts: Counter[str] = Counter()
         self.claim_counts: Counter[str] = Counter()
         self._epoch = 0
+        self._synced = False
         self._building: ClusterView | None = None
         self._events: list[tuple[EventType, str]] = []
         self._current = AsyncBool()
@@ -199,6 +200,7 @@ class LiveView(PendingChanges):
 
         Raises:
             RequestError: a request was refused; trying again would not help.
+            CoordinatorUnavailable: a session that joins may not read another node's record.
         """
         try:
             await self._sync(barrier)
@@ -236,6 +238,10 @@ class LiveView(PendingChanges):
         node_records = read_many(connection, burst, map(layout.node_path, identities))
         command_records = read_many(connection, burst, map(layout.node_command_path, own_commands))
         await burst.wait()
+
+        if self._in_flight.identity and not self._synced:
+            paths = map(layout.node_path, identities)
+            check_readable(dict(zip(paths, results_of(node_records), strict=True)))
 
         # Not in the callbacks, and one bucket at a time, because 100,000 names take most of a second.
         view = self._building = ClusterView()
@@ -278,6 +284,7 @@ class LiveView(PendingChanges):
         view.orphaned.clear()
         self.view, self._building, self._events = view, None, []
         self.records.clear()
+        self._synced = True
         self._current.value = True
         self.touch_everything()
 

@@ -48,14 +48,13 @@ from .heartbeat import Heartbeat
 from .in_flight import InFlight
 from .live_view import LiveView
 from .record_sizes import RecordSizes
+from .upkeep import Upkeep
 from .writes import Writes
 
 __all__ = ["ZooKeeperSession"]
 
 _FLUSH_TIMEOUT = 2.0
 """Seconds to wait, when the session is left, until the claims given up are gone."""
-_UNDELIVERABLE_FRACTION = 4
-"""A command is undeliverable once its addressee has been missing for the session timeout divided by this."""
 
 _log = logging.getLogger("metafora_trio.zookeeper")
 
@@ -112,6 +111,9 @@ class ZooKeeperSession(Session):
         )
         self._live = LiveView(connection, layout, self._in_flight, rng, sizes)
         self._writes = Writes(connection, layout, self._live, self._in_flight, node, self._refused)
+        self._upkeep = Upkeep(
+            connection, layout, self._live, self._writes, self._me, lambda: self._heartbeat.terms.session_timeout
+        )
         self._heartbeat = Heartbeat(
             connection,
             self._path,
@@ -254,7 +256,7 @@ class ZooKeeperSession(Session):
             nursery.start_soon(self._live.changed_tasks.run)
             nursery.start_soon(self._heartbeat.run)
             nursery.start_soon(self._follow)
-            nursery.start_soon(self._remove_undeliverable)
+            nursery.start_soon(self._upkeep.run)
             nursery.start_soon(run_audit, self._connection, self._layout, self._live, self._rng)
 
     async def wait_joined(self) -> None:
@@ -378,18 +380,3 @@ class ZooKeeperSession(Session):
 
             self._connection.transact([Create(self._path, self.node.encode(), ephemeral=True)], on_created)
         self._heartbeat.send(burst.slot())
-
-    async def _remove_undeliverable(self) -> None:
-        """Remove commands whose addressee is gone. Only the first node by name does so. Otherwise every node would."""
-        await self._joined.wait()
-        while True:
-            patience = self.session_timeout / _UNDELIVERABLE_FRACTION
-            await trio.sleep(patience)
-            nodes = self.view.nodes
-            if not self.current or not nodes or min(nodes) != self._me:
-                continue
-            seen_before = trio.current_time() - patience
-            for name, seen in list(self._live.queued_commands.others.items()):
-                queued = self._layout.parse_node_command(name)
-                if queued is not None and queued[0] not in nodes and seen <= seen_before:
-                    self._writes.remove_command(name)

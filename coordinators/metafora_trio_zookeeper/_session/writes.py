@@ -153,6 +153,15 @@ class Writes:
             path = self._layout.claim_path
             self._give_up(claim, (Check(path(other)), Delete(path(claim))), self._on_given_up)
 
+    def remove_stray(self, claim: Claim) -> None:
+        """Delete a claim that belongs to no session. If that fails, it is logged."""
+
+        def settle(unit: Unit, error: RequestError | None) -> None:
+            if error is not None and error.code not in _CHANGED:
+                _log.warning("node %s cannot remove the claim for task %r: %s", self._me, claim.task, error)
+
+        self._batch.add(Unit((Delete(self._layout.claim_path(claim)),), settle, task=claim.task))
+
     def finish(self, claim: Claim, state: TaskState | None) -> None:
         """Remove the task and the claim and set the state."""
         if self._live.current and not self._in_flight.is_leaving(claim):
