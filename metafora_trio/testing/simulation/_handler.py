@@ -80,6 +80,8 @@ class WatchedHandler:
         try:
             await run.end.wait()
         except trio.Cancelled:
+            if task.stop_reason is StopReason.SESSION_LOST:
+                self._monitor.lost.add(task.node)  # before the scope has closed, because others of the node may have
             self._report(run, self._unexplained(task))
             await self._linger(task, run)
             raise
