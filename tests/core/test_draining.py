@@ -44,6 +44,20 @@ async def test_drain_with_heirs(autojump_clock: MockClock) -> None:
         assert {line for line in told if line.startswith("TaskStopped")} == {f"TaskStopped {t} drained" for t in moving}
 
 
+async def test_drain_that_begins_while_cut_off(autojump_clock: MockClock) -> None:
+    """Nothing is decided before the partition heals. Then the node gives its tasks up and leaves."""
+    async with open_cluster(session_timeout=600.0) as cluster:
+        node = await cluster.start("a")
+        await cluster.submit_until_running("t")
+        cluster.coordinator.partition(node.identity)
+        node.consumer.start_draining()
+        await trio.sleep(10)
+        assert "t" in cluster.running
+        cluster.coordinator.heal(node.identity)
+        await cluster.wait_until(node.ended.is_set)
+        assert cluster.running == {}
+
+
 async def test_drain_alone(autojump_clock: MockClock) -> None:
     """If no other node can take its tasks, a draining node stops them and leaves at once."""
     async with open_cluster() as cluster:
