@@ -69,13 +69,18 @@ class RunControl:
     def shield(self) -> Generator[trio.CancelScope]:
         """Shield the body from cancellation until the lease ends or the cleanup timeout has passed.
 
-        The deadline moves with the lease: later if the lease is renewed, and earlier if it is revoked.
+        The deadline moves with the lease: later if the lease is renewed, and earlier if it is revoked. A deadline that
+        the body has set stays the latest.
         """
         lease, most = self.lease, trio.current_time() + self._cleanup_timeout
         with trio.CancelScope(shield=True, deadline=min(lease.end, most)) as scope:
+            ours = scope.deadline
 
             def follow() -> None:
-                scope.deadline = min(lease.end, most)
+                nonlocal most, ours
+                if scope.deadline != ours:
+                    most = min(most, scope.deadline)
+                ours = scope.deadline = min(lease.end, most)
 
             lease.follow(follow)
             try:
@@ -142,7 +147,7 @@ class RunningTask:
 
         The shield ends with the lease, since another node may run the task from then on, or after the consumer's
         `cleanup_timeout`, whichever comes first. While the session is alive, the lease is renewed, and the shield with
-        it.
+        it. To end it earlier, set the deadline of the scope.
         """
         with self._control.shield() as scope:
             yield scope

@@ -259,3 +259,18 @@ async def test_cleanup_is_not_cut_short_while_the_lease_is_renewed(autojump_cloc
 
         assert await stop_after(cluster, handler) == pytest.approx(4, abs=0.1)
         assert cut == [False]
+
+
+async def test_cleanup_keeps_a_deadline_that_the_handler_has_set(autojump_clock: MockClock) -> None:
+    """No renewal of the lease postpones it."""
+    async with open_cluster(session_timeout=2.0) as cluster:
+
+        async def handler(task: RunningTask) -> None:
+            try:
+                await trio.sleep_forever()
+            finally:
+                with task.cleanup() as scope:
+                    scope.deadline = trio.current_time() + 2
+                    await trio.sleep(4)
+
+        assert await stop_after(cluster, handler) == pytest.approx(2, abs=0.1)

@@ -90,6 +90,7 @@ async def test_a_submit_again_takes_no_other_submission_for_its_own(ended_before
     """Another client has submitted the id with other properties. This submit is refused, and the answer is lost."""
     cluster = ScriptedCluster(buckets=2)
     state, path = cluster.layout.state_path("t"), cluster.layout.task_path("t")
+    await cluster.submit("another")  # the namespace exists
     async with cluster.coordinator.open_client() as client:
         if ended_before:
             cluster.commit([Create(state, COMPLETED)])
