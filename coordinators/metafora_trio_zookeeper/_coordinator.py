@@ -24,7 +24,7 @@ from metafora_trio_zookeeper._session.session import ZooKeeperSession
 
 from ._connection import Connection, RequestError
 from ._errors import translate
-from ._layout import Layout
+from ._layout import Layout, describe_acl
 from ._namespace import remove_namespace
 
 __all__ = ["ZooKeeperCoordinator"]
@@ -46,7 +46,8 @@ class ZooKeeperCoordinator(Coordinator):
             after T/2; a dead node is replaced after T. Use 10 s or more for many nodes.
         connect_timeout: seconds after which unreachable servers are reported.
         auth: (scheme, credential) pairs, such as ("digest", "user:password").
-        acl: kazoo's ACLs for every znode created; None leaves them open to the world.
+        acl: kazoo's ACLs for every znode created; None leaves them open to the world. All nodes must use the one with
+            which the namespace was made, since nodes that cannot read each other's znodes do not see each other.
         sasl: kazoo's `sasl_options`.
         tls: kazoo's TLS options: `ca`, `certfile`, `keyfile`, `keyfile_password`, `verify_certs`
             (True by default) and `check_hostname` (False by default).
@@ -109,7 +110,7 @@ class ZooKeeperCoordinator(Coordinator):
 
     def _layout(self) -> Layout:
         """Make a layout for one session, client or tool, which learns the namespace's generation by itself."""
-        return Layout(self._namespace, self._buckets)
+        return Layout(self._namespace, self._buckets, describe_acl(self._acl))
 
     def _connect_kazoo(self) -> Connection:
         # Imported here because kazoo takes longer to import than everything else, and only a connection needs it.

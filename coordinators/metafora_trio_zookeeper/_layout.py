@@ -20,10 +20,12 @@ column.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import re
-from typing import TypeVar
+from collections.abc import Sequence
+from typing import Any, TypeVar
 from zlib import crc32
 
 from metafora_trio import Claim, InvalidTask, LayoutMismatch, TaskState
@@ -37,10 +39,12 @@ __all__ = [
     "MAX_OPS",
     "MAX_REQUEST_BYTES",
     "MAX_SESSION_BYTES",
+    "OPEN",
     "TOMBSTONE",
     "Layout",
     "decode_record",
     "decode_state",
+    "describe_acl",
     "is_tombstone",
     "known",
     "sequence_number",
@@ -53,6 +57,8 @@ _log = logging.getLogger("metafora_trio.zookeeper")
 LAYOUT_VERSION = 2
 GENERATION_EPOCH = 1_577_836_800.0
 """The beginning of 2020, in seconds since 1970."""
+OPEN = "open"
+"""The description of an ACL that gives everybody all permissions."""
 TOMBSTONE = b'{"deleted":true}'
 MAX_OPS = 128
 MAX_REQUEST_BYTES = 900_000
@@ -133,6 +139,20 @@ def known(thing: T | None, directory: str, name: str) -> T | None:
     return thing
 
 
+def describe_acl(acl: Sequence[Any] | None) -> str:
+    """Describe the ACL of new znodes in one word, so that two can be compared. It shows no credentials.
+
+    Args:
+        acl: kazoo's ACLs; None for open to the world.
+    """
+    entries = {(one.perms, one.id.scheme, one.id.id) for one in acl or ()}
+    if not entries or entries == {(31, "world", "anyone")}:
+        return OPEN
+    return "+".join(
+        f"{perms}:{scheme}:{hashlib.sha256(id.encode()).hexdigest()[:8]}" for perms, scheme, id in sorted(entries)
+    )
+
+
 def sequence_number(claim: Claim) -> int:
     """Return the number that ZooKeeper has appended to a claim's name."""
     return claim.seq & (1 << _SEQ_BITS) - 1
@@ -147,19 +167,22 @@ class Layout:
     Args:
         namespace: an absolute path, such as `/metafora`.
         buckets: the number of directories that tasks are hashed into. A namespace keeps its first number.
+        acl: a description of the ACL of all znodes created; see `describe_acl`.
 
     Attributes:
         generation: the generation of the namespace, 0 until it is known. It is also 0 for a namespace that an older
             version has made.
+        recorded_acl: the description in the namespace's record.
 
     Raises:
         ValueError: an argument breaks a rule.
     """
 
-    def __init__(self, namespace: str, buckets: int = 64) -> None:
+    def __init__(self, namespace: str, buckets: int = 64, acl: str = OPEN) -> None:
         if not 1 <= buckets <= 1024:
             raise ValueError(f"buckets is {buckets}; it must be from 1 to 1024")
         self.generation = 0
+        self.acl = self.recorded_acl = acl
         self.root = check_namespace(namespace)
         self.buckets = tuple(f"{n:02}" for n in range(buckets))
         self.nodes = f"{self.root}/nodes"
@@ -173,7 +196,9 @@ class Layout:
     def new_record(self, now: float) -> bytes:
         """Return the data of the root of a namespace that is made now, in seconds since 1970."""
         generation = min(max(0, int(now - GENERATION_EPOCH)), _MAX_GENERATION)
-        record = {"layout": LAYOUT_VERSION, "buckets": len(self.buckets), "generation": generation}
+        record: dict[str, object] = {"layout": LAYOUT_VERSION, "buckets": len(self.buckets), "generation": generation}
+        if self.acl != OPEN:
+            record["acl"] = self.acl
         return json.dumps(record).encode()
 
     def check_record(self, data: bytes) -> None:
@@ -185,7 +210,7 @@ class Layout:
         try:
             record = JsonRecord(data, max_bytes=_MAX_RECORD_BYTES)
             layout, buckets = record.integer("layout", 0), record.integer("buckets", 0)
-            generation = record.integer("generation", 0)
+            generation, acl = record.integer("generation", 0), record.text("acl", OPEN)
         except InvalidRecord as error:
             raise LayoutMismatch(f"{self.root} holds something that is not Metafora's: {data[:80]!r}") from error
         if layout < 1 or buckets < 1 or not 0 <= generation <= _MAX_GENERATION:
@@ -198,7 +223,22 @@ class Layout:
             )
         if buckets != len(self.buckets):
             raise LayoutMismatch(f"{self.root} was made with buckets={buckets}, not with buckets={len(self.buckets)}")
-        self.generation = generation
+        self.generation, self.recorded_acl = generation, acl
+
+    def check_acl(self) -> None:
+        """Check, for a node, that it creates its znodes with the ACL with which the namespace was made.
+
+        A server sends no events of what may not be read. So nodes that cannot read this one's znodes would not see its
+        claims, and each would believe that it owns the same tasks.
+
+        Raises:
+            LayoutMismatch: it does not.
+        """
+        if self.acl != self.recorded_acl:
+            raise LayoutMismatch(
+                f"{self.root} was made with the ACL {self.recorded_acl}, not with {self.acl}: give all nodes and "
+                "clients the same, or choose another namespace"
+            )
 
     def directories(self) -> list[str]:
         """Every directory below the root, parents first."""

@@ -9,10 +9,11 @@ import pytest
 import trio
 from kazoo.security import CREATOR_ALL_ACL
 
-from metafora_trio import CoordinatorUnavailable, NodeInfo
+from metafora_trio import CoordinatorUnavailable, LayoutMismatch, NodeInfo, Task
 from metafora_trio.contract import Level
 from metafora_trio_zookeeper import ZooKeeperCoordinator
 from metafora_trio_zookeeper._connection import Create, Delete, EventType, SetData
+from metafora_trio_zookeeper._layout import Layout
 from metafora_trio_zookeeper.testing.real import Ensemble
 from tests.support.zookeeper.claims import own_claim
 from tests.support.zookeeper.connections import ask, connect
@@ -40,22 +41,45 @@ async def test_what_the_server_hides(standalone: Ensemble, namespace: str) -> No
         assert recorder.log == [(EventType.CHANGED, f"{root}/open"), (EventType.DELETED, f"{root}/open")]
 
 
-async def test_a_node_that_cannot_see_the_others_does_not_join(standalone: Ensemble, namespace: str) -> None:
-    """The directories are open, but the other node creates everything for itself alone."""
+def coordinators(standalone: Ensemble, namespace: str) -> tuple[ZooKeeperCoordinator, ZooKeeperCoordinator]:
+    """Return two coordinators for one namespace: one whose znodes are open, and one that keeps them for itself."""
     plain = ZooKeeperCoordinator(standalone.hosts, namespace=f"/{namespace}", session_timeout=4.0)
     closed = ZooKeeperCoordinator(
         standalone.hosts, namespace=f"/{namespace}", session_timeout=4.0, auth=AUTH, acl=CREATOR_ALL_ACL
     )
-    async with plain.open_client():
-        pass  # creates the namespace
-    async with closed.open_session(NodeInfo("closed")) as session:
+    return plain, closed
+
+
+async def test_a_node_that_others_could_not_see_does_not_join(standalone: Ensemble, namespace: str) -> None:
+    """The namespace is open, but this node would create its claims for itself alone. Clients of both kinds may come."""
+    plain, closed = coordinators(standalone, namespace)
+    async with plain.open_session(NodeInfo("plain")) as session:
+        with pytest.raises(LayoutMismatch, match=r"was made with the ACL open, not with 31:auth:"):
+            async with closed.open_session(NodeInfo("closed")):
+                raise AssertionError
+        async with closed.open_client() as client:
+            await client.submit([Task("t")], again=False)
         await own_claim(session, "t")
+        diagnosis = await closed.diagnose()
+        assert Level.PROBLEM in [finding.level for finding in diagnosis.findings]
+
+
+async def test_a_node_that_cannot_see_the_others_does_not_join(
+    standalone: Ensemble, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The directories are open, but the other node creates everything for itself alone."""
+    plain, closed = coordinators(standalone, namespace)
+    async with plain.open_client() as client:
+        await client.submit([Task("other")], again=False)  # creates the namespace
+    monkeypatch.setattr(Layout, "check_acl", lambda self: None)  # as if the namespace had been made before that check
+    async with closed.open_session(NodeInfo("closed")) as session:
+        await own_claim(session, "other")
         with pytest.raises(CoordinatorUnavailable, match=rf"may not read .*nodes/{session.node.identity}: no auth"):
             async with plain.open_session(NodeInfo("plain")):
                 raise AssertionError
         assert session.current
         async with closed.open_session(NodeInfo("same")) as other:
-            assert other.view.owner("t") == session.node.identity
+            assert other.view.owner("other") == session.node.identity
         diagnosis = await plain.diagnose()
         (problem,) = [finding for finding in diagnosis.findings if finding.level is Level.PROBLEM]
         assert problem.text == f"cannot read the record of nodes: {session.node.identity}"

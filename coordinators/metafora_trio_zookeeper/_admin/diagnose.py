@@ -117,8 +117,9 @@ def _root(layout: Layout, root: ReadResult | None) -> Finding:
         return Finding(Level.WARNING, f"namespace {layout.root} does not exist yet", hint)
     try:
         layout.check_record(root.data)
+        layout.check_acl()
     except LayoutMismatch as error:
-        hint = "is it the right namespace, and the right version of metafora-trio?"
+        hint = "is it the right namespace, and the right version and settings of metafora-trio?"
         return Finding(Level.PROBLEM, str(error), hint)
     return Finding(Level.OK, f"namespace {layout.root}: {root.data.decode()}")
 

@@ -351,6 +351,7 @@ class ZooKeeperSession(Session):
             try:
                 if not self._joined.is_set():
                     await ensure_namespace(self._connection, self._layout, self._now())
+                    self._layout.check_acl()
                 synced = await self._live.sync(self._barrier)
             except RequestError as error:
                 if not is_broken(error):
