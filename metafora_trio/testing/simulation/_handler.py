@@ -81,6 +81,9 @@ class WatchedHandler:
             await run.end.wait()
         except trio.Cancelled:
             self._report(run, self._unexplained(task))
+            if task.stop_reason is StopReason.SESSION_LOST:
+                # Before the task has stopped: the node may give up other claims while this one still closes.
+                self._monitor.lost.add(task.node)
             await self._linger(task, run)
             raise
         if run.fails:
