@@ -35,6 +35,7 @@ from ._connection import ReadResult
 
 __all__ = [
     "GENERATION_EPOCH",
+    "LAST_SEQUENCE",
     "LAYOUT_VERSION",
     "MAX_OPS",
     "MAX_REQUEST_BYTES",
@@ -60,6 +61,9 @@ GENERATION_EPOCH = 1_577_836_800.0
 OPEN = "open"
 """The description of an ACL that gives everybody all permissions."""
 TOMBSTONE = b'{"deleted":true}'
+LAST_SEQUENCE = 2**31 - 1
+"""The number at which ZooKeeper's counter of a directory's children stays. All further children get it, or a negative
+one if they are created in the same instant. It tells no claims apart, so a claim with it is none."""
 MAX_OPS = 128
 MAX_REQUEST_BYTES = 900_000
 """Below jute.maxbuffer (1 MiB by default): on a larger request a server closes the connection without an error."""
@@ -76,6 +80,7 @@ _IDENTITY = re.compile(_IDENTITY_PATTERN)
 _CLAIM = re.compile(rf"(?!\.\.?~)({_WORD})~({_IDENTITY_PATTERN})~([cb])~{_SEQ_PATTERN}")
 _NODE_COMMAND = re.compile(rf"({_IDENTITY_PATTERN})~{_SEQ_PATTERN}")
 _KINDS = {kind.value: kind for kind in ClaimKind}
+_AFTER_LAST = re.compile(r".*~-[0-9]+")
 _SEQ_BITS = 32
 _MAX_GENERATION = 2**31 - 1
 _BUCKETED = ("tasks", "claims", "states", "commands")
@@ -173,6 +178,8 @@ class Layout:
         generation: the generation of the namespace, 0 until it is known. It is also 0 for a namespace that an older
             version has made.
         recorded_acl: the description in the namespace's record.
+        used_up: the buckets in which a name with a number after the last was parsed. ZooKeeper made it if no other
+            number is left, but a person can make such a name, too.
 
     Raises:
         ValueError: an argument breaks a rule.
@@ -183,6 +190,7 @@ class Layout:
             raise ValueError(f"buckets is {buckets}; it must be from 1 to 1024")
         self.generation = 0
         self.acl = self.recorded_acl = acl
+        self.used_up: set[str] = set()
         self.root = check_namespace(namespace)
         self.buckets = tuple(f"{n:02}" for n in range(buckets))
         self.nodes = f"{self.root}/nodes"
@@ -285,9 +293,15 @@ class Layout:
     def parse_claim(self, bucket: str, name: str) -> Claim | None:
         match = _CLAIM.fullmatch(name)
         if match is None:
+            if _AFTER_LAST.fullmatch(name):
+                self.used_up.add(bucket)
             return None
         task, node, kind, digits = match.groups()
-        if self.bucket(task) != bucket or (number := int(digits)) >> _SEQ_BITS:
+        if self.bucket(task) != bucket:
+            return None
+        if (number := int(digits)) >= LAST_SEQUENCE:
+            if number == LAST_SEQUENCE:
+                self.used_up.add(bucket)
             return None
         return Claim(self.generation << _SEQ_BITS | number, task, node, _KINDS[kind])
 

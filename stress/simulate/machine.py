@@ -37,7 +37,7 @@ _OPTIONS: st.SearchStrategy[Mapping[str, float]] = st.one_of(
         {},
         optional={
             "grace": st.sampled_from([0.1, 0.5]),
-            "capacity": st.just(MAX_TASKS),
+            "capacity": st.sampled_from([2, 4, MAX_TASKS]),
             "refusals": st.sampled_from([1, 3]),
             "fails_after": st.sampled_from([0, 3, 10]),
         },

@@ -21,7 +21,7 @@ LAYOUT = Layout("/metafora")
 MARK = "x" * 10
 names = st.from_regex(r"[A-Za-z0-9._:@=+-]{1,128}", fullmatch=True).filter(lambda name: name not in (".", ".."))
 identities = st.builds("{}.{}".format, names, st.from_regex(r"[a-z0-9]{10}", fullmatch=True))
-claims = st.builds(Claim, st.integers(0, 2**31 - 1), names, identities, st.sampled_from(ClaimKind))
+claims = st.builds(Claim, st.integers(0, 2**31 - 2), names, identities, st.sampled_from(ClaimKind))
 
 
 @given(claims, st.integers(0, 2**31 - 1))
@@ -138,13 +138,13 @@ def test_tokens_grow_with_the_generation_and_fit_into_64_bits() -> None:
     old, new, last = (Layout("/metafora") for _ in range(3))
     for layout, seconds in ((old, 217_000_000), (new, 217_000_001), (last, 2**31 - 1)):
         layout.check_record(layout.new_record(GENERATION_EPOCH + seconds))
-    names = [f"t~n.{MARK}~c~{number:010}" for number in (2**31 - 1, 0, 2**32 - 1)]
+    names = [f"t~n.{MARK}~c~{number:010}" for number in (2**31 - 2, 0, 2**31 - 2)]
     claims = [
         layout.parse_claim(layout.bucket("t"), name) for layout, name in zip((old, new, last), names, strict=True)
     ]
     tokens = [claim.seq for claim in claims if claim is not None]
-    assert tokens == [217_000_000 * 2**32 + 2**31 - 1, 217_000_001 * 2**32, 2**63 - 1]
-    assert [sequence_number(claim) for claim in claims if claim is not None] == [2**31 - 1, 0, 2**32 - 1]
+    assert tokens == [217_000_000 * 2**32 + 2**31 - 2, 217_000_001 * 2**32, 2**63 - 2**31 - 2]
+    assert [sequence_number(claim) for claim in claims if claim is not None] == [2**31 - 2, 0, 2**31 - 2]
     assert [old.claim_path(claim).rpartition("/")[2] for claim in claims if claim is not None] == names
 
 
@@ -240,3 +240,21 @@ def test_importing_is_quick() -> None:
     code = "import sys, metafora_trio_zookeeper as z; z.from_url('zk://a'); print('kazoo' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("number", ["2147483647", "-2147483648", "-2147483647"])
+def test_numbers_after_the_last_one_make_no_claim(number: str) -> None:
+    """Several claims get them, so the head of a queue would depend on names, and tokens would not grow."""
+    layout = Layout("/m", 1)
+    assert layout.parse_claim("00", f"t~a.0123456789~c~{number}") is None
+    assert layout.used_up == {"00"}
+
+
+def test_the_last_number_that_makes_a_claim() -> None:
+    layout = Layout("/m", 1)
+    claim = layout.parse_claim("00", "t~a.0123456789~c~2147483646")
+    assert claim is not None
+    assert claim.seq == 2**31 - 2
+    assert layout.parse_claim("00", "t~a.0123456789~c~-") is None
+    assert layout.parse_claim("00", "t~a.0123456789~c~9999999999") is None  # ZooKeeper makes no such name
+    assert layout.used_up == set()

@@ -11,7 +11,7 @@ import trio
 from metafora_trio import CoordinatorUnavailable, LayoutMismatch
 from metafora_trio.contract import MIN_SESSION_TIMEOUT, Diagnosis, Finding, Level
 from metafora_trio_zookeeper._connection import Connection, Create, Delete, ReadResult, RequestError
-from metafora_trio_zookeeper._layout import MAX_OPS, Layout, sequence_number
+from metafora_trio_zookeeper._layout import LAST_SEQUENCE, MAX_OPS, Layout, sequence_number
 from metafora_trio_zookeeper._plain_connection import children_of, open_connection
 from metafora_trio_zookeeper._replies import ask, read_one
 from metafora_trio_zookeeper._server_status import ServerStatus, server_status
@@ -20,7 +20,6 @@ __all__ = ["diagnose"]
 
 _SERVER_TIMEOUT = 2.0
 _OLDEST = (3, 6)
-_LAST_SEQ = 2**31 - 1
 """ZooKeeper's last sequence number; each directory counts its own."""
 _SKEW = 1.0
 """Seconds by which clocks may differ without a warning. Only the times that people read depend on them."""
@@ -220,9 +219,9 @@ def _sequence_numbers(layout: Layout, listed: dict[str, list[str]]) -> Iterator[
     for bucket in layout.buckets:
         claims = (layout.parse_claim(bucket, name) for name in listed[f"{layout.claims}/{bucket}"])
         seqs += [sequence_number(claim) for claim in claims if claim is not None]
-    highest = max(seqs, default=0)
-    text = f"highest sequence number {highest:,} of {_LAST_SEQ:,}"
-    if highest > _LAST_SEQ // 2:
+    highest = LAST_SEQUENCE if layout.used_up else max(seqs, default=0)
+    text = f"highest sequence number {highest:,} of {LAST_SEQUENCE:,}"
+    if highest > LAST_SEQUENCE // 2:
         hint = "after the last number, nothing can be claimed in that bucket: move to a new namespace in time"
         yield Finding(Level.PROBLEM, text, hint)
     elif seqs:

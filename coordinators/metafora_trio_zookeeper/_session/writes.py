@@ -76,6 +76,7 @@ class Writes:
         self._removing: dict[str, Unit] = {}
         self._stuck: set[str] = set()
         self._full = False
+        self._used_up: set[str] = set()  # the buckets in which this session has got a number after the last
         self._batch = Batch(connection, live.read_ahead)
         self.run = self._batch.run
 
@@ -113,6 +114,8 @@ class Writes:
         live, in_flight = self._live, self._in_flight
         if not live.current or task in in_flight.pending or live.view.own_claims(task, self._me):
             return
+        if self._used_up and self._layout.bucket(task) in self._used_up:
+            return
         full = in_flight.free <= len(in_flight.pending)
         if full and not self._full:
             _log.warning("node %s has as many claims as one session can hold; it creates no more", self._me)
@@ -126,7 +129,15 @@ class Writes:
 
     def _on_claimed(self, unit: Unit, error: RequestError | None) -> None:
         if self._in_flight.pending.get(unit.task) is unit:
-            if error is None:
+            if error is None and (bucket := self._layout.bucket(unit.task)) in self._layout.used_up:
+                self._used_up.add(bucket)
+                del self._in_flight.pending[unit.task]
+                _log.critical(
+                    "node %s cannot claim task %r: the sequence numbers of %s/%s are used up. No node can claim "
+                    "tasks of this bucket any more; move to a new namespace",
+                    *(self._me, unit.task, self._layout.claims, bucket),
+                )
+            elif error is None:
                 self._break(f"no event for the creation of its claim for task {unit.task!r}")
             else:
                 self._refused(f"claiming task {unit.task!r}", error)

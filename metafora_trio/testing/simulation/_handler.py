@@ -83,6 +83,9 @@ class WatchedHandler:
             if task.stop_reason is StopReason.SESSION_LOST:
                 self._monitor.lost.add(task.node)  # before the scope has closed, because others of the node may have
             self._report(run, self._unexplained(task))
+            if task.stop_reason is StopReason.SESSION_LOST:
+                # Before the task has stopped: the node may give up other claims while this one still closes.
+                self._monitor.lost.add(task.node)
             await self._linger(task, run)
             raise
         if run.fails:

@@ -41,8 +41,8 @@ class Monitor:
         runs: the open runs, by task.
         started: (task, token) of every run.
         ended: (task, token) of every run that ended by itself.
-        lost: the identities of sessions that have stopped tasks because they were lost. One may still be open at the
-            broker, and gives up each claim as its scope closes.
+        lost: the identities of sessions that stop or have stopped tasks because they were lost. One may still be open
+            at the broker, and gives up each claim as its scope closes.
         violations: the violations found so far.
         changes: counts starts, stops and kills.
         rejected: how many writes with an old token the fenced store has refused.

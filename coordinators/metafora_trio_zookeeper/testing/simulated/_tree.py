@@ -21,6 +21,7 @@ from metafora_trio_zookeeper._connection import (
     Stat,
     WriteOp,
 )
+from metafora_trio_zookeeper._layout import LAST_SEQUENCE
 
 __all__ = ["Changes", "Forbidden", "Outcome", "Tree", "Znode", "carry_out", "end_session", "parent_of"]
 
@@ -152,7 +153,8 @@ class _Draft:
         parent = parent_of(op.path)
         above = self._get(parent)
         self._permit(parent, self._forbidden.writing)
-        path = f"{op.path}{above.creates:010}" if op.sequential else op.path
+        # The counter stays at its end. The negative numbers of children created in one instant are not modelled.
+        path = f"{op.path}{min(above.creates, LAST_SEQUENCE):010}" if op.sequential else op.path
         if self._find(path) is not None:
             raise RequestError(ErrorCode.NODE_EXISTS)
         if above.owner:
