@@ -12,8 +12,9 @@ from metafora_trio._trio_util import AsyncBool
 
 __all__ = ["Caution"]
 
-_PERIOD = 0.25
-"""Seconds in which no task fails, after which any number may start."""
+_PERIOD = 0.05
+"""Seconds in which no task fails, after which any number may start. What fails later was not a failure at once; a longer
+time would delay every cold start."""
 
 
 class Caution:
