@@ -13,7 +13,7 @@ from metafora_trio._trio_util import AsyncBool
 __all__ = ["Caution"]
 
 _PERIOD = 0.05
-"""Seconds in which no task fails, after which any number may start. What fails later was not a failure at once; a longer
+"""Seconds in which no task fails, after which any number may start. What fails later did not fail at once, and a longer
 time would delay every cold start."""
 
 
