@@ -16,7 +16,7 @@ from metafora_trio.testing.history import EventName, HistoryEvent, Run, Verdict,
 
 from .cluster import TICK
 from .faults import KINDS, FaultKind, calm, drain_limit
-from .nemesis import FaultRecord
+from .records import FaultRecord
 from .store import Row
 
 __all__ = ["Evidence", "Gap", "Judgement", "judge", "node_of", "percentile", "settle_limit", "settled_now", "standing"]

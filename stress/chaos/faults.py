@@ -44,6 +44,9 @@ class FaultKind(enum.StrEnum):
     ISOLATE_SERVER = "isolate server"
     SLOW_DISK = "slow disk"
     ROLL_SERVERS = "roll servers"
+    LOSE_QUORUM = "lose quorum"
+    CUT_PAIR = "cut pair"
+    KILL_SERVERS = "kill servers"
     SUBMIT = "submit"
     DELETE = "delete"
     STOP = "stop tasks"
@@ -109,6 +112,9 @@ KINDS = {
     FaultKind.ISOLATE_SERVER: Kind("server cut from the other servers", lambda t: (2.0, t + 4), "server", _QUORUM),
     FaultKind.SLOW_DISK: Kind("every fsync of a server takes longer", lambda t: (2.0, 2 * t), "server"),
     FaultKind.ROLL_SERVERS: Kind("each server is killed and started again", target="all servers", breaks=_QUORUM),
+    FaultKind.LOSE_QUORUM: Kind("SIGSTOP or SIGKILL of a majority", lambda t: (1.0, t + 4), "all servers", _QUORUM),
+    FaultKind.CUT_PAIR: Kind("two servers cut, both ways or one way", lambda t: (2.0, t + 4), "all servers", _QUORUM),
+    FaultKind.KILL_SERVERS: Kind("SIGKILL of all servers at once", lambda t: (0.5, t), "all servers", _QUORUM),
     FaultKind.SUBMIT: Kind("a burst of new tasks, half of them short", target="tasks", breaks=_NONE),
     FaultKind.DELETE: Kind("a burst of deletes", target="tasks", breaks=_NONE),
     FaultKind.STOP: Kind("a burst of `stop_task`", target="tasks", breaks=_NONE),
@@ -190,10 +196,12 @@ class _Draw:
         on_nodes = [kind for kind, about in KINDS.items() if about.target in ("node", "new node")]
         self._node_deck = self._deck([kind for kind in on_nodes if loss or kind is not FaultKind.LOSS])
         on_servers = [(kind, role) for kind, about in KINDS.items() if about.target == "server" for role in _ROLES]
+        on_all = [(kind, "") for kind, about in KINDS.items() if about.target == "all servers"]
         if servers == 1:
             on_servers = [(k, role) for k, role in on_servers if k is not FaultKind.ISOLATE_SERVER and role == "leader"]
+            on_all = [(kind, role) for kind, role in on_all if kind not in (FaultKind.LOSE_QUORUM, FaultKind.CUT_PAIR)]
         self._server_card: tuple[FaultKind, str] | None = None
-        self._server_deck = self._deck([*on_servers, (FaultKind.ROLL_SERVERS, "")])
+        self._server_deck = self._deck([*on_servers, *on_all])
         self._task_deck = self._deck([kind for kind, about in KINDS.items() if about.target == "tasks"])
 
     def _deck(self, cards: Sequence[T]) -> Iterator[T]:

@@ -18,7 +18,8 @@ from metafora_trio_zookeeper import ZooKeeperCoordinator
 from .check import Evidence, settle_limit, settled_now, standing
 from .cluster import ChaosCluster, Terms, open_chaos_cluster
 from .faults import schedule
-from .nemesis import Nemesis, read_records
+from .nemesis import Nemesis
+from .records import read_records
 from .store import read_rows
 from .traffic import Traffic
 

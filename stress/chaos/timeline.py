@@ -13,7 +13,7 @@ from metafora_trio.testing.history import Run
 
 from .check import Evidence, Gap, Judgement, node_of
 from .faults import KINDS
-from .nemesis import FaultRecord
+from .records import FaultRecord
 
 __all__ = ["COLOURS", "label", "lanes", "node_names", "timeline"]
 

@@ -13,7 +13,7 @@ pytest.importorskip("kazoo", reason="chaos runs need the extra `zookeeper`")
 
 from stress.chaos.check import Evidence, Judgement, judge, percentile, settled_now
 from stress.chaos.faults import FaultKind
-from stress.chaos.nemesis import FaultRecord
+from stress.chaos.records import FaultRecord
 from stress.chaos.store import Row
 
 S = 1_000_000_000
