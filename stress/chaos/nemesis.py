@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import trio
@@ -15,11 +16,17 @@ from metafora_trio_zookeeper.testing.real import TcpProxy
 from .cluster import ChaosCluster, ChaosNode
 from .faults import KINDS, Fault, FaultKind, drain_limit
 from .packets import dropping
+from .poison import Poison
 from .records import FaultRecord, append_record
-from .server_faults import ServerFaults, shimmed
+from .server_faults import Action, ServerFaults, shimmed
 from .traffic import Traffic
 
 __all__ = ["Nemesis"]
+
+_JOINED = 10.0
+"""Seconds to wait until a node that crashes again and again has joined."""
+_CRASH = 2.0
+"""Seconds from its join to its crash."""
 
 
 class Nemesis:
@@ -36,6 +43,11 @@ class Nemesis:
         self._traffic = traffic
         self._say = say
         self._servers = ServerFaults(cluster)
+        self._actions: Mapping[FaultKind, Action] = {
+            **{kind: partial(action, self) for kind, action in _ACTIONS.items()},
+            **self._servers.actions,
+            **Poison(cluster, traffic).actions,
+        }
 
     async def run(self, faults: Sequence[Fault]) -> None:
         """Inject all faults. Return when the last is healed."""
@@ -53,10 +65,7 @@ class Nemesis:
         record = FaultRecord(fault.kind, fault.target, time.monotonic_ns(), alone=fault.alone)
         self._say(f"{fault.kind} {fault.target} for {fault.seconds:.1f} s".replace(" for 0.0 s", ""))
         try:
-            if fault.kind in self._servers.actions:
-                await self._servers.actions[fault.kind](fault, record)
-            else:
-                await _ACTIONS[fault.kind](self, fault, record)
+            await self._actions[fault.kind](fault, record)
         finally:
             record.end = time.monotonic_ns()
             append_record(self._cluster.folder, record)
@@ -96,6 +105,27 @@ class Nemesis:
         await trio.sleep(fault.seconds)
         node.drain()
         await self._wait_drained(node, record)
+
+    async def _namesake(self, fault: Fault, record: FaultRecord) -> None:
+        names = [f"n{number}" for number in range(1, self._cluster.terms.nodes + 1)]
+        record.note = alias = names[int(fault.amount * len(names))]
+        node = self._cluster.start(fault.target, alias=alias)
+        node.expect_end()  # a command to its name reaches both
+        await trio.sleep(fault.seconds)
+        node.drain()
+        await self._wait_drained(node, record)
+
+    async def _crash_loop(self, fault: Fault, record: FaultRecord) -> None:
+        kills, end = 0, trio.current_time() + fault.seconds
+        while trio.current_time() < end:
+            node = self._cluster.start(fault.target)
+            with trio.move_on_after(_JOINED):
+                while not node.joined:  # noqa: ASYNC110 - another process writes the file
+                    await trio.sleep(0.05)
+            await trio.sleep(_CRASH)
+            await node.kill()
+            kills += 1
+        record.note = f"{kills} kills"
 
     async def _hold(self, fault: Fault, record: FaultRecord) -> None:
         record.note = await self._ask(lambda: self._traffic.client.freeze(fault.target))
@@ -228,6 +258,8 @@ _ACTIONS: Mapping[FaultKind, Callable[[Nemesis, Fault, FaultRecord], Any]] = {
     FaultKind.JOIN: Nemesis._join,
     FaultKind.HOLD: Nemesis._hold,
     FaultKind.ROLL_NODES: Nemesis._roll_nodes,
+    FaultKind.NAMESAKE: Nemesis._namesake,
+    FaultKind.CRASH_LOOP: Nemesis._crash_loop,
     FaultKind.SUBMIT: Nemesis._submit,
     FaultKind.DELETE: Nemesis._delete,
     FaultKind.STOP: Nemesis._stop,

@@ -19,6 +19,7 @@ from metafora_trio_zookeeper.testing.real import Server
 from stress.chaos.cluster import ChaosCluster, Terms
 from stress.chaos.faults import KINDS, Fault, FaultKind
 from stress.chaos.nemesis import _ACTIONS, Nemesis
+from stress.chaos.poison import Poison
 from stress.chaos.records import read_records
 from stress.chaos.server_faults import ServerFaults
 
@@ -77,9 +78,11 @@ def kill_when_paused(server: Server) -> None:
 
 
 def test_every_kind_has_one_action() -> None:
-    actions = [*_ACTIONS, *ServerFaults(cast("Any", None)).actions]
+    nothing = cast("Any", None)
+    actions = [*_ACTIONS, *ServerFaults(nothing).actions, *Poison(nothing, nothing).actions]
 
-    assert sorted(actions) == sorted(KINDS)
+    # A node records a blocked loop itself.
+    assert sorted([*actions, FaultKind.BLOCKED]) == sorted(KINDS)
 
 
 async def test_a_server_that_was_killed_is_no_surprise(
