@@ -20,8 +20,9 @@ class HistoryWriter:
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         self._process = process
 
-    def write(self, ev: str, task: RunningTask, *, ended: bool = False) -> None:
+    def write(self, ev: str, task: RunningTask, *, ended: bool = False, reason: str = "") -> None:
         more = ',"ended":true' if ended else ""
+        more += f',"reason":"{reason}"' if reason else ""
         line = (
             f'{{"t":{time.monotonic_ns()},"ev":"{ev}","process":"{self._process}","node":"{task.node}",'
             f'"task":"{task.id}","token":{task.token}{more}}}\n'

@@ -15,62 +15,20 @@ from itertools import chain, groupby, pairwise
 from metafora_trio.testing.history import EventName, HistoryEvent, Run, Verdict, check_history
 
 from .cluster import TICK
+from .evidence import SECOND, Evidence, is_innocent, node_of
 from .faults import KINDS, FaultKind, calm, drain_limit
-from .nemesis import FaultRecord
+from .gaps import Gap, Restart, beside_crash_loop, ended_by, find_gaps, find_restarts
+from .poison_handlers import IGNORES_CANCELLATION
+from .records import FaultRecord
 from .store import Row
 
-__all__ = ["Evidence", "Gap", "Judgement", "judge", "node_of", "percentile", "settle_limit", "settled_now", "standing"]
+__all__ = ["Judgement", "judge", "percentile", "settle_limit", "settled_now", "standing"]
 
 _RECLAIM = 0.7
 """Seconds from the end of a dead node's session until its tasks run again."""
 _SETTLE = 5.0
 _WRITE = 5.0
 """Seconds after which a run must have written to the store: it begins at once, and a batch is written every 0.25 s."""
-_SECOND = 1e9
-_MOVES = {FaultKind.SUBMIT, FaultKind.DELETE, FaultKind.BALANCE}
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """The records that a run has left.
-
-    Attributes:
-        events: the histories of all processes and of the nemesis.
-        faults: the faults that were injected.
-        rows: the writes that the store got.
-        session_timeout: T, in seconds.
-        healed: when everything was healed, in nanoseconds of CLOCK_MONOTONIC; None if the run did not get so far.
-        surprises: unplanned events, such as a node that ended by itself.
-        nodes: the names of the nodes that must share the tasks at the end.
-        complete: True if the run was neither interrupted nor failed.
-    """
-
-    events: Sequence[HistoryEvent]
-    faults: Sequence[FaultRecord]
-    rows: Sequence[Row]
-    session_timeout: float
-    healed: int | None
-    surprises: Sequence[str] = ()
-    nodes: Sequence[str] = ()
-    complete: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Gap:
-    """A span in which a task that should run did not.
-
-    Attributes:
-        before, after: the runs around it.
-        cause: the fault that most likely caused it; None if the nodes were only balancing.
-    """
-
-    before: Run
-    after: Run
-    cause: FaultRecord | None
-
-    @property
-    def seconds(self) -> float:
-        return (self.after.start - self.before.stop) / _SECOND
 
 
 @dataclass(slots=True)
@@ -80,7 +38,9 @@ class Judgement:
     Attributes:
         verdict: the verdict on the history alone.
         gaps: all gaps, by time.
-        isolated: the gaps after a kill with no other fault near it.
+        isolated: the gaps of innocent tasks after a kill with no other fault near it.
+        restarts: the restarts of innocent tasks, by time.
+        beside_crash_loop: the gaps of innocent tasks after the end of a process, while a node crashed again and again.
         gap_limit: the longest allowed isolated gap, in seconds.
         settled: seconds from the last heal until all tasks ran, evenly spread, and kept running; None if that never
             happened, or if the run was interrupted before the heal.
@@ -96,6 +56,8 @@ class Judgement:
     verdict: Verdict
     gaps: list[Gap]
     isolated: list[Gap]
+    restarts: list[Restart]
+    beside_crash_loop: list[Gap]
     gap_limit: float
     settled: float | None
     settle_limit: float
@@ -107,14 +69,14 @@ class Judgement:
     notes: list[str] = field(default_factory=list)
 
     @property
+    def unexplained(self) -> list[Restart]:
+        """The restarts that nothing explains: innocent tasks that were restarted for the sake of another."""
+        return [restart for restart in self.restarts if not restart.explained]
+
+    @property
     def word(self) -> str:
         """The verdict in a word: violated, interrupted, or ok."""
         return "violated" if self.violations else "interrupted" if self.interrupted else "ok"
-
-
-def node_of(process: str) -> str:
-    """Return the name of the node that a process belonged to."""
-    return process.rpartition(".")[0]
 
 
 def percentile(values: Iterable[float], fraction: float) -> float:
@@ -132,12 +94,20 @@ def judge(evidence: Evidence) -> Judgement:
     """Check the evidence of a run against every promise."""
     verdict = check_history(evidence.events)
     interrupted = not evidence.complete or evidence.healed is None
-    gaps = sorted(_gaps(verdict, evidence), key=lambda gap: gap.before.stop)
+    # A handler that ignores cancellation breaks the assumption that scopes close by the end of the lease.
+    verdict.overlaps = [one for one in verdict.overlaps if not one.first.task.startswith(IGNORES_CANCELLATION)]
+    gaps = find_gaps(verdict, evidence)
     alone = [fault for fault in evidence.faults if _isolated(fault, evidence)]
     judgement = Judgement(
         verdict,
         gaps,
-        isolated=[gap for gap in gaps if gap.cause in alone and _ended_by(gap.before, gap.cause)],
+        isolated=[
+            gap
+            for gap in gaps
+            if gap.cause in alone and ended_by(gap.before, gap.cause) and is_innocent(gap.before.task)
+        ],
+        restarts=find_restarts(verdict, evidence),
+        beside_crash_loop=beside_crash_loop(gaps, evidence),
         gap_limit=evidence.session_timeout + TICK + _RECLAIM,
         settled=_settled(evidence),
         settle_limit=settle_limit(evidence.session_timeout),
@@ -173,6 +143,13 @@ def _violations(found: Judgement, evidence: Evidence) -> Iterator[str]:
         yield f"{run.task} was done, and still ran in {run.process}"
     for task, deleted in _deleted(evidence.events).items():
         yield from _after_delete(task, deleted, found, evidence)
+    for before, after in _again(verdict):
+        yield f"{after.task} had ended in {before.process}, and ran again in the same session"
+    for restart in found.unexplained:
+        yield (
+            f"{restart.before.task} stopped in {restart.before.process} and ran again in {restart.after.process}, and "
+            f"nothing of its own explains it: {restart.cause}"
+        )
     for event in verdict.strays:
         yield f"{event.task} stopped in {event.process} without a start"
     for row in found.old_accepted:
@@ -196,6 +173,17 @@ def _violations(found: Judgement, evidence: Evidence) -> Iterator[str]:
         yield f"all ran, evenly spread, {found.settled:.1f} s after the heal, not within {found.settle_limit:.1f} s"
 
 
+def _again(verdict: Verdict) -> Iterator[tuple[Run, Run]]:
+    """Yield the runs that had ended by themselves, each with a next run that its own session started.
+
+    A session that cannot write the end of a task must keep it, and not run the handler again.
+    """
+    for runs in verdict.runs_of.values():
+        for before, after in pairwise(runs):
+            if before.ended and not before.reason and before.node == after.node and before.life == after.life:
+                yield before, after
+
+
 def _after_delete(task: str, deleted: int, found: Judgement, evidence: Evidence) -> Iterator[str]:
     """Report runs of a deleted task that started too late, or that still ran too late.
 
@@ -204,13 +192,13 @@ def _after_delete(task: str, deleted: int, found: Judgement, evidence: Evidence)
     """
     limit = evidence.session_timeout + TICK
     for run in found.verdict.runs_of.get(task, ()):
-        late = (run.start - deleted) / _SECOND
+        late = (run.start - deleted) / SECOND
         if late > limit:
             yield f"{task} started in {run.process} {late:.2f} s after it was deleted, not within {limit:.2f} s"
         elif run.open and not found.interrupted:
             yield f"{task} was deleted and still runs"
-        elif found.verdict.awake(run, deleted) > found.settle_limit * _SECOND:
-            yield f"{task} still ran in {run.process} {(run.stop - deleted) / _SECOND:.1f} s after it was deleted"
+        elif found.verdict.awake(run, deleted) > found.settle_limit * SECOND:
+            yield f"{task} still ran in {run.process} {(run.stop - deleted) / SECOND:.1f} s after it was deleted"
 
 
 def _lacks(found: Judgement, evidence: Evidence) -> Iterator[str]:
@@ -228,7 +216,7 @@ def _lacks(found: Judgement, evidence: Evidence) -> Iterator[str]:
     written = {(row.task, row.process, row.token) for row in evidence.rows}
     for run in chain.from_iterable(found.verdict.runs_of.values()):
         # While a process is frozen it may hold the lock of the store, and then all others wait.
-        seconds = found.verdict.awake(run, nobody_frozen=True) / _SECOND
+        seconds = found.verdict.awake(run, nobody_frozen=True) / SECOND
         if seconds > _WRITE and (run.task, run.process, run.token) not in written:
             yield f"no evidence: {run.task} ran for {seconds:.1f} s in {run.process}, and has not written to the store"
 
@@ -263,44 +251,17 @@ def _old_accepted(rows: Iterable[Row]) -> list[Row]:
 # ---- gaps
 
 
-def _gaps(verdict: Verdict, evidence: Evidence) -> Iterator[Gap]:
-    for runs in verdict.runs_of.values():
-        for before, after in pairwise(runs):
-            if after.start >= before.stop and after.life == before.life:
-                yield Gap(before, after, _cause(before, evidence))
-
-
-def _cause(run: Run, evidence: Evidence) -> FaultRecord | None:
-    """Return the fault that most likely ended a run, or None.
-
-    Of the faults whose effect was not over, prefer those on the node of the run, then faults over user commands that
-    only make tasks move (a move hardly interrupts a task), then the one that began last.
-    """
-    left = calm(evidence.session_timeout) * _SECOND
-    running = [fault for fault in evidence.faults if fault.start <= run.stop <= fault.end + left and not fault.skipped]
-    return max(
-        running,
-        key=lambda fault: (fault.target == node_of(run.process), fault.kind not in _MOVES, fault.start),
-        default=None,
-    )
-
-
-def _ended_by(run: Run, kill: FaultRecord | None) -> bool:
-    """Return whether this kill of its process ended a run."""
-    return kill is not None and node_of(run.process) == kill.target and kill.start <= run.stop <= kill.start + _SECOND
-
-
 def _isolated(kill: FaultRecord, evidence: Evidence) -> bool:
     """Return whether a fault is a kill with no other fault near it, before or after."""
     if kill.kind is not FaultKind.KILL:
         return False
-    after = (evidence.session_timeout + TICK + _RECLAIM) * _SECOND
+    after = (evidence.session_timeout + TICK + _RECLAIM) * SECOND
     return _undisturbed(kill, kill.start + after, evidence)
 
 
 def _undisturbed(fault: FaultRecord, until: float, evidence: Evidence) -> bool:
     """Return whether nothing else was wrong from well before a fault until a time."""
-    before = calm(evidence.session_timeout) * _SECOND
+    before = calm(evidence.session_timeout) * SECOND
     return not any(
         other is not fault and other.start <= until and fault.start <= other.end + before
         for other in evidence.faults
@@ -362,9 +323,9 @@ def _settled(evidence: Evidence) -> float | None:
     for t, together in groupby(sorted(instants, key=lambda event: event.t), key=lambda event: event.t):
         for event in together:
             if event.ev is EventName.END:
-                return None if since is None else (since - evidence.healed) / _SECOND
+                return None if since is None else (since - evidence.healed) / SECOND
             _move(running, event)
         if t >= evidence.healed:
             settled = settled_now(running, expected, evidence.nodes)
             since = None if not settled else t if since is None else since
-    return None if since is None else (since - evidence.healed) / _SECOND
+    return None if since is None else (since - evidence.healed) / SECOND

@@ -22,14 +22,18 @@ from metafora_trio.contract import open_service_nursery
 from metafora_trio.testing.history import EventName, History
 from metafora_trio_zookeeper.testing.real import Ensemble, ProxyLoop, TcpProxy, open_ensemble
 
-__all__ = ["TICK", "ChaosCluster", "ChaosNode", "Terms", "open_chaos_cluster"]
+__all__ = ["JOINED", "TICK", "ChaosCluster", "ChaosNode", "Terms", "open_chaos_cluster"]
 
 TICK = 0.5
 """ZooKeeper's tickTime in seconds. A follower then keeps serving for 5 s without its leader, longer than a session."""
+JOINED = "joined"
+"""The file in a node's folder with the name of the process that has joined last."""
 _ELECTION = "-Dzookeeper.fastleader.maxNotificationInterval=1000"
 """A shorter limit for the pauses between votes. A proxy accepts connections to a dead server, so votes get lost where a
 real network would refuse the connection. Servers repeat lost votes after pauses that double, by default up to a minute.
 """
+_OVERRUN = 70
+"""The exit status of a process that the library has ended because of an overrun."""
 _LOOK = 0.2
 """Seconds between checks of the servers."""
 _ROOT = Path(__file__).parents[2]
@@ -49,6 +53,8 @@ class Terms:
         session_timeout: T, in seconds.
         broken: the bug to run with: "lease", "fencing" or None.
         links: the way links are broken: "proxy" or "namespaces".
+        poison: True to add poison.
+        large: the number of tasks with properties of nearly 512 KiB that are a part of the poison.
     """
 
     servers: int = 3
@@ -59,6 +65,8 @@ class Terms:
     session_timeout: float = 4.0
     broken: str | None = None
     links: str = "proxy"
+    poison: bool = False
+    large: int = 500
 
 
 class ChaosNode:
@@ -69,13 +77,25 @@ class ChaosNode:
         process: the name of this life in the history: `<name>.<life>`.
         ended: set when the process has ended.
         folder: its working directory, which contains its log.
+        overran: True if it has ended itself because a scope had not closed by the end of the lease.
     """
 
-    def __init__(self, name: str, process: str, popen: subprocess.Popen[bytes], folder: Path, history: History) -> None:
+    def __init__(
+        self,
+        name: str,
+        process: str,
+        popen: subprocess.Popen[bytes],
+        folder: Path,
+        history: History,
+        *,
+        exits_on_overrun: bool = False,
+    ) -> None:
         self.name = name
         self.process = process
         self.folder = folder
         self.ended = trio.Event()
+        self.overran = False
+        self._exits_on_overrun = exits_on_overrun
         self._popen = popen
         self._history = history
         self._may_end = False
@@ -89,9 +109,17 @@ class ChaosNode:
             os.close(handle)
         status = self._popen.wait()
         self._history.record(EventName.KILL, process=self.process)
-        if not self._may_end:
+        self.overran = self._exits_on_overrun and status == _OVERRUN
+        # Even a node that may end must not end with an error.
+        if not self.overran and (status > 0 or not self._may_end):
             surprises.append(f"{self.process} has ended by itself, with status {status}")
         self.ended.set()
+
+    @property
+    def joined(self) -> bool:
+        """True if this process has joined the cluster."""
+        marker = self.folder / JOINED
+        return marker.exists() and marker.read_text() == self.process
 
     async def kill(self) -> None:
         """Kill the process, and wait until its death is recorded."""
@@ -178,20 +206,28 @@ class ChaosCluster:
             ]
         return self._links[name]
 
-    def start(self, name: str) -> ChaosNode:
-        """Start a process for a node that has no running process."""
+    def start(self, name: str, *, alias: str | None = None) -> ChaosNode:
+        """Start a process for a node that has no running process.
+
+        Args:
+            name: the node's name in this run.
+            alias: the name that it has in the cluster, if that is the name of another node.
+        """
         self._lives[name] = self._lives.get(name, 0) + 1
         process = f"{name}.{self._lives[name]}"
+        # Poison blocks event loops, so both answers to that are in the run.
+        exits = self.terms.poison and name == f"n{self.terms.nodes}"
         folder = self.folder / "nodes" / name
         folder.mkdir(parents=True, exist_ok=True)
         command = [
             # A frozen node would not notice that a pipe from this process was closed.
             *(["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []),
-            *(sys.executable, "-m", "stress.chaos.node", "--name", name, "--process", process),
+            *(sys.executable, "-m", "stress.chaos.node", "--name", alias or name, "--process", process),
             *("--hosts", ",".join(link.address for link in self.links(name))),
             *("--history", str(self.folder / "history" / f"{process}.jsonl"), "--store", str(self.folder / "store.db")),
             *("--session-timeout", str(self.terms.session_timeout)),
             *(["--break", self.terms.broken] if self.terms.broken else []),
+            *(["--on-overrun", "exit"] if exits else []),
         ]
         with (folder / "log.txt").open("ab") as log:
             popen = subprocess.Popen(
@@ -207,9 +243,15 @@ class ChaosCluster:
                     "PYTHONPATH": os.pathsep.join([str(_ROOT), *filter(None, sys.path)]),
                 },
             )
-        node = self.nodes[name] = ChaosNode(name, process, popen, folder, self.history)
-        self._nursery.start_soon(node.watch, self.surprises)
+        node = self.nodes[name] = ChaosNode(name, process, popen, folder, self.history, exits_on_overrun=exits)
+        self._nursery.start_soon(self._supervise, node)
         return node
+
+    async def _supervise(self, node: ChaosNode) -> None:
+        """Wait for the end of a process, and start the node again if the library has ended it."""
+        await node.watch(self.surprises)
+        if node.overran:
+            self.restart(node.name)
 
     def restart(self, name: str) -> None:
         """Start a node if it has ended."""
@@ -245,6 +287,11 @@ class ChaosCluster:
             (self.folder / f"s{server.id}.log").write_text(server.log)
 
 
+def _heap(terms: Terms) -> str:
+    """Return the heap of a server. It holds all tasks, and some copies of the large ones while it sends them."""
+    return f"{128 + (2 * terms.large if terms.poison else 0)}m"
+
+
 def _preload(shim: Path | None) -> dict[str, str]:
     return {"LD_PRELOAD": str(shim)} if shim is not None else {}
 
@@ -272,7 +319,7 @@ async def open_chaos_cluster(terms: Terms, folder: Path) -> AsyncGenerator[Chaos
             terms.servers,
             tick_ms=round(TICK * 1000),
             linked=terms.servers > 1,
-            jvm_heap="128m",
+            jvm_heap=_heap(terms),
             jvm_options=[_ELECTION],
             environment=_preload(shim),
         ) as ensemble:

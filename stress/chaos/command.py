@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 import traceback
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,18 @@ def _parser() -> argparse.ArgumentParser:
         default=terms.links,
         help="break links by a TCP proxy (the default), or in a network namespace by dropping packets",
     )
+    parser.add_argument(
+        "--poison",
+        action="store_true",
+        help="add tasks, znodes and handlers that must cost no other task anything",
+    )
+    parser.add_argument(
+        "--large",
+        type=at_least(0),
+        metavar="N",
+        default=terms.large,
+        help="with --poison: tasks with properties of nearly 512 KiB (%(default)s)",
+    )
     parser.add_argument("--report", type=Path, metavar="FILE", help="write an HTML report")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep histories, logs and store here")
     parser.add_argument("--check", type=Path, metavar="FOLDER", help="run nothing; judge a folder written by --keep")
@@ -82,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
 def figures(judgement: Judgement, *, seconds: float, faults: int, seed: int) -> dict[str, Any]:
     """Return the figures of a run, as --json prints them."""
     gaps = [gap.seconds * 1000 for gap in judgement.gaps]
+    beside_crash_loop = [gap.seconds * 1000 for gap in judgement.beside_crash_loop]
     return {
         "seconds": round(seconds, 1),
         "faults": faults,
@@ -90,9 +104,12 @@ def figures(judgement: Judgement, *, seconds: float, faults: int, seed: int) -> 
         "lost": len(judgement.lost),
         "old_token_writes_accepted": len(judgement.old_accepted),
         "old_token_writes_rejected": len(judgement.old_rejected),
+        "innocents_restarted": len(judgement.unexplained),
+        "restarts": dict(Counter(restart.cause for restart in judgement.restarts).most_common()),
         "gap_p50_ms": round(percentile(gaps, 0.5), 1),
         "gap_p99_ms": round(percentile(gaps, 0.99), 1),
         "gap_max_ms": round(percentile(gaps, 1.0), 1),
+        "crash_loop_gap_max_ms": round(percentile(beside_crash_loop, 1.0), 1),
         "verdict": judgement.word,
         "seed": seed,
     }
@@ -114,6 +131,7 @@ def _command(terms: Terms) -> str:
     parts = [f"--servers {terms.servers} --nodes {terms.nodes} --tasks {terms.tasks} --seconds {terms.seconds:g}"]
     parts += [f"--session-timeout {terms.session_timeout:g} --seed {terms.seed}"]
     parts += [f"--links {terms.links}"] if terms.links != Terms().links else []
+    parts += [f"--poison --large {terms.large}"] if terms.poison else []
     parts += [f"--break {shlex.quote(terms.broken)}"] if terms.broken else []
     return " ".join(["python -m stress.chaos", *parts])
 
@@ -161,13 +179,19 @@ def _terms(asked: argparse.Namespace) -> Terms:
         session_timeout=asked.session_timeout,
         broken=asked.broken,
         links=asked.links,
+        poison=asked.poison,
+        large=asked.large,
     )
 
 
 def _print_result(judgement: Judgement, result: dict[str, Any], *, as_json: bool) -> None:
     out = sys.stderr if as_json else sys.stdout
     for key, value in result.items():
-        print(f"{key:28}{value:>12}", file=out)
+        if isinstance(value, dict):
+            for name, count in value.items():
+                print(f"{key + ': ' + name:28}{count:>12}", file=out)
+        else:
+            print(f"{key:28}{value:>12}", file=out)
     for violation in judgement.violations[:_SHOWN]:
         print(f"VIOLATION: {violation}", file=out)
     if len(judgement.violations) > _SHOWN:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import enum
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -44,10 +44,25 @@ class FaultKind(enum.StrEnum):
     ISOLATE_SERVER = "isolate server"
     SLOW_DISK = "slow disk"
     ROLL_SERVERS = "roll servers"
+    LOSE_QUORUM = "lose quorum"
+    CUT_PAIR = "cut pair"
+    KILL_SERVERS = "kill servers"
     SUBMIT = "submit"
     DELETE = "delete"
     STOP = "stop tasks"
     BALANCE = "balance"
+    UNREADABLE = "unreadable"
+    REFUSED = "refused ends"
+    GARBAGE = "garbage"
+    RAISING = "raising"
+    DEEP = "deep"
+    STUBBORN = "stubborn"
+    LARGE = "large"
+    BRIEF = "brief blocks"
+    BLOCKING = "long blocks"
+    BLOCKED = "blocked loop"
+    NAMESAKE = "namesake"
+    CRASH_LOOP = "crash loop"
 
 
 class Assumption(enum.StrEnum):
@@ -109,10 +124,25 @@ KINDS = {
     FaultKind.ISOLATE_SERVER: Kind("server cut from the other servers", lambda t: (2.0, t + 4), "server", _QUORUM),
     FaultKind.SLOW_DISK: Kind("every fsync of a server takes longer", lambda t: (2.0, 2 * t), "server"),
     FaultKind.ROLL_SERVERS: Kind("each server is killed and started again", target="all servers", breaks=_QUORUM),
+    FaultKind.LOSE_QUORUM: Kind("SIGSTOP or SIGKILL of a majority", lambda t: (1.0, t + 4), "all servers", _QUORUM),
+    FaultKind.CUT_PAIR: Kind("two servers cut, both ways or one way", lambda t: (2.0, t + 4), "all servers", _QUORUM),
+    FaultKind.KILL_SERVERS: Kind("SIGKILL of all servers at once", lambda t: (0.5, t), "all servers", _QUORUM),
     FaultKind.SUBMIT: Kind("a burst of new tasks, half of them short", target="tasks", breaks=_NONE),
     FaultKind.DELETE: Kind("a burst of deletes", target="tasks", breaks=_NONE),
     FaultKind.STOP: Kind("a burst of `stop_task`", target="tasks", breaks=_NONE),
     FaultKind.BALANCE: Kind("every node is told to balance", target="tasks", breaks=_NONE),
+    FaultKind.UNREADABLE: Kind("tasks that no node may read", target="poison", breaks=_NONE),
+    FaultKind.REFUSED: Kind("tasks whose end the servers refuse to write", target="poison", breaks=_NONE),
+    FaultKind.GARBAGE: Kind("znodes that are not Metafora's, at every path", target="poison", breaks=_NONE),
+    FaultKind.RAISING: Kind("handlers that exit, or raise anything", target="poison", breaks=_NONE),
+    FaultKind.DEEP: Kind("properties as deep as a task may have", target="poison", breaks=_NONE),
+    FaultKind.STUBBORN: Kind("handlers that ignore cancellation past the lease", target="poison", breaks=_NONE),
+    FaultKind.LARGE: Kind("tasks with properties of nearly 512 KiB", target="poison", breaks=_NONE),
+    FaultKind.BRIEF: Kind("handlers that block the event loop for less than the lease", target="poison", breaks=_NONE),
+    FaultKind.BLOCKING: Kind("a task that blocks the event loop of its node", target="poison", breaks=_NONE),
+    FaultKind.BLOCKED: Kind("the event loop is blocked past the lease", target="blocked node", breaks=_AWAKE),
+    FaultKind.NAMESAKE: Kind("a node joins under the name of another", target="namesake", breaks=_NONE),
+    FaultKind.CRASH_LOOP: Kind("a node is killed 2 s after each join", target="looping node"),
 }
 
 
@@ -143,6 +173,17 @@ class Fault:
 
 
 _SCENE = 24.0
+_LASTING = (
+    FaultKind.UNREADABLE,
+    FaultKind.GARBAGE,
+    FaultKind.RAISING,
+    FaultKind.DEEP,
+    FaultKind.STUBBORN,
+    FaultKind.LARGE,
+)
+"""The poison that is there from the beginning to the end."""
+_CALM_WITH_POISON = 6.0
+"""The least seconds of the scene with poison and without faults."""
 _NODE_FAULTS = 4
 _ROLL_NODE, _ROLL_SERVER = 3.0, 4.0
 _ROLES = ("leader", "follower")
@@ -159,7 +200,14 @@ def drain_limit(session_timeout: float) -> float:
 
 
 def schedule(
-    *, seed: int, seconds: float, nodes: int, servers: int, session_timeout: float, loss: bool = False
+    *,
+    seed: int,
+    seconds: float,
+    nodes: int,
+    servers: int,
+    session_timeout: float,
+    loss: bool = False,
+    poison: bool = False,
 ) -> list[Fault]:
     """Draw the faults of a run, sorted by time. All are healed within `seconds`.
 
@@ -170,9 +218,11 @@ def schedule(
         servers: the number of servers.
         session_timeout: T, in seconds.
         loss: True if packets can be dropped.
+        poison: True to add poison. The run then begins with three more scenes: poison without any fault, blocked event
+            loops, and a crash loop.
     """
     draw = _Draw(seed, seconds, nodes, servers, session_timeout, loss=loss)
-    return sorted(draw.scenes(), key=lambda fault: fault.at)
+    return sorted(draw.scenes(poison=poison), key=lambda fault: fault.at)
 
 
 class _Draw:
@@ -190,10 +240,12 @@ class _Draw:
         on_nodes = [kind for kind, about in KINDS.items() if about.target in ("node", "new node")]
         self._node_deck = self._deck([kind for kind in on_nodes if loss or kind is not FaultKind.LOSS])
         on_servers = [(kind, role) for kind, about in KINDS.items() if about.target == "server" for role in _ROLES]
+        on_all = [(kind, "") for kind, about in KINDS.items() if about.target == "all servers"]
         if servers == 1:
             on_servers = [(k, role) for k, role in on_servers if k is not FaultKind.ISOLATE_SERVER and role == "leader"]
+            on_all = [(kind, role) for kind, role in on_all if kind not in (FaultKind.LOSE_QUORUM, FaultKind.CUT_PAIR)]
         self._server_card: tuple[FaultKind, str] | None = None
-        self._server_deck = self._deck([*on_servers, (FaultKind.ROLL_SERVERS, "")])
+        self._server_deck = self._deck([*on_servers, *on_all])
         self._task_deck = self._deck([kind for kind, about in KINDS.items() if about.target == "tasks"])
 
     def _deck(self, cards: Sequence[T]) -> Iterator[T]:
@@ -201,16 +253,21 @@ class _Draw:
         while True:
             yield from self._rng.sample(cards, len(cards))
 
-    def scenes(self) -> Iterator[Fault]:
-        opening = list(self._opening(1.0))
+    def scenes(self, *, poison: bool) -> Iterator[Fault]:
+        now, mixed = 1.0, 0
+        if poison:
+            poisoned = list(self._poisoned(now))
+            yield from poisoned
+            now = self._next(fault for fault in poisoned if fault.kind not in _LASTING)
+        opening = list(self._opening(now))
         yield from opening
-        now, mixed = max((fault.end for fault in opening), default=1.0), 0
+        now = max((fault.end for fault in opening), default=now)
         while now < self._seconds - 2:
             scene = list(self._mixed(now, min(now + _SCENE, self._seconds)))
             yield from scene
             mixed += 1
             # One second more than the checker requires, because injecting and healing take time.
-            now = max((fault.end for fault in scene), default=now) + calm(self._timeout) + 1.0
+            now = self._next(scene) if scene else now + calm(self._timeout) + 1.0
             roll = _ROLL_NODE * len(self._nodes)
             if mixed % 2 == 0 and now + roll < self._seconds:
                 yield Fault(now, roll, FaultKind.ROLL_NODES)
@@ -219,6 +276,38 @@ class _Draw:
             if now + away < self._seconds:
                 yield Fault(now, away, FaultKind.KILL, self._rng.choice(self._nodes), self._rng.random(), alone=True)
                 now += away + 2.0
+
+    def _next(self, scene: Iterable[Fault]) -> float:
+        """Return when the next scene begins, so that no fault of a scene is near."""
+        return max(fault.end for fault in scene) + calm(self._timeout) + 1.0
+
+    def _poisoned(self, begin: float) -> Iterator[Fault]:
+        """The scenes of a run with poison that come before the usual ones.
+
+        The first has no faults, so nothing excuses a task that restarts in it. Blocked event loops have a scene of
+        their own, since they cost the other tasks of their nodes something, and a blocked node whose links are cut
+        cannot stop its tasks in time. In the third scene a node crashes again and again, and another is killed.
+        """
+        end = begin + max(_CALM_WITH_POISON, self._seconds / 6)
+        for kind in _LASTING:
+            yield Fault(begin, self._seconds - begin, kind)
+        yield Fault(begin, end - begin, FaultKind.REFUSED)
+        yield Fault(begin, end - begin, FaultKind.BRIEF)
+        self._new += 1
+        yield Fault(begin + 1, (end - begin) / 2, FaultKind.NAMESAKE, f"n{self._new}", self._rng.random())
+        for kind, about in KINDS.items():
+            if about.target == "tasks":
+                yield from self._place(begin + 2, end, kind, "")
+        now = end
+        if now + self._seconds / 10 + self._timeout < self._seconds:
+            yield Fault(now, self._seconds / 10, FaultKind.BLOCKING)
+            # A block that begins at the end lasts beyond it.
+            now += self._seconds / 10 + 2 * self._timeout + calm(self._timeout)
+        length, away = self._seconds / 6, self._timeout + 3.0
+        if now + length < self._seconds and length > away + 2:
+            self._new += 1
+            yield Fault(now, length, FaultKind.CRASH_LOOP, f"n{self._new}")
+            yield Fault(now + length - away - 2, away, FaultKind.KILL, self._rng.choice(self._nodes))
 
     def _opening(self, begin: float) -> Iterator[Fault]:
         """A long freeze and a long cut while no server is disturbed, because elections extend all sessions."""

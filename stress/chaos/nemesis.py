@@ -2,61 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext, suppress
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import trio
 
 from metafora_trio import CoordinatorUnavailable, NodeNotFound
-from metafora_trio_zookeeper.testing.real import Server, TcpProxy
+from metafora_trio_zookeeper.testing.real import TcpProxy
 
 from .cluster import ChaosCluster, ChaosNode
 from .faults import KINDS, Fault, FaultKind, drain_limit
 from .packets import dropping
+from .poison import Poison
+from .records import FaultRecord, append_record
+from .server_faults import Action, ServerFaults, shimmed
 from .traffic import Traffic
 
-__all__ = ["FaultRecord", "Nemesis", "read_records"]
+__all__ = ["Nemesis"]
 
-_SERVING = 20.0
-"""Seconds to wait for a server to serve again, or for a leader."""
-_POLL = 0.05
-
-
-@dataclass(slots=True)
-class FaultRecord:
-    """A fault as it happened. Times are CLOCK_MONOTONIC in nanoseconds.
-
-    Attributes:
-        kind: the kind of fault.
-        target: a node, a server such as "s2 (leader)", or empty.
-        start: when it was injected.
-        end: when it was healed; in an interrupted run, when the run ended.
-        alone: True if no other fault was planned near it.
-        note: details in words.
-        late: the nodes that were killed because they did not drain in time.
-        skipped: True if it was not injected; the note says why.
-    """
-
-    kind: FaultKind
-    target: str
-    start: int
-    end: int = 0
-    alone: bool = False
-    note: str = ""
-    late: Sequence[str] = ()
-    skipped: bool = False
-
-
-def read_records(path: Path) -> list[FaultRecord]:
-    """Return the recorded faults of a run, sorted by start."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    records = [FaultRecord(**{**line, "kind": FaultKind(line["kind"])}) for line in map(json.loads, lines)]
-    return sorted(records, key=lambda record: record.start)
+_JOINED = 10.0
+"""Seconds to wait until a node that crashes again and again has joined."""
+_CRASH = 2.0
+"""Seconds from its join to its crash."""
 
 
 class Nemesis:
@@ -72,7 +42,12 @@ class Nemesis:
         self._cluster = cluster
         self._traffic = traffic
         self._say = say
-        self._servers = trio.Lock()
+        self._servers = ServerFaults(cluster)
+        self._actions: Mapping[FaultKind, Action] = {
+            **{kind: partial(action, self) for kind, action in _ACTIONS.items()},
+            **self._servers.actions,
+            **Poison(cluster, traffic).actions,
+        }
 
     async def run(self, faults: Sequence[Fault]) -> None:
         """Inject all faults. Return when the last is healed."""
@@ -83,19 +58,17 @@ class Nemesis:
 
     async def _perform(self, fault: Fault, begin: float) -> None:
         await trio.sleep_until(begin + fault.at)
-        # A server fault that takes long to heal must not overlap the next: a majority of the servers must serve.
-        async with self._servers if "server" in KINDS[fault.kind].target else nullcontext():
+        async with self._servers.lock if "server" in KINDS[fault.kind].target else nullcontext():
             await self._inject(fault)
 
     async def _inject(self, fault: Fault) -> None:
         record = FaultRecord(fault.kind, fault.target, time.monotonic_ns(), alone=fault.alone)
         self._say(f"{fault.kind} {fault.target} for {fault.seconds:.1f} s".replace(" for 0.0 s", ""))
         try:
-            await _ACTIONS[fault.kind](self, fault, record)
+            await self._actions[fault.kind](fault, record)
         finally:
             record.end = time.monotonic_ns()
-            with (self._cluster.folder / "faults.jsonl").open("a") as file:
-                file.write(json.dumps(asdict(record)) + "\n")
+            append_record(self._cluster.folder, record)
             if record.note:
                 self._say(f"{fault.kind} {fault.target}: {record.note}")
 
@@ -133,6 +106,27 @@ class Nemesis:
         node.drain()
         await self._wait_drained(node, record)
 
+    async def _namesake(self, fault: Fault, record: FaultRecord) -> None:
+        names = [f"n{number}" for number in range(1, self._cluster.terms.nodes + 1)]
+        record.note = alias = names[int(fault.amount * len(names))]
+        node = self._cluster.start(fault.target, alias=alias)
+        node.expect_end()  # a command to its name reaches both
+        await trio.sleep(fault.seconds)
+        node.drain()
+        await self._wait_drained(node, record)
+
+    async def _crash_loop(self, fault: Fault, record: FaultRecord) -> None:
+        kills, end = 0, trio.current_time() + fault.seconds
+        while trio.current_time() < end:
+            node = self._cluster.start(fault.target)
+            with trio.move_on_after(_JOINED):
+                while not node.joined:  # noqa: ASYNC110 - another process writes the file
+                    await trio.sleep(0.05)
+            await trio.sleep(_CRASH)
+            await node.kill()
+            kills += 1
+        record.note = f"{kills} kills"
+
     async def _hold(self, fault: Fault, record: FaultRecord) -> None:
         record.note = await self._ask(lambda: self._traffic.client.freeze(fault.target))
         await trio.sleep(fault.seconds)
@@ -144,7 +138,7 @@ class Nemesis:
     async def _clock_jump(self, fault: Fault, record: FaultRecord) -> None:
         folder = self._cluster.nodes[fault.target].folder
         jump = round((fault.amount - 0.5) * 2 * 86_400)
-        await self._shimmed(folder / "clock-jump", jump, "s", fault.seconds, record)
+        await shimmed(self._cluster, folder / "clock-jump", jump, "s", fault.seconds, record)
 
     async def _roll_nodes(self, fault: Fault, record: FaultRecord) -> None:
         names = [f"n{number}" for number in range(1, self._cluster.terms.nodes + 1)]
@@ -232,86 +226,6 @@ class Nemesis:
             link.heal()
         await trio.lowlevel.checkpoint()
 
-    # ---- servers
-
-    async def _kill_server(self, fault: Fault, record: FaultRecord) -> None:
-        server = await self._find(fault, record)
-        self._kill_one(server)
-        await trio.sleep(fault.seconds)
-        await self._start(server)
-
-    async def _pause_server(self, fault: Fault, record: FaultRecord) -> None:
-        server = await self._find(fault, record)
-        # A server that has ended by itself is a surprise already, and `heal` starts it again.
-        with suppress(ProcessLookupError):
-            server.pause()
-            await trio.sleep(fault.seconds)
-            server.resume()
-            await self._wait_serving(server)
-
-    async def _isolate_server(self, fault: Fault, record: FaultRecord) -> None:
-        server = await self._find(fault, record)
-        self._cluster.ensemble.isolate(server)
-        await trio.sleep(fault.seconds)
-        self._cluster.ensemble.heal()
-        await self._wait_serving(server)
-
-    async def _slow_disk(self, fault: Fault, record: FaultRecord) -> None:
-        server = await self._find(fault, record)
-        ms = round(50 + 450 * fault.amount)
-        await self._shimmed(server.folder / "slow-fsync", ms, "ms an fsync", fault.seconds, record)
-
-    async def _roll_servers(self, fault: Fault, record: FaultRecord) -> None:
-        servers = self._cluster.ensemble.servers
-        for turn, server in enumerate(servers, 1):
-            end = record.start / 1e9 + fault.seconds * turn / len(servers)
-            self._kill_one(server)
-            await trio.sleep(0.5)
-            await self._start(server)
-            await trio.sleep(max(0.0, end - time.monotonic()))
-
-    async def _find(self, fault: Fault, record: FaultRecord) -> Server:
-        """Return a server that now has the role, or any server if none has it for long."""
-        ensemble = self._cluster.ensemble
-        found: list[Server] = []
-        with trio.move_on_after(_SERVING):
-            while not found:
-                if fault.target == "leader":
-                    leader = await trio.to_thread.run_sync(ensemble.leader)
-                    found = [leader] if leader else []
-                else:
-                    found = await trio.to_thread.run_sync(ensemble.followers)
-                await trio.sleep(_POLL)
-        found = found or ensemble.servers
-        server = found[int(fault.amount * len(found))]
-        record.target = f"s{server.id} ({fault.target})"
-        return server
-
-    def _kill_one(self, server: Server) -> None:
-        self._cluster.away.add(server.id)
-        server.kill()
-
-    async def _start(self, server: Server) -> None:
-        await trio.to_thread.run_sync(server.start)
-        self._cluster.away.discard(server.id)
-        await self._wait_serving(server)
-
-    async def _wait_serving(self, server: Server) -> None:
-        """Wait until a server serves again, because only then is its fault healed."""
-        with trio.move_on_after(_SERVING):
-            while await trio.to_thread.run_sync(server.mode) in (None, "not serving"):  # noqa: ASYNC110 - no event tells it
-                await trio.sleep(_POLL)
-
-    async def _shimmed(self, control: Path, value: int, unit: str, seconds: float, record: FaultRecord) -> None:
-        if self._cluster.shim is None:
-            record.skipped = True
-            record.note = "skipped: it needs a C compiler"
-            return
-        record.note = f"{value:+d} {unit}"
-        control.write_text(f"{value}\n")  # noqa: ASYNC240 - a few bytes, in memory
-        await trio.sleep(seconds)
-        control.unlink()  # noqa: ASYNC240 - likewise
-
     # ---- user commands
 
     async def _submit(self, fault: Fault, record: FaultRecord) -> None:
@@ -344,14 +258,10 @@ _ACTIONS: Mapping[FaultKind, Callable[[Nemesis, Fault, FaultRecord], Any]] = {
     FaultKind.JOIN: Nemesis._join,
     FaultKind.HOLD: Nemesis._hold,
     FaultKind.ROLL_NODES: Nemesis._roll_nodes,
-    FaultKind.KILL_SERVER: Nemesis._kill_server,
-    FaultKind.PAUSE_SERVER: Nemesis._pause_server,
-    FaultKind.ISOLATE_SERVER: Nemesis._isolate_server,
-    FaultKind.SLOW_DISK: Nemesis._slow_disk,
-    FaultKind.ROLL_SERVERS: Nemesis._roll_servers,
+    FaultKind.NAMESAKE: Nemesis._namesake,
+    FaultKind.CRASH_LOOP: Nemesis._crash_loop,
     FaultKind.SUBMIT: Nemesis._submit,
     FaultKind.DELETE: Nemesis._delete,
     FaultKind.STOP: Nemesis._stop,
     FaultKind.BALANCE: Nemesis._balance,
 }
-assert _ACTIONS.keys() == KINDS.keys()

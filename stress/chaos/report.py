@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from .check import Evidence, Gap, Judgement, percentile
+from .check import Judgement, percentile
+from .evidence import Evidence
 from .faults import KINDS
+from .gaps import Gap
 from .run import Outline
 from .timeline import COLOURS, label, node_names, timeline
 
@@ -78,6 +80,8 @@ def page(
             '<div class="columns"><div><h2>Gaps, by their most likely cause</h2>',
             _gap_table(evidence, judgement),
             *_isolated(judgement),
+            "<h2>Restarts of innocent tasks, by their cause</h2>",
+            _restart_table(judgement),
             "</div><div><h2>Longest gaps</h2>",
             _longest(judgement, begin),
             "</div></div>",
@@ -116,6 +120,11 @@ def _head(outline: Outline, judgement: Judgement, figures: Mapping[str, Any]) ->
         ("lost tasks", figures["lost"], figures["lost"] > 0),
         ("old-token writes accepted", len(judgement.old_accepted), bool(judgement.old_accepted)),
         ("old-token writes refused", len(judgement.old_rejected), False),
+        (
+            "innocent tasks restarted for another's sake",
+            figures["innocents_restarted"],
+            figures["innocents_restarted"] > 0,
+        ),
         ("runs", figures["runs"], False),
         ("faults", figures["faults"], False),
         ("gap p50", f"{figures['gap_p50_ms']:,.0f} ms", False),
@@ -196,12 +205,22 @@ def _gap_table(evidence: Evidence, judgement: Judgement) -> str:
     return _table(("fault", "times", "gaps", "p50 ms", "p99 ms", "max ms"), rows)
 
 
+def _restart_table(judgement: Judgement) -> str:
+    by_cause = Counter((restart.cause, restart.explained) for restart in judgement.restarts)
+    rows = [(cause if explained else f"unexplained: {cause}", n) for (cause, explained), n in by_cause.most_common()]
+    return _table(("cause", "restarts"), rows)
+
+
 def _isolated(judgement: Judgement) -> Iterator[str]:
     seconds = [gap.seconds for gap in judgement.isolated]
     if seconds:
         figures = ", ".join(f"{name} {percentile(seconds, f):.2f} s" for name, f in (("p50", 0.5), ("max", 1.0)))
         yield f"<p>After kills of one node with nothing else wrong: {len(seconds)} gaps, {figures}; "
         yield f"the limit is {judgement.gap_limit:.2f} s.</p>"
+    if judgement.beside_crash_loop:
+        longest = max(gap.seconds for gap in judgement.beside_crash_loop)
+        yield f"<p>After the end of a process beside a crash loop: {len(judgement.beside_crash_loop)} gaps, "
+        yield f"max {longest:.2f} s.</p>"
 
 
 def _longest(judgement: Judgement, begin: int) -> str:

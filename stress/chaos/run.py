@@ -15,10 +15,12 @@ from metafora_trio.contract import open_service_nursery
 from metafora_trio.testing.history import EventName, History, HistoryEvent
 from metafora_trio_zookeeper import ZooKeeperCoordinator
 
-from .check import Evidence, settle_limit, settled_now, standing
+from .check import settle_limit, settled_now, standing
 from .cluster import ChaosCluster, Terms, open_chaos_cluster
+from .evidence import Evidence
 from .faults import schedule
-from .nemesis import Nemesis, read_records
+from .nemesis import Nemesis
+from .records import read_records
 from .store import read_rows
 from .traffic import Traffic
 
@@ -139,6 +141,7 @@ async def _run(cluster: ChaosCluster, outline: Outline, say: Say) -> None:
             servers=terms.servers,
             session_timeout=terms.session_timeout,
             loss=terms.links == "namespaces",
+            poison=terms.poison,
         )
         await Nemesis(cluster, traffic, say).run(faults)
         await cluster.heal()

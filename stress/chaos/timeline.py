@@ -11,9 +11,11 @@ from html import escape
 
 from metafora_trio.testing.history import Run
 
-from .check import Evidence, Gap, Judgement, node_of
+from .check import Judgement
+from .evidence import Evidence, node_of
 from .faults import KINDS
-from .nemesis import FaultRecord
+from .gaps import Gap
+from .records import FaultRecord
 
 __all__ = ["COLOURS", "label", "lanes", "node_names", "timeline"]
 

@@ -45,14 +45,19 @@ class Traffic:
         self._short: dict[str, None] = {}
         self._count = 0
 
-    async def submit(self, tasks: Sequence[Task]) -> None:
-        """Submit tasks, and record those that were acknowledged."""
+    async def submit(self, tasks: Sequence[Task], *, lasting: bool = True) -> None:
+        """Submit tasks, and record those that were acknowledged.
+
+        Args:
+            tasks: the tasks.
+            lasting: False if the caller deletes them. Then no burst does.
+        """
         await self.client.submit(tasks)
         for task in tasks:
             self._history.record(EventName.SUBMIT, task=task.id)
             if "seconds" in task.props:
                 self._short[task.id] = None
-            else:
+            elif lasting:
                 self.lasting.append(task.id)
 
     async def submit_burst(self, amount: float) -> str:
@@ -74,10 +79,11 @@ class Traffic:
         for task in some:  # remove all first: another burst may choose while this one waits for its answers
             self.lasting.remove(task)
         for task in some:
-            await self._delete(task)
+            await self.delete(task)
         return f"{len(some)} tasks"
 
-    async def _delete(self, task: str) -> None:
+    async def delete(self, task: str) -> None:
+        """Delete a task, and record that it was acknowledged. Return only then."""
         while True:
             try:
                 await self.client.delete(task)

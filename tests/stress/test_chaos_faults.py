@@ -14,21 +14,25 @@ from hypothesis import strategies as st
 from stress.chaos.faults import KINDS, Fault, FaultKind, calm, schedule
 
 runs = st.builds(
-    lambda seed, seconds, nodes, servers, timeout: (
+    lambda seed, seconds, nodes, servers, timeout, poison: (
         timeout,
         seconds,
-        schedule(seed=seed, seconds=seconds, nodes=nodes, servers=servers, session_timeout=timeout),
+        schedule(seed=seed, seconds=seconds, nodes=nodes, servers=servers, session_timeout=timeout, poison=poison),
     ),
     st.integers(0, 10_000),
     st.floats(10, 300),
     st.integers(2, 8),
     st.sampled_from([1, 3, 5]),
     st.floats(2, 10),
+    st.booleans(),
 )
 
 
-def draw(seed: int, *, seconds: float = 120, nodes: int = 5, servers: int = 3) -> list[Fault]:
-    return schedule(seed=seed, seconds=seconds, nodes=nodes, servers=servers, session_timeout=4.0)
+POISON = {kind for kind, about in KINDS.items() if about.target in ("poison", "namesake", "looping node")}
+
+
+def draw(seed: int, *, seconds: float = 120, nodes: int = 5, servers: int = 3, poison: bool = False) -> list[Fault]:
+    return schedule(seed=seed, seconds=seconds, nodes=nodes, servers=servers, session_timeout=4.0, poison=poison)
 
 
 def test_the_same_seed_gives_the_same_faults() -> None:
@@ -83,14 +87,49 @@ def test_a_long_freeze_and_a_long_cut_come_first(seed: int) -> None:
 
 
 def test_every_kind_has_its_turn() -> None:
-    found = schedule(seed=1, seconds=600, nodes=5, servers=3, session_timeout=4.0, loss=True)
+    found = schedule(seed=1, seconds=900, nodes=5, servers=3, session_timeout=4.0, loss=True, poison=True)
 
-    assert {fault.kind for fault in found} == set(KINDS)
+    # A node records a blocked loop itself.
+    assert {fault.kind for fault in found} == set(KINDS) - {FaultKind.BLOCKED}
 
 
 def test_packets_are_lost_only_if_they_can_be_dropped() -> None:
-    assert {fault.kind for fault in draw(1, seconds=600)} == set(KINDS) - {FaultKind.LOSS}
+    assert {fault.kind for fault in draw(1, seconds=900)} == set(KINDS) - {FaultKind.LOSS, FaultKind.BLOCKED} - POISON
 
 
 def test_a_single_server_is_never_isolated() -> None:
-    assert FaultKind.ISOLATE_SERVER not in {fault.kind for fault in draw(1, seconds=1000, servers=1)}
+    kinds = {fault.kind for fault in draw(1, seconds=1000, servers=1)}
+
+    assert not kinds & {FaultKind.ISOLATE_SERVER, FaultKind.CUT_PAIR, FaultKind.LOSE_QUORUM}
+    assert FaultKind.KILL_SERVERS in kinds
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_poison_comes_first_without_any_fault(seed: int) -> None:
+    """Nothing then excuses an innocent task that restarts."""
+    found = draw(seed, poison=True)
+
+    first = min(fault.at for fault in found if KINDS[fault.kind].fault)
+    poison = [fault for fault in found if fault.kind in POISON and fault.at < first]
+    assert {fault.kind for fault in poison} == POISON - {FaultKind.CRASH_LOOP}
+    assert first > 20
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_blocked_event_loops_have_a_scene_of_their_own(seed: int) -> None:
+    found = draw(seed, poison=True)
+
+    (blocking,) = (fault for fault in found if fault.kind is FaultKind.BLOCKING)
+    last = blocking.end + 1.5 * 4.0  # of a block that begins at the end
+    others = [fault for fault in found if KINDS[fault.kind].fault]
+    assert all(other.end < blocking.at or other.at > last + calm(4.0) - 1 for other in others)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_node_is_killed_beside_a_crash_loop(seed: int) -> None:
+    found = draw(seed, poison=True)
+
+    (loop,) = (fault for fault in found if fault.kind is FaultKind.CRASH_LOOP)
+    kills = [fault for fault in found if fault.kind is FaultKind.KILL and loop.at < fault.at < fault.end < loop.end]
+    assert len(kills) == 1
+    assert kills[0].target != loop.target

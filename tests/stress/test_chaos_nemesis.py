@@ -17,8 +17,11 @@ pytest.importorskip("kazoo", reason="chaos runs need the extra `zookeeper`")
 
 from metafora_trio_zookeeper.testing.real import Server
 from stress.chaos.cluster import ChaosCluster, Terms
-from stress.chaos.faults import Fault, FaultKind
-from stress.chaos.nemesis import Nemesis, read_records
+from stress.chaos.faults import KINDS, Fault, FaultKind
+from stress.chaos.nemesis import _ACTIONS, Nemesis
+from stress.chaos.poison import Poison
+from stress.chaos.records import read_records
+from stress.chaos.server_faults import ServerFaults
 
 
 class Servers:
@@ -74,13 +77,21 @@ def kill_when_paused(server: Server) -> None:
     server.kill()
 
 
+def test_every_kind_has_one_action() -> None:
+    nothing = cast("Any", None)
+    actions = [*_ACTIONS, *ServerFaults(nothing).actions, *Poison(nothing, nothing).actions]
+
+    # A node records a blocked loop itself.
+    assert sorted([*actions, FaultKind.BLOCKED]) == sorted(KINDS)
+
+
 async def test_a_server_that_was_killed_is_no_surprise(
     server: Server, tmp_path: Path, autojump_clock: MockClock
 ) -> None:
     async with trio.open_nursery() as nursery:
         cluster = cluster_of(server, tmp_path, nursery)
         nursery.start_soon(cluster.watch_servers)
-        Nemesis(cluster, cast("Any", None), lambda what: None)._kill_one(server)
+        ServerFaults(cluster).kill_one(server)
         await trio.sleep(10)
         assert cluster.surprises == []
         cluster.away.clear()  # as if it was started again, and has ended

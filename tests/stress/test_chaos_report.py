@@ -29,17 +29,18 @@ from stress.chaos.timeline import lanes
 S = 1_000_000_000
 KEYS = [
     *("seconds", "faults", "runs", "overlaps", "lost", "old_token_writes_accepted", "old_token_writes_rejected"),
-    *("gap_p50_ms", "gap_p99_ms", "gap_max_ms", "verdict", "seed"),
+    *("innocents_restarted", "restarts", "gap_p50_ms", "gap_p99_ms", "gap_max_ms", "crash_loop_gap_max_ms"),
+    *("verdict", "seed"),
 ]
 
 
-def keep(folder: Path, *, second_start: float) -> None:
+def keep(folder: Path, *, second_start: float, reason: str = "session_lost") -> None:
     """Write the evidence of a run in which n1 stops a task at 12 s, and n2 starts it at `second_start`."""
     events = [
         HistoryEvent(0, EventName.SUBMIT, "nemesis", task="a"),
         HistoryEvent(1 * S, EventName.START, "n1.1", "n1.x", "a", 1),
         HistoryEvent(round(second_start * S), EventName.START, "n2.1", "n2.y", "a", 2),
-        HistoryEvent(12 * S, EventName.STOP, "n1.1", "n1.x", "a", 1),
+        HistoryEvent(12 * S, EventName.STOP, "n1.1", "n1.x", "a", 1, reason=reason),
         HistoryEvent(20 * S, EventName.END),
     ]
     lines = [json.dumps({name: getattr(event, name) for name in HistoryEvent.__slots__}) for event in events]
@@ -71,6 +72,18 @@ def test_kept_evidence_is_judged_again(tmp_path: Path, capsys: pytest.CaptureFix
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert list(result) == KEYS
     assert (status, result["verdict"], result["gap_max_ms"], result["faults"], result["seed"]) == (0, "ok", 1500, 1, 5)
+
+
+def test_restarts_are_counted_by_cause(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    keep(tmp_path, second_start=13.5, reason="released")
+
+    status = main(["--check", str(tmp_path), "--json", "--report", str(tmp_path / "out.html")])
+
+    printed = capsys.readouterr()
+    result = json.loads(printed.out.splitlines()[-1])
+    assert (status, result["innocents_restarted"], result["restarts"]) == (1, 1, {"released": 1})
+    assert "nothing of its own explains it: released" in printed.err
+    assert "<td class=t>unexplained: released</td><td>1</td>" in (tmp_path / "out.html").read_text()
 
 
 def test_a_violation_is_printed_and_exits_with_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -47,6 +47,24 @@ def test_tasks_that_ignore_their_lease_are_found(
     assert "VIOLATION: overlap of " in printed.err
 
 
+def test_poison_restarts_no_innocent_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(chaos_run, "_QUIET", 1.0)
+    arguments = [*SMALL, "--session-timeout", "4", "--poison", "--large", "5", "--seconds", "10", "--json"]
+
+    found = main([*arguments, "--keep", str(tmp_path / "run")])
+
+    printed = capsys.readouterr()
+    figures = json.loads(printed.out.splitlines()[-1])
+    assert (found, figures["verdict"], figures["innocents_restarted"]) == (0, "ok", 0), printed.err
+    assert figures["overlaps"] == figures["lost"] == 0
+    lines = [line for path in (tmp_path / "run" / "history").iterdir() for line in path.read_text().splitlines()]
+    for poison in ("returns", "exits", "group", "raises", "stubborn", "brief", "deep", "large"):
+        assert any('"ev":"start"' in line and f'"poison-{poison}-' in line for line in lines), poison
+    assert not any("poison-unreadable-" in line for line in lines)
+
+
 @pytest.mark.parametrize("number,status", [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
 def test_everything_started_ends_with_the_run(number: signal.Signals, status: int, tmp_path: Path) -> None:
     """Even a node that is frozen at that moment."""

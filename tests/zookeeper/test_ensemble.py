@@ -71,9 +71,24 @@ def test_isolate_and_heal(linked_ensemble: Ensemble) -> None:
     assert linked_ensemble.followers() == followers
 
 
-def test_isolate_needs_links(standalone: Ensemble) -> None:
+@pytest.mark.parametrize("one_way", [False, True])
+def test_cut_a_follower_from_the_leader(one_way: bool, linked_ensemble: Ensemble) -> None:
+    """It gives up after ten ticks, also if only what the leader sends to it is held."""
+    leader, (follower, other) = linked_ensemble.leader(), linked_ensemble.followers()
+    assert leader is not None
+    linked_ensemble.cut(leader, follower, one_way=one_way)
+    wait_until(lambda: follower.mode() == "not serving")
+    assert (linked_ensemble.leader(), linked_ensemble.followers()) == (leader, [other])
+    linked_ensemble.heal()
+    linked_ensemble.wait_ready()
+    assert linked_ensemble.followers() == sorted([follower, other], key=lambda server: server.id)
+
+
+def test_isolate_and_cut_need_links(standalone: Ensemble) -> None:
     with pytest.raises(ValueError, match="linked"):
         standalone.isolate(standalone.servers[0])
+    with pytest.raises(ValueError, match="linked"):
+        standalone.cut(standalone.servers[0], standalone.servers[0])
 
 
 async def test_open_ensemble(tmp_path: Path) -> None:

@@ -62,6 +62,7 @@ class HistoryEvent:
         task: the task's id.
         token: the fencing token.
         ended: for a stop: True if the handler returned or raised, False if it was cancelled.
+        reason: for a stop: the `stop_reason` of the run, or empty.
     """
 
     t: int
@@ -71,6 +72,7 @@ class HistoryEvent:
     task: str = ""
     token: int = 0
     ended: bool = False
+    reason: str = ""
 
 
 class History:
@@ -119,7 +121,7 @@ class History:
         """Record that a handler starts. Call it first thing in the handler."""
         self._add(EventName.START, node=node, task=task, token=token)
 
-    def stop(self, task: str, token: int, node: str, *, ended: bool = False) -> None:
+    def stop(self, task: str, token: int, node: str, *, ended: bool = False, reason: str = "") -> None:
         """Record that a handler stops. Call it last thing in the handler, in a `finally`.
 
         Args:
@@ -127,8 +129,9 @@ class History:
             token: the fencing token.
             node: the identity of the session.
             ended: True if the handler returns or raises, False if it is cancelled.
+            reason: the `stop_reason` of the run, if it has one.
         """
-        self._add(EventName.STOP, node=node, task=task, token=token, ended=ended)
+        self._add(EventName.STOP, node=node, task=task, token=token, ended=ended, reason=reason)
 
     def record(self, ev: EventName, *, task: str = "", process: str | None = None) -> None:
         """Record any other event. `EventName` says when to record each."""
@@ -143,8 +146,10 @@ class History:
         task: str = "",
         token: int = 0,
         ended: bool = False,
+        reason: str = "",
     ) -> None:
-        event = HistoryEvent(self._now(), ev, self.process if process is None else process, node, task, token, ended)
+        by = self.process if process is None else process
+        event = HistoryEvent(self._now(), ev, by, node, task, token, ended, reason)
         if self._file is None:
             self.events.append(event)
         else:

@@ -35,6 +35,7 @@ class Run:
         life: the number of times that the task had been done before.
         open: True if it still ran when the history ended.
         ended: the `ended` of its stop event.
+        reason: the `reason` of its stop event.
     """
 
     start: int
@@ -46,6 +47,7 @@ class Run:
     life: int = 0
     open: bool = False
     ended: bool = False
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +192,8 @@ class _HistoryReader:
                 self._start(event)
             case EventName.STOP:
                 if begun := self._running.get((event.process, event.task, event.token)):
-                    self.runs.append(replace(begun.pop(0), stop=event.t, open=False, ended=event.ended))
+                    run = replace(begun.pop(0), stop=event.t, open=False, ended=event.ended, reason=event.reason)
+                    self.runs.append(run)
                 else:
                     self.strays.append(event)
             case EventName.KILL:

@@ -189,8 +189,16 @@ class Ensemble:
                     # Refuse new ones, because a connection that is accepted but silent would delay the next election.
                     proxy.cut(refuse=True)
 
+    def cut(self, one: Server, other: Server, *, one_way: bool = False) -> None:
+        """Cut two servers from each other. With `one_way`, hold only what `one` sends to `other`. Needs `linked`."""
+        self._require_links()
+        for proxy in self._links[one.id, other.id]:
+            proxy.cut(down=not one_way, refuse=not one_way)
+        for proxy in self._links[other.id, one.id]:
+            proxy.cut(up=not one_way, refuse=not one_way)
+
     def heal(self) -> None:
-        """Undo every `isolate`, and resume paused servers. Killed servers are not started."""
+        """Undo every `isolate` and `cut`, and resume paused servers. Killed servers are not started."""
         for proxies in self._links.values():
             for proxy in proxies:
                 proxy.heal()
@@ -210,7 +218,7 @@ class Ensemble:
 
     def _require_links(self) -> None:
         if not self._links:
-            raise ValueError("isolate() needs an ensemble created with linked=True")
+            raise ValueError("isolate() and cut() need an ensemble created with linked=True")
 
     def _prepare(self) -> None:
         """Make new folders, ports, proxies and servers."""
