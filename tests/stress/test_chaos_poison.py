@@ -81,4 +81,4 @@ def test_buckets_are_those_of_the_layout() -> None:
 
     assert [bucket(name) for name in names] == [layout.bucket(name) for name in names]
     assert all(bucket(name, off=1) != layout.bucket(name) for name in names)
-    assert json.loads(layout.record)["buckets"] == 64
+    assert json.loads(layout.new_record(0.0))["buckets"] == 64
