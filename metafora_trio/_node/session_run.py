@@ -85,5 +85,6 @@ class SessionRun:
         """Wait until the session is over or, if a scope does not close, until the lease has ended. A checkpoint."""
         await self._ending.wait()
         end = self.membership.session.lease.end if self.membership is not None else 0.0
-        with trio.move_on_at(end + _TOLERANCE):
+        # Count from now at the earliest: if the event loop was blocked past the end, the scopes can close only now.
+        with trio.move_on_at(max(end, trio.current_time()) + _TOLERANCE):
             await self._over.wait()

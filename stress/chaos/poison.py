@@ -29,7 +29,7 @@ __all__ = ["Poison", "deepest", "large"]
 
 _AUTH = [("digest", "submitter:password")]
 _READ_ONLY = [make_acl("world", "anyone", read=True)]
-_TIMEOUT = 30.0
+_TIMEOUT = 30
 """Seconds within which a raw client must reach the servers, and within which each of its requests must succeed."""
 _ENDS = 60.0
 """Seconds within which poison that ends must have ended, whatever else is wrong."""
@@ -37,7 +37,8 @@ _RAISES_EVERY = 8.0
 _LARGE = 510 * 1024
 _FEW = 4
 
-Raw = Callable[[KazooClient], None]
+Raw = Callable[[Any], None]
+"""A request that a kazoo client makes."""
 
 
 def deepest(task: str) -> Task:
@@ -220,7 +221,7 @@ def _paths(task: str) -> tuple[str, str]:
 
 
 def _run(hosts: str, requests: Sequence[Raw]) -> None:
-    retry = {"max_tries": -1, "max_delay": 1.0, "deadline": _TIMEOUT}
+    retry: dict[str, Any] = {"max_tries": -1, "max_delay": 1.0, "deadline": _TIMEOUT}
     client = KazooClient(hosts, auth_data=_AUTH, connection_retry={**retry}, command_retry={**retry})
     client.start(_TIMEOUT)
     try:
@@ -234,7 +235,7 @@ def _run(hosts: str, requests: Sequence[Raw]) -> None:
 def _make(path: str, acl: Sequence[Any], data: bytes | None = None) -> Raw:
     """Create a znode; without data, with the state of a new task."""
 
-    def request(client: KazooClient) -> None:
+    def request(client: Any) -> None:
         try:
             client.retry(client.create, path, TaskState().encode() if data is None else data, acl=list(acl))
         except NodeExistsError:
@@ -246,7 +247,7 @@ def _make(path: str, acl: Sequence[Any], data: bytes | None = None) -> Raw:
 def _make_family(path: str, data: bytes) -> Raw:
     """Create a znode with a child, in one transaction."""
 
-    def request(client: KazooClient) -> None:
+    def request(client: Any) -> None:
         transaction = client.transaction()
         transaction.create(path, data)
         transaction.create(f"{path}/child", b"")
@@ -256,7 +257,7 @@ def _make_family(path: str, data: bytes) -> Raw:
 
 
 def _remove(path: str) -> Raw:
-    def request(client: KazooClient) -> None:
+    def request(client: Any) -> None:
         try:
             client.retry(client.delete, path)
         except NoNodeError:
@@ -268,7 +269,7 @@ def _remove(path: str) -> Raw:
 def _replace(state: str) -> Raw:
     """Replace the state of a task that nobody may set by one that anybody may set."""
 
-    def request(client: KazooClient) -> None:
+    def request(client: Any) -> None:
         _remove(state)(client)
         _make(state, OPEN_ACL_UNSAFE)(client)
 

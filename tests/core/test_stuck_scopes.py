@@ -134,3 +134,28 @@ async def test_scopes_that_close_while_cut_off(autojump_clock: MockClock) -> Non
         await cluster.wait_until(lambda: {"t1", "t2"} <= cluster.running.keys(), within=5)
         assert cluster.owners()["stubborn"][0] == "a"
         assert cluster.starts["stubborn"] == 1
+
+
+async def test_a_blocked_event_loop_makes_no_scope_stuck(autojump_clock: MockClock) -> None:
+    """When the loop goes on after the end of the lease, scopes that then close as usual are not reported as stuck."""
+    unblock = trio.Event()
+
+    async def work(task: RunningTask) -> None:
+        if task.id == "blocking" and not unblock.is_set():
+            await unblock.wait()
+            autojump_clock.jump(2 * T)  # no other task runs meanwhile, as during a long computation
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(0.05)  # closing takes some steps
+
+    async with open_cluster(session_timeout=T) as cluster:
+        a = await cluster.start("a", work)
+        await cluster.submit_until_running("blocking", "other")
+        a.take_events()
+        unblock.set()
+        await cluster.wait_until(lambda: cluster.starts["other"] == 2)
+        events = a.take_events()
+        assert not [event for event in events if isinstance(event, TaskStuck)]
+        assert isinstance(only(SessionEnded, events), SessionEnded)
