@@ -132,7 +132,7 @@ class ReadResult:
 
 @dataclass(frozen=True, slots=True)
 class Stat:
-    """What is known about a znode without reading it.
+    """The useful part of a znode's stat, without its data.
 
     Attributes:
         version: the number of changes of its data.

@@ -26,7 +26,7 @@ MAX_DEPTH = 100
 """The largest number of objects and lists inside each other. Python's own parser fails at a depth that varies."""
 MIN_INTEGER, MAX_INTEGER = -(2**63), 2**64 - 1
 """The integers that a record may hold: those of 64 bits, signed or not. Many readers cut or refuse larger ones."""
-_MOST_DIGITS = 20  # of an integer of 64 bits, with its sign
+_MOST_DIGITS = 20  # an integer of 64 bits has no more, with its sign
 
 _TEXT = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)  # one without an end reaches to the end of the record
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))

@@ -162,7 +162,7 @@ class Requests:
 
 
 class FreshReads:
-    """Reads that show everything that was written before this object was made, whoever wrote it.
+    """Reads that show everything that any client or node had written before this object was made.
 
     A server may lag behind the others. So the first reads on each connection are sent right behind a barrier, a quorum
     write: a server answers in order, and answers the write only when it has caught up with it. A `sync` would prove
@@ -204,7 +204,7 @@ class FreshReads:
                 try:
                     await burst.wait()
                 except RequestError as error:
-                    if error.code is ErrorCode.NO_NODE:  # of the barrier, or of a list
+                    if error.code is ErrorCode.NO_NODE:  # the barrier or a list found no namespace
                         raise requests.no_namespace() from error
                     if not is_broken(error):
                         raise await requests.refused(error) from error

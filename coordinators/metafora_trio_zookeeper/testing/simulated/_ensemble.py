@@ -87,7 +87,7 @@ class SimulatedZooKeeper:
 
     @property
     def forbidden(self) -> Forbidden:
-        """What the ACLs do not permit. A test changes it at will; a change takes effect at once, on every server."""
+        """The actions that ACLs forbid. A test changes it at will; a change takes effect at once, on every server."""
         return self._quorum.forbidden
 
     @property

@@ -66,7 +66,7 @@ Changes = Mapping[str, Znode | None]
 
 @dataclass(frozen=True, slots=True)
 class Forbidden:
-    """What the ACLs do not permit, to any session. As in ZooKeeper, a znode's own ACL says who may read it, check it
+    """The actions that ACLs forbid to every session. As in ZooKeeper, a znode's own ACL says who may read it, check it
     and set its data, and its parent's ACL who may create and delete it.
 
     Attributes:
