@@ -36,7 +36,7 @@ the request that stores it: a broker such as ZooKeeper refuses requests above 1 
 _ENCODER = json.JSONEncoder(separators=(",", ":"))  # made once, for speed
 _MAX_ERRORS = 16
 _MAX_ERRORS_BYTES = 240 * 1024
-_MAX_STORED_BYTES = 1024 * 1024  # of records to read, whichever program wrote them
+_MAX_STORED_BYTES = 1024 * 1024  # the limit for reading, also of records that other programs wrote
 
 
 class Outcome(enum.Enum):

@@ -15,7 +15,7 @@ __all__ = ["Experience"]
 
 @dataclass(frozen=True, slots=True)
 class Experience:
-    """What a consumer has learned.
+    """The knowledge of a consumer.
 
     Attributes:
         failures: how many tasks have failed here in a row.
