@@ -103,7 +103,7 @@ class Poison:
         tasks = []
         for number in range(self._cluster.terms.large):
             tasks.append(large(f"{POISON}large-{number}"))
-            await trio.sleep(0)  # each takes some milliseconds, and the proxies run in this process
+            await trio.lowlevel.checkpoint()  # each takes some milliseconds, and the proxies run in this process
         await self._keep(tasks, fault, record)
 
     async def _stubborn(self, fault: Fault, record: FaultRecord) -> None:
