@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ import trio
 from metafora_trio.contract import open_service_nursery
 from metafora_trio.testing.history import EventName, History
 from metafora_trio_zookeeper.testing.real import Ensemble, ProxyLoop, TcpProxy, open_ensemble
+
+from .faults import FaultKind
+from .records import FaultRecord, append_record
 
 __all__ = ["JOINED", "TICK", "ChaosCluster", "ChaosNode", "Terms", "open_chaos_cluster"]
 
@@ -35,7 +39,9 @@ real network would refuse the connection. Servers repeat lost votes after pauses
 _OVERRUN = 70
 """The exit status of a process that the library has ended because of an overrun."""
 _LOOK = 0.2
-"""Seconds between checks of the servers."""
+"""Seconds between checks of the servers and of the proxies."""
+_STALL = 1 / 8
+"""The part of T for which the proxies may stand still. Heartbeats are late by then, and leases end at a half."""
 _ROOT = Path(__file__).parents[2]
 _SHIM = Path(__file__).parent / "shim.c"
 
@@ -268,6 +274,21 @@ class ChaosCluster:
             missing = dead
             await trio.sleep(_LOOK)
 
+    async def watch_links(self) -> None:
+        """Until cancelled, record each time in which the proxies did not run, as a fault of all links.
+
+        No byte then passes between nodes and servers, because the machine is too busy. Only this run can know that: a
+        node sees just that no answer comes.
+        """
+        while True:
+            start = time.monotonic_ns()
+            await trio.to_thread.run_sync(self._proxies.call, lambda: None)
+            end = time.monotonic_ns()
+            if end - start > self.terms.session_timeout * _STALL * 1e9:
+                note = f"{(end - start) / 1e9:.1f} s"
+                append_record(self.folder, FaultRecord(FaultKind.STALL, "", start, end, note=note))
+            await trio.sleep(_LOOK)
+
     async def heal(self) -> None:
         """Undo all faults. Return when all servers serve and all nodes have been started."""
         for links in self._links.values():
@@ -329,6 +350,7 @@ async def open_chaos_cluster(terms: Terms, folder: Path) -> AsyncGenerator[Chaos
                     for number in range(1, terms.nodes + 1):
                         cluster.start(f"n{number}")
                     nursery.start_soon(cluster.watch_servers)
+                    nursery.start_soon(cluster.watch_links)
                     yield cluster
                 finally:
                     cluster.destroy()

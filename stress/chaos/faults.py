@@ -63,6 +63,7 @@ class FaultKind(enum.StrEnum):
     BLOCKED = "blocked loop"
     NAMESAKE = "namesake"
     CRASH_LOOP = "crash loop"
+    STALL = "stall"
 
 
 class Assumption(enum.StrEnum):
@@ -143,6 +144,7 @@ KINDS = {
     FaultKind.BLOCKED: Kind("the event loop is blocked past the lease", target="blocked node", breaks=_AWAKE),
     FaultKind.NAMESAKE: Kind("a node joins under the name of another", target="namesake", breaks=_NONE),
     FaultKind.CRASH_LOOP: Kind("a node is killed 2 s after each join", target="looping node"),
+    FaultKind.STALL: Kind("this machine was too busy to run the proxies", target="all links", breaks=_AWAKE),
 }
 
 

@@ -100,7 +100,10 @@ class Poison:
         await self._keep([deepest(f"{POISON}deep-{number}") for number in range(_FEW)], fault, record)
 
     async def _large(self, fault: Fault, record: FaultRecord) -> None:
-        tasks = [large(f"{POISON}large-{number}") for number in range(self._cluster.terms.large)]
+        tasks = []
+        for number in range(self._cluster.terms.large):
+            tasks.append(large(f"{POISON}large-{number}"))
+            await trio.lowlevel.checkpoint()  # each takes some milliseconds, and the proxies run in this process
         await self._keep(tasks, fault, record)
 
     async def _stubborn(self, fault: Fault, record: FaultRecord) -> None:

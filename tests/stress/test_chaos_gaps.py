@@ -51,6 +51,7 @@ def test_a_handover_is_planned() -> None:
         ("session_lost", fault(FaultKind.BLOCKED, "n1", 5, 9)),
         ("session_lost", fault(FaultKind.PAUSE_SERVER, "s1 (leader)", 9, 12)),
         ("session_lost", fault(FaultKind.LOSE_QUORUM, "", 3, 4)),
+        ("session_lost", fault(FaultKind.STALL, "", 8, 9)),
         ("claim_lost", fault(FaultKind.FREEZE, "n1", 5, 9)),
         ("released", fault(FaultKind.STOP, "", 9, 9)),
         ("released", fault(FaultKind.BALANCE, "", 9, 9)),

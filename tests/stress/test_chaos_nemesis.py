@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
@@ -81,8 +82,8 @@ def test_every_kind_has_one_action() -> None:
     nothing = cast("Any", None)
     actions = [*_ACTIONS, *ServerFaults(nothing).actions, *Poison(nothing, nothing).actions]
 
-    # A node records a blocked loop itself.
-    assert sorted([*actions, FaultKind.BLOCKED]) == sorted(KINDS)
+    # These two are recorded when they are seen.
+    assert sorted([*actions, FaultKind.BLOCKED, FaultKind.STALL]) == sorted(KINDS)
 
 
 async def test_a_server_that_was_killed_is_no_surprise(
@@ -99,3 +100,26 @@ async def test_a_server_that_was_killed_is_no_surprise(
         nursery.cancel_scope.cancel()
 
     assert cluster.surprises == ["server s1 has ended by itself"]
+
+
+class SlowProxies:
+    """A loop of proxies that is too busy to run."""
+
+    def call(self, function: Callable[[], None]) -> None:
+        time.sleep(0.3)
+        function()
+
+
+async def test_links_that_stand_still_are_a_fault(server: Server, tmp_path: Path) -> None:
+    """With T = 2 s, a quarter of a second is too long."""
+    async with trio.open_nursery() as nursery:
+        terms, servers = Terms(servers=1, session_timeout=2.0), cast("Any", Servers(server))
+        cluster = ChaosCluster(terms, tmp_path, servers, cast("Any", SlowProxies()), nursery, None)
+        nursery.start_soon(cluster.watch_links)
+        with trio.fail_after(30):
+            while not (found := read_records(tmp_path / "faults.jsonl")):  # noqa: ASYNC110 - no event to wait for
+                await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
+
+    assert found[0].kind is FaultKind.STALL
+    assert found[0].end - found[0].start >= 300_000_000
