@@ -121,6 +121,7 @@ def test_a_run_stops_when_its_last_child_has_ended(cluster: SimulatedCluster) ->
 @pytest.mark.parametrize(
     "reason, problem",
     [
+        (None, "it is cancelled without a reason"),
         (StopReason.RELEASED, "it is released, but neither a client nor the balancer asked for that"),
         (StopReason.DELETED, "it stops as deleted, but no client deleted it"),
         (StopReason.DRAINED, r"it stops because the node leaves \(drained\), but nobody told the node to"),
@@ -128,7 +129,7 @@ def test_a_run_stops_when_its_last_child_has_ended(cluster: SimulatedCluster) ->
     ],
 )
 def test_a_reason_to_stop_must_have_a_cause(
-    cluster: SimulatedCluster, reason: StopReason, problem: str, monkeypatch: pytest.MonkeyPatch
+    cluster: SimulatedCluster, reason: StopReason | None, problem: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     executors: list[Executor] = []
     look = Executor.look_at_everything
@@ -141,7 +142,11 @@ def test_a_reason_to_stop_must_have_a_cause(
     owner = cluster.nodes[str(cluster.owner("t"))]
     owner.place.call(owner.consumer.freeze)  # so that the executor is noted
     (run,) = executors[-1].open_runs()
-    owner.place.call(executors[-1].stop, run, reason)
+    assert run._scope is not None
+    if reason is None:
+        owner.place.call(run._scope.cancel)
+    else:
+        owner.place.call(executors[-1].stop, run, reason)
     with pytest.raises(BrokenPromise, match=f"t on .*: {problem}"):
         cluster.run_for(1.0)
 
