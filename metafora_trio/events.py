@@ -202,7 +202,7 @@ class NodeSuspended(Event):
 
 @dataclass(frozen=True, slots=True)
 class NodeResumed(Event):
-    """A task has succeeded, or has run for a minute, so this node takes tasks again as before."""
+    """A task has been completed, or one on trial runs on, so this node takes tasks again as before."""
 
 
 @dataclass(frozen=True, slots=True)

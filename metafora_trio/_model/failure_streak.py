@@ -5,6 +5,9 @@ until it has failed all of the cluster's. So after some failures in a row, witho
 suspended: it takes no task but one at a time, on trial, with a pause between two trials that doubles from 5 seconds to
 5 minutes. The first success ends that. The trials never stop, because a node cannot know whether the tasks or its own
 handler are to blame: if all nodes are suspended since many tasks have bad input, good tasks still get their turn.
+
+Tasks that run well here speak for the node: for each, it bears as many failures more. They run well if they have lasted
+much longer than the failures did. So a few bad tasks that every node fails suspend no node that does its work.
 """
 
 from __future__ import annotations
@@ -15,6 +18,10 @@ __all__ = ["FailureStreak"]
 
 _LASTED = 60.0
 """A run that has lasted so many seconds is a success, even if it fails later."""
+_WELL, _WELL_FACTOR = 5.0, 20.0
+"""A task runs well after so many seconds, and so many times as long as the longest failure of the streak."""
+_TRACKED = 32
+"""The maximum number of running tasks to follow. More would not change a decision."""
 _PAUSE_FIRST, _PAUSE_MOST = 5.0, 300.0
 
 
@@ -37,11 +44,14 @@ class FailureStreak:
         self.trial: str | None = None
         self.trial_at = -math.inf
         self._pause = 0.0
-        self._started: dict[str, float] = {}  # the running tasks that began since the first failure
+        self._longest = 0.0  # the longest failure of the streak
+        self._began = math.inf  # when the streak began
+        self._well = 0  # the number of tasks that run well, as of the last look
+        self._started: dict[str, float] = {}  # some running tasks, by when they began
 
     @property
     def suspended(self) -> bool:
-        return self.most is not None and self.failures >= self.most
+        return self.most is not None and self.failures >= self.most * (1 + self._well)
 
     def may_run(self, task: str) -> bool:
         """Return whether the node may start a task."""
@@ -58,15 +68,18 @@ class FailureStreak:
 
     def start(self, task: str, now: float) -> None:
         """Note that a task has started."""
-        if self.failures:
+        if len(self._started) < _TRACKED:
             self._started[task] = now
 
     def fail(self, task: str, seconds: float, now: float) -> None:
         """Note that a task has failed after so many seconds."""
+        self._started.pop(task, None)
         if seconds >= _LASTED:
             self.succeed()
             return
-        self._started.pop(task, None)
+        self._began = min(self._began, now)
+        self._longest = max(self._longest, seconds)
+        self._count(now)
         if not self.suspended:
             self.failures += 1
             if self.suspended:
@@ -82,7 +95,7 @@ class FailureStreak:
         """Note that a task has been completed or has lasted."""
         self.failures = 0
         self.trial = None
-        self._started.clear()
+        self._longest, self._began = 0.0, math.inf
 
     def stop(self, task: str) -> None:
         """Note that a task was stopped before it could fail or succeed, or was not got after all."""
@@ -92,6 +105,12 @@ class FailureStreak:
 
     def look(self, now: float) -> None:
         """Succeed if a task that began since the first failure has lasted. Call this from time to time."""
-        oldest = next(iter(self._started.values()), now)
-        if now - oldest >= _LASTED:
+        since = (began for began in self._started.values() if began >= self._began)
+        if now - min(since, default=now) >= _LASTED:
             self.succeed()
+        self._count(now)
+
+    def _count(self, now: float) -> None:
+        """Count the tasks that run well."""
+        well = max(_WELL, _WELL_FACTOR * self._longest)
+        self._well = sum(now - began >= well for began in self._started.values())
