@@ -54,7 +54,7 @@ class EventStream:
         for observer in tuple(self._observers):
             try:
                 observer(event)
-            except KeyboardInterrupt:  # meant for the program
+            except (KeyboardInterrupt, trio.Cancelled):  # the first is meant for the program
                 raise
             except BaseException as error:  # noqa: BLE001 - whatever a user's observer raises, also SystemExit
                 self._remove(observer, error, event.node)
@@ -90,7 +90,7 @@ def _describe(observer: Observer) -> str:
     """Return an observer's repr, or the default one if its own raises."""
     try:
         return repr(observer)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, trio.Cancelled):
         raise
     except BaseException:  # noqa: BLE001 - whatever a user's observer raises
         return object.__repr__(observer)

@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
+import trio
+
 from metafora_trio.balancers import Balancer, BalancerContext
 from metafora_trio.events import BalancerFailed, Event
 
@@ -79,7 +81,7 @@ class GuardedBalancer:
     def _ask(self, method: str, call: Callable[[], T], otherwise: T) -> T:
         try:
             return call()
-        except KeyboardInterrupt:  # meant for the program
+        except (KeyboardInterrupt, trio.Cancelled):  # the first is meant for the program
             raise
         except BaseException as error:  # noqa: BLE001 - whatever a user's balancer raises, also SystemExit
             self._emit(BalancerFailed(self._me, method, error))

@@ -168,6 +168,8 @@ class TaskRun:
                         await trio.lowlevel.checkpoint_if_cancelled()
                         outcome = await _awaitable(handler, task)
                         ended = True
+                except trio.Cancelled:
+                    raise
                 except BaseException as raised:
                     error = _error_of(raised)
                     if error is None:

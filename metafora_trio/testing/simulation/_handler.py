@@ -86,7 +86,7 @@ class WatchedHandler:
             if task.stop_reason is StopReason.SESSION_LOST:
                 # Before the task has stopped: the node may give up other claims while this one still closes.
                 self._monitor.lost.add(task.node)
-            await self._linger(task, run)
+            await self._linger(task, run)  # noqa: ASYNC102 - shielded within
             raise
         if run.fails:
             raise RuntimeError("told to fail")
@@ -96,7 +96,7 @@ class WatchedHandler:
             await run.end.wait()
             await trio.sleep(_CHILD_OUTLIVES)
         except trio.Cancelled:
-            await self._linger(task, run, _CHILD_OUTLIVES)
+            await self._linger(task, run, _CHILD_OUTLIVES)  # noqa: ASYNC102 - shielded within
             raise
         finally:
             self._part_ended(run)

@@ -72,7 +72,7 @@ class SimulatedConnection(ConnectionBase[Request]):
         self.process = process
         self._world = world
         self._servers = servers
-        self.received = 0
+        self.received: int = 0
         self._rng = rng
         self._asked = session_timeout
         self._opened_at = -math.inf
