@@ -126,6 +126,13 @@ def mutants(session: nox.Session) -> None:
 
 
 @nox.session
+def mutation(session: nox.Session) -> None:
+    """Check that a test notices each small change of the protocol's code. Posargs: `nox -s mutation -- lease`."""
+    session.install("-e", ".[all]", *group("test"), *group("mutation"))
+    session.run("python", "-m", "stress.mutation", *session.posargs)
+
+
+@nox.session
 def chaos(session: nox.Session) -> None:
     """Break real servers and nodes for minutes. Posargs go to it: `nox -s chaos -- --seed 7 --report out.html`."""
     provide_zookeeper(session)

@@ -11,12 +11,16 @@ import signal
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 # No deadline: the machine that runs the tests is shared, and a slow example is not a wrong one. In CI the examples are
 # the same in each run, so only a change can make them fail. `--hypothesis-profile=deep` searches for more.
 settings.register_profile("metafora", deadline=None, print_blob=True, derandomize="CI" in os.environ)
 settings.register_profile("deep", deadline=None, print_blob=True, max_examples=5000)
+# For `stress.mutation`: the same examples for each mutant, and no time spent on shrinking what fails.
+settings.register_profile(
+    "mutation", deadline=None, derandomize=True, database=None, phases=(Phase.explicit, Phase.generate)
+)
 settings.load_profile("metafora")
 
 # A shell starts background jobs with SIGINT ignored, and every process of the tests would inherit that.

@@ -72,6 +72,26 @@ def test_the_pause_doubles_up_to_five_minutes() -> None:
     assert streak.failures == 12
 
 
+def test_the_pause_counts_from_the_last_failure() -> None:
+    streak = FailureStreak(3)
+    for now in (10.0, 20.0, 30.0):
+        streak.fail("t", 1.0, now)
+    assert (streak.may_take(34.9), streak.may_take(35.0)) == (False, True)
+
+
+def test_after_each_trial_there_is_another() -> None:
+    """Whether the last one failed, or succeeded long before the node was suspended again."""
+    streak = suspended()
+    streak.take("t")
+    streak.fail("t", 1.0, 5.0)
+    assert (streak.may_run("t"), streak.may_take(15.0)) == (False, True)
+    streak.take("u")
+    streak.succeed()
+    for task in "xyz":
+        streak.fail(task, 1.0, 100.0)
+    assert (streak.may_run("u"), streak.may_take(105.0)) == (False, True)
+
+
 def test_tasks_that_began_before_add_nothing() -> None:
     """Many tasks may start before the third fails. Their failures do not make the pause longer."""
     streak = suspended()
@@ -132,6 +152,26 @@ def test_a_task_that_is_stopped_does_not_last() -> None:
     streak.take("t")
     streak.start("t", 5.0)
     streak.stop("t")
+    streak.look(100.0)
+    assert streak.suspended
+
+
+def test_a_task_that_has_failed_does_not_last() -> None:
+    streak = suspended()
+    streak.take("t")
+    streak.start("t", 5.0)
+    streak.fail("t", 1.0, 6.0)
+    streak.look(100.0)
+    assert streak.suspended
+
+
+def test_a_task_from_before_a_success_says_nothing_about_later_failures() -> None:
+    streak = FailureStreak(3)
+    streak.fail("x", 1.0, 0.0)
+    streak.start("before", 1.0)
+    streak.succeed()
+    for task in "xyz":
+        streak.fail(task, 1.0, 50.0)
     streak.look(100.0)
     assert streak.suspended
 

@@ -39,6 +39,12 @@ def test_the_lease_ends_before_the_session(session_timeout: float) -> None:
     assert terms.until_end - terms.until_cancel >= 0.1 * session_timeout
 
 
+def test_the_shortest_timeout_leaves_time_for_cleanup() -> None:
+    terms = LeaseTerms(MIN_SESSION_TIMEOUT)
+    assert terms.until_end - terms.until_cancel > 0.25
+    assert MIN_SESSION_TIMEOUT == 2.0, "the pages promise that so short a timeout is possible"
+
+
 def test_heartbeat_in_time_counts_from_its_sending() -> None:
     terms = LeaseTerms(12)
     assert terms.stamp(now=100.9, previous=100.0) == 100.9

@@ -57,6 +57,57 @@ def test_after_three_nodes_it_is_left_alone() -> None:
     assert (watch.alone(), list(watch.lethal.found())) == (set(), [("t", 3)])
 
 
+def test_a_node_that_has_had_it_for_a_minute_is_no_victim() -> None:
+    """The time counts from when the node got the task, however often the task is looked at, and whatever other tasks
+    have changed hands since."""
+    watch = Watch("a.1", "b.2", "c.3", "d.4")
+    watch.get("d.4", "t")
+    watch.get("d.4", "u")
+    watch.now += 30.0
+    watch.get("a.1", "t")
+    for node in ("a.1", "b.2", "c.3"):
+        watch.get(node, "t")
+        watch.now += 59.0
+        watch.get(node, "t")
+        watch.now += 2.0
+        watch.look()
+        watch.go(node)
+    assert watch.alone() == set()
+
+
+@pytest.mark.parametrize("seconds, alone", [(60.0, {"t"}), (60.1, set())])
+def test_a_minute_is_long_enough(seconds: float, alone: set[str]) -> None:
+    watch = Watch("a.1", "b.2", "c.3")
+    for node in ("a.1", "b.2", "c.3"):
+        watch.kill(node, "t", after=seconds)
+    assert watch.alone() == alone
+
+
+def test_a_task_that_has_moved_does_not_keep_others_from_lasting() -> None:
+    watch = Watch("a.1", "b.2", "c.3", "d.4")
+    watch.kill("a.1", "t")
+    watch.kill("b.2", "t")
+    watch.get("d.4", "u")
+    watch.get("c.3", "t")
+    watch.now += 40.0
+    watch.get("c.3", "u")  # the first that was got, and now the last
+    watch.now += 30.0
+    watch.get(None, "t")
+    watch.go("c.3")
+    assert watch.alone() == set()
+
+
+def test_owners_in_an_earlier_view_are_no_victims() -> None:
+    """Nobody knows whether they still had the task when they went."""
+    watch = Watch("a.1", "b.2", "c.3")
+    for node in ("a.1", "b.2", "c.3"):
+        watch.get(node, "t")
+        watch.lethal.forget_owners()
+        watch.look()
+        watch.go(node)
+    assert watch.alone() == set()
+
+
 def test_each_time_for_longer() -> None:
     """The time grows with each further node, even one that came later, from 5 s to an hour."""
     watch = Watch("a.1", "b.2", "c.3")

@@ -13,12 +13,13 @@ from metafora_trio._model.probation import Probation
 class Watch:
     """What one node sees: sessions come and go."""
 
-    def __init__(self) -> None:
+    def __init__(self, *others: str) -> None:
         self.probation = Probation()
         self.nodes: dict[str, NodeInfo] = {}
-        self.now = 0.0
+        self.now = 1000.0
         self.marks = 0
-        self.come("good")
+        for name in others or ("good",):
+            self.come(name)
 
     def come(self, name: str) -> str:
         """Let a node join, and return its identity."""
@@ -89,10 +90,30 @@ def test_a_long_session_that_was_not_looked_at() -> None:
 
 
 def test_losses_are_forgotten() -> None:
+    """After ten minutes."""
+    for seconds, held in ((599.9, True), (600.0, False)):
+        watch = Watch()
+        watch.go(watch.lose(5))
+        watch.look(seconds)
+        assert (watch.come("bad") in watch.held()) == held
+
+
+@pytest.mark.parametrize("lived, held", [(59.9, True), (60.0, False)])
+def test_a_minute_is_long_enough_while_the_node_lives(lived: float, held: bool) -> None:
+    """Then its name's losses no longer count for another node either."""
     watch = Watch()
-    watch.go(watch.lose(5))
-    watch.look(601.0)
-    assert watch.length(watch.come("bad")) == 0
+    watch.lose(6)
+    watch.look(lived)
+    assert (watch.come("bad") in watch.held()) == held
+
+
+def test_a_minute_is_long_enough_when_the_session_ends() -> None:
+    for lived, seconds in ((59.9, 8), (60.0, 0)):
+        watch = Watch()
+        identity = watch.lose(2)
+        watch.now += lived
+        watch.go(identity)
+        assert watch.length(watch.come("bad")) == seconds
 
 
 def test_draining_is_no_loss() -> None:
@@ -131,6 +152,18 @@ def test_healthy_nodes_of_one_name() -> None:
     assert watch.held() == set()
 
 
+def test_nodes_that_all_have_one_name() -> None:
+    watch = Watch("same", "same", "same")
+    assert watch.held() == {"same.3"}
+
+
+@pytest.mark.parametrize("later, held", [(59.9, True), (60.0, False)])
+def test_namesakes_that_began_a_minute_earlier_are_alive(later: float, held: bool) -> None:
+    watch = Watch("good", "same", "same")
+    watch.look(later)
+    assert bool(watch.length(watch.come("same"))) == held
+
+
 def test_if_all_are_on_probation_none_is() -> None:
     """When every node crashes again and again, the tasks must run somewhere."""
     watch = Watch()
@@ -152,6 +185,17 @@ def test_a_new_view_keeps_what_is_known_of_names() -> None:
     assert watch.length(watch.come("bad")) == 8
 
 
+def test_nodes_that_are_missing_in_a_new_view_are_no_losses() -> None:
+    """Nobody has seen how they left."""
+    watch = Watch()
+    for _ in range(5):
+        identity = watch.come("n")
+        del watch.nodes[identity]
+        watch.probation.forget_nodes()
+        watch.look(3.0)
+    assert watch.length(watch.come("n")) == 0
+
+
 @given(
     st.lists(
         st.tuples(st.sampled_from("abc"), st.sampled_from(["come", "go", "drain"]), st.floats(0, 100)), max_size=40
@@ -161,7 +205,7 @@ def test_no_node_is_held_back_for_long(steps: list[tuple[str, str, float]]) -> N
     """Whatever happens: some node that can take tasks is not held back, none is after a minute, and none before its
     name has lost or shares two sessions."""
     watch = Watch()
-    came: dict[str, float] = {"good.1": 0.0}
+    came: dict[str, float] = {"good.1": watch.now}
     losses: dict[str, int] = {}
     for name, step, after in steps:
         watch.look(after)

@@ -131,6 +131,7 @@ class ViewMachine(RuleBasedStateMachine):
         assert {task for task in TASKS if self.view.deleted(task)} == {
             t for t, deleted in self.tasks.items() if deleted
         }
+        assert set(self.view.tombstones) == {t for t, deleted in self.tasks.items() if deleted}
         assert self.view.nodes == self.nodes
         assert self.view.orphaned == self.orphaned
         assert set(self.view.contested) == {task for task in TASKS if len(self.queue(task)) > 1}

@@ -204,6 +204,11 @@ async def test_tasks_are_read_ahead_once_their_transaction_is_sent(autojump_cloc
     assert reads == [[f"/{n}" for n in range(0, 128, 2)], [f"/{n}" for n in range(128, 256, 2)]]
     server.answer()
     assert reads[2:] == [[f"/{n}" for n in range(256, 300, 2)]]
+    server.answer()
+    batch.add(Unit((Delete("/end"),), outcomes.settle, task="/end"))  # a unit that does not ask for a read costs none
+    await trio.testing.wait_all_tasks_blocked()
+    assert server.transactions[3:] == [["/end"]]
+    assert len(reads) == 3
 
 
 @pytest.mark.parametrize("refuse", [False, True])
@@ -218,7 +223,7 @@ async def test_few_bytes_are_in_flight(autojump_clock: trio.testing.MockClock, r
     await trio.testing.wait_all_tasks_blocked()
     while server.waiting:
         waiting = [len(op.data) for ops, _ in server.waiting for op in ops if isinstance(op, Create)]
-        assert sum(waiting) <= MAX_BYTES_IN_FLIGHT or len(waiting) == 1
+        assert sum(waiting) <= MAX_BYTES_IN_FLIGHT == 262_144 or len(waiting) == 1
         server.answer()
     assert sorted(int(task[1:]) for task, _, _ in outcomes) == list(range(len(sizes)))
     assert {task for task, error, _ in outcomes if error} == server.bad
@@ -227,6 +232,8 @@ async def test_few_bytes_are_in_flight(autojump_clock: trio.testing.MockClock, r
 def test_the_size_counts_paths_and_data() -> None:
     unit = Unit((Create("/a", b"x" * 1000), Check("/b")), Outcomes().settle)
     assert 1004 < unit_size(unit) < 1200
+    longer = Unit((Create("/aaa", b"x" * 1000), Check("/bbbbb")), Outcomes().settle)
+    assert unit_size(longer) == unit_size(unit) + 6
 
 
 @pytest.mark.parametrize("size", [MAX_REQUEST_BYTES + 1])
@@ -234,3 +241,73 @@ def test_a_unit_that_is_too_large_alone_goes_alone(size: int) -> None:
     outcomes = Outcomes()
     queue = deque([outcomes.unit("/a", size=size), outcomes.unit("/b")])
     assert [[unit.task for unit in take(queue)] for _ in range(2)] == [["/a"], ["/b"]]
+
+
+async def test_nothing_is_sent_while_closed_and_nothing_old_after_that(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """What was decided on one connection must not take effect on the next, also not the halves of a refused one."""
+    server, outcomes = Server(), Outcomes()
+    batch = Batch(server, lambda tasks: None)
+    await run_with(batch)
+    batch.add(outcomes.unit("/early"))
+    await trio.testing.wait_all_tasks_blocked()
+    assert server.transactions == []
+    batch.open()  # nothing else wakes it
+    await trio.testing.wait_all_tasks_blocked()
+    assert server.transactions == [["/early"]]
+    server.answer()
+    # Both that are in flight are refused for their first unit, so the other five and 100 wait as halves.
+    server.bad = {"/a0", "/b0"}
+    for n in range(6):
+        batch.add(outcomes.unit(f"/a{n}"))
+    await trio.testing.wait_all_tasks_blocked()
+    for n in range(101):
+        batch.add(outcomes.unit(f"/b{n}"))
+    await trio.testing.wait_all_tasks_blocked()
+    server.answer()
+    server.answer()
+    sent = len(server.transactions)
+    batch.close()
+    for _, done in [*server.waiting]:
+        done(RequestError(ErrorCode.CONNECTION_LOSS))
+    batch.open()
+    batch.add(outcomes.unit("/late"))
+    await trio.testing.wait_all_tasks_blocked()
+    assert server.transactions[sent:] == [["/late"]]
+
+
+async def test_answered_bytes_are_in_flight_no_more(autojump_clock: trio.testing.MockClock) -> None:
+    """Otherwise a session would become slow: one small transaction at a time."""
+    server, outcomes, batch, _ = make()
+    await run_with(batch)
+    for n in range(20):
+        batch.add(outcomes.unit(f"/{n}", size=100_000))
+        await trio.testing.wait_all_tasks_blocked()
+        server.answer()
+    for n in range(2):
+        batch.add(outcomes.unit(f"/last{n}", size=100_000))
+        await trio.testing.wait_all_tasks_blocked()
+    assert len(server.waiting) == 2
+
+
+async def test_the_next_unit_decides_whether_there_is_room(autojump_clock: trio.testing.MockClock) -> None:
+    """Units keep their order: a small one behind a large one does not overtake it."""
+    server, outcomes, batch, _ = make()
+    await run_with(batch)
+    batch.add(outcomes.unit("/first", size=100_000))
+    await trio.testing.wait_all_tasks_blocked()
+    batch.add(outcomes.unit("/large", size=MAX_BYTES_IN_FLIGHT))
+    batch.add(outcomes.unit("/small"))
+    await trio.testing.wait_all_tasks_blocked()
+    assert server.transactions == [["/first"]]
+    server.answer()
+    assert server.transactions[1] == ["/large"]
+
+
+def test_a_request_may_be_exactly_full() -> None:
+    outcomes = Outcomes()
+    units = [outcomes.unit("/a"), outcomes.unit("/b")]
+    limit = sum(map(unit_size, units))
+    assert len(take(deque(units), limit)) == 2
+    assert len(take(deque(units), limit - 1)) == 1

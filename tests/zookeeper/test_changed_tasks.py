@@ -271,3 +271,19 @@ class TestReads:
             nursery.cancel_scope.cancel()
         assert len(asked) == 6
         assert records == [("d", None), ("e", None)]
+
+    async def test_one_that_is_gone_is_not_read(self, autojump_clock: trio.testing.MockClock) -> None:
+        """Neither one that waits for its turn, nor one whose read was refused. That would go on for ever."""
+        asked: list[tuple[list[str], Done]] = []
+        changed = ChangedTasks(lambda tasks, done: asked.append((list(tasks), done)), lambda task, record: None)
+        changed.add("a")
+        changed.add("b")
+        changed.add("c")
+        changed.forget("b")
+        asked[0][1](RequestError(ErrorCode.NO_AUTH))
+        assert [tasks for tasks, _ in asked] == [["a"], ["c"]]
+        asked[1][1](Reply((None,), 1))
+        changed.forget("a")
+        with trio.move_on_after(600):
+            await changed.run()
+        assert [tasks for tasks, _ in asked] == [["a"], ["c"]]

@@ -15,7 +15,14 @@ from metafora_trio import Claim, InvalidTask, LayoutMismatch
 from metafora_trio.contract import ClaimKind, StoredTask
 from metafora_trio_zookeeper import ZooKeeperCoordinator, from_url
 from metafora_trio_zookeeper._connection import ReadResult
-from metafora_trio_zookeeper._layout import GENERATION_EPOCH, TOMBSTONE, Layout, decode_record, sequence_number
+from metafora_trio_zookeeper._layout import (
+    GENERATION_EPOCH,
+    TOMBSTONE,
+    Layout,
+    decode_record,
+    is_tombstone,
+    sequence_number,
+)
 
 LAYOUT = Layout("/metafora")
 MARK = "x" * 10
@@ -258,3 +265,22 @@ def test_the_last_number_that_makes_a_claim() -> None:
     assert layout.parse_claim("00", "t~a.0123456789~c~-") is None
     assert layout.parse_claim("00", "t~a.0123456789~c~9999999999") is None  # ZooKeeper makes no such name
     assert layout.used_up == set()
+
+
+def test_a_tombstone_is_a_change_to_just_these_data() -> None:
+    """Not properties that look like it from the submit on, and not an operator's other data."""
+    assert is_tombstone(ReadResult(TOMBSTONE, 1, 0, 0))
+    assert not is_tombstone(ReadResult(TOMBSTONE, 0, 0, 0))
+    assert not is_tombstone(ReadResult(b"{}", 1, 0, 0))
+    assert not is_tombstone(ReadResult(TOMBSTONE + b" ", 1, 0, 0))
+
+
+@pytest.mark.parametrize("buckets, allowed", [(0, False), (1, True), (1024, True), (1025, False)])
+def test_from_1_to_1024_buckets(buckets: int, allowed: bool) -> None:
+    if allowed:
+        layout = Layout("/m", buckets)
+        assert len(layout.buckets) == buckets
+        layout.check_record(layout.new_record(GENERATION_EPOCH))
+    else:
+        with pytest.raises(ValueError, match=f"buckets is {buckets}"):
+            Layout("/m", buckets)

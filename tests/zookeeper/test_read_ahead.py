@@ -157,7 +157,7 @@ class TestRecords:
         sent = {task for tasks, _ in reader.requests for task in tasks}
         for task in names(50):
             reader.ahead.unwant(task)
-        reader.answer_all()
+        assert sum(reader.answer_all()) == sum(range(len(sent) + 1)), "no other request has followed"
         assert reader.arrived == []
         assert len(sent) < 10
         assert await reader.ahead.take("t0") is None
@@ -204,6 +204,78 @@ class TestRecords:
             reader.ahead.clear()
             assert not reader.requests
         assert taken == [None, None]
+        reader.want(["new"], SMALL)
+        assert [tasks for tasks, _ in reader.requests] == [["new"]]
+
+    async def test_one_that_may_have_changed_is_not_given_to_anybody(self) -> None:
+        reader = Reader()
+        for drop in (reader.ahead.forget, reader.ahead.unwant, lambda task: reader.ahead.clear()):
+            reader.want(["t"], SMALL)
+            reader.answer_all()
+            drop("t")
+            assert await reader.ahead.take("t") is None
+
+    async def test_one_that_is_wanted_twice_is_read_once(self) -> None:
+        reader = Reader()
+        reader.want(["t"], SMALL)
+        reader.want(["t"], SMALL)
+        reader.answer_all()
+        reader.want(["t"], SMALL)  # it is there already
+        assert not reader.requests
+        assert len(reader.arrived) == 1
+
+    async def test_a_refusal_is_not_kept_for_later_callers(self) -> None:
+        reader = Reader()
+        reader.forbidden = {"t"}
+        reader.want(["t"], SMALL)
+        reader.answer_all()
+        assert await reader.ahead.take("t") is None
+        reader.forbidden = set()
+        reader.want(["t"], SMALL)
+        reader.answer_all()
+        assert await reader.ahead.take("t") == (ReadResult(bytes(SMALL), 0, 0, 0),)
+
+    async def test_taking_one_is_a_checkpoint(self) -> None:
+        reader = Reader()
+        reader.want(["t"], SMALL)
+        reader.answer_all()
+        with trio.testing.assert_checkpoints():
+            await reader.ahead.take("t")
+        with trio.testing.assert_checkpoints():
+            await reader.ahead.take("t")
+
+    async def test_two_that_are_refused_together_are_read_one_by_one(self) -> None:
+        """Also the first of them may be the good one."""
+        reader = Reader()
+        reader.want(names(200), SMALL)
+        reader.answer_all()
+        reader.arrived.clear()
+        reader.forbidden = {"u1"}
+        for task in names(2, "u"):
+            reader.size[task] = SMALL
+            reader.ahead.want(task)
+        reader.ahead.pump()
+        assert [len(tasks) for tasks, _ in reader.requests] == [2]
+        reader.answer()
+        assert [len(tasks) for tasks, _ in reader.requests] == [1, 1]
+        reader.answer_all()
+        assert [task for task, record in reader.arrived if isinstance(record, ReadResult)] == ["u0"]
+
+    async def test_those_to_be_read_alone_are_dropped_by_a_reconnect(self) -> None:
+        reader = Reader()
+        reader.want(names(200), SMALL)
+        reader.answer_all()
+        reader.forbidden = {"u3"}
+        reader.want(["large"], 20 * LARGE)
+        reader.want(names(20, "u"), SMALL)
+        assert [len(tasks) for tasks, _ in reader.requests] == [1, 20]
+        reader.answer()  # so few are read at a time from now on
+        reader.answer()
+        assert 0 < len(reader.requests) < 20
+        for _, done in list(reader.requests):
+            done(RequestError(ErrorCode.CONNECTION_LOSS))
+        reader.requests.clear()
+        reader.ahead.clear()
         reader.want(["new"], SMALL)
         assert [tasks for tasks, _ in reader.requests] == [["new"]]
 
