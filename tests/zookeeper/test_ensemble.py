@@ -57,7 +57,7 @@ def test_pause_and_resume(ensemble: Ensemble) -> None:
     assert follower.mode() is None
     follower.resume()
     ensemble.wait_ready()
-    assert follower.mode() == "follower"
+    wait_until(lambda: follower.mode() == "follower")
 
 
 def test_isolate_and_heal(linked_ensemble: Ensemble) -> None:
