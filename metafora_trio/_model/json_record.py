@@ -39,7 +39,7 @@ def shorten(value: object, most: int = 160) -> str:
     """Return a value as Python writes it, cut to a number of characters, for an error message."""
     try:
         text = repr(value)
-    except ValueError:  # an integer of more digits than Python writes
+    except Exception:  # noqa: BLE001 - an integer of more digits than Python writes, or an object whose repr fails
         return f"<{type(value).__name__}>"
     return text if len(text) <= most else f"{text[: most - 3]}..."
 

@@ -51,7 +51,9 @@ class Commands:
 
     def carry_out(self) -> None:
         """Carry out every new command, and discard all of them."""
-        for queued in self._session.queued_commands():
+        all_queued = self._session.queued_commands()
+        self._done.intersection_update([queued.id for queued in all_queued])
+        for queued in all_queued:
             if queued.id not in self._done:
                 self._done.add(queued.id)
                 self._carry_out(queued.command)

@@ -36,7 +36,7 @@ def _checked_wait(answer: bool | float) -> float:
         return 0.0 if answer else math.inf
     if not answer >= 0:  # refuses NaN, which compares as false; a value that cannot be compared raises
         raise ValueError(f"the answer must be True, False or seconds to wait, not {answer!r}")
-    return answer
+    return float(answer)  # it may be a Decimal, which cannot be added to a time
 
 
 class GuardedBalancer:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import trio
 
 from metafora_trio._model.claim import Claim
-from metafora_trio._model.json_record import printable
+from metafora_trio._model.json_record import printable, shorten
 from metafora_trio._model.reconcile import RunState
 from metafora_trio._model.state import (
     MAX_ERROR,
@@ -30,11 +30,18 @@ from metafora_trio._running_task import Handler, RunControl, RunningTask
 
 __all__ = ["TaskRun", "failure"]
 
+_MAX_NESTING = 50
+"""Levels of exception groups inside each other. Python splits a group by recursion, and Trio splits what passes a
+nursery: at some hundred levels that fails, and takes the node with it."""
+
 
 def failure(error: BaseException, now: datetime.datetime) -> TaskState:
     """Return the final state of a task whose handler raised."""
-    text = "".join(traceback.format_exception(error))
-    line = "".join(traceback.format_exception_only(error)).strip().partition("\n")[0]
+    try:
+        text = "".join(traceback.format_exception(error))
+        line = "".join(traceback.format_exception_only(error)).strip().partition("\n")[0]
+    except Exception as why:  # noqa: BLE001 - such as a SyntaxError whose line number is no number
+        line = text = f"{type(error).__name__} (it cannot be shown: {type(why).__name__})"
     entry = TaskError(now, printable(line[:MAX_ERROR]), type(error).__name__, printable(text[-MAX_TRACEBACK:]))
     return TaskState(StateName.FAILED, errors=(entry,))
 
@@ -50,6 +57,16 @@ def _error_of(raised: BaseException) -> BaseException | None:
     if own is None or own.subgroup(KeyboardInterrupt) is not None:
         return None
     return own.exceptions[0] if len(own.exceptions) == 1 else own
+
+
+def _raisable(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return a group that a handler raised, or an error in its place if it is nested too deeply for Trio to split."""
+    level: list[BaseException] = [group]
+    for _ in range(_MAX_NESTING):
+        level = [inner for outer in level if isinstance(outer, BaseExceptionGroup) for inner in outer.exceptions]
+        if not level:
+            return group
+    return RuntimeError(f"the handler raised an exception group that is nested deeper than {_MAX_NESTING} levels")
 
 
 def _awaitable(handler: Handler, task: RunningTask) -> Awaitable[Outcome | None]:
@@ -166,8 +183,11 @@ class TaskRun:
                     async with trio.open_nursery() as control.nursery:
                         # If the process was frozen before this was scheduled, the lease may have run out.
                         await trio.lowlevel.checkpoint_if_cancelled()
-                        outcome = await _awaitable(handler, task)
-                        ended = True
+                        try:
+                            outcome = await _awaitable(handler, task)
+                            ended = True
+                        except BaseExceptionGroup as group:
+                            raise _raisable(group)  # noqa: B904 - usually the group itself
                 except trio.Cancelled:
                     raise
                 except BaseException as raised:
@@ -187,8 +207,11 @@ class TaskRun:
         elif ended and (outcome is None or outcome is Outcome.DONE):
             self._finish(TaskState(StateName.COMPLETED))
         elif ended:
-            wrong = TypeError(f"the handler must return None, Outcome.DONE or Outcome.RELEASE, not {outcome!r}")
+            wrong = TypeError(f"the handler must return None, Outcome.DONE or Outcome.RELEASE, not {shorten(outcome)}")
             self._finish(failure(wrong, now()))
+        elif not cancelled:  # otherwise it would start again at once, and for ever
+            stopped = RuntimeError("the task's nursery was cancelled from inside, so the handler did not end by itself")
+            self._finish(failure(stopped, now()))
 
     def _finish(self, end: TaskState) -> None:
         self.end = end

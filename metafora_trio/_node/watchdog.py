@@ -109,18 +109,20 @@ class _Watchdog:
         finally:  # even if stderr is closed
             os._exit(EXIT_CODE)
 
+    # Tell the session first: if the loop is blocked in a log handler, it holds the handler's lock, and logging waits.
+
     def report_blocked(self, seconds: float) -> None:
+        self.session.report_blocked(time.time() - seconds)
         self.logger.critical(
             "the event loop has been blocked for %.1f s, so no task of this node goes on. It is here:\n%s",
             seconds,
             self.stack(),
         )
-        self.session.report_blocked(time.time() - seconds)
 
     def give_up(self, seconds: float) -> None:
         reason = f"the event loop was blocked for {seconds:.1f} s"
-        self.logger.critical("%s; giving up the session, so that other nodes take its tasks\n%s", reason, self.stack())
         self.session.abandon(reason)
+        self.logger.critical("%s; giving up the session, so that other nodes take its tasks\n%s", reason, self.stack())
 
     def stack(self) -> str:
         """Return where the watched thread is."""

@@ -232,6 +232,7 @@ WRONG: dict[str, tuple[str, Any, type[BaseException]]] = {
     "even raises": ("even", property(raises), ZeroDivisionError),
     "attach raises": ("attach", raises, ZeroDivisionError),
     "can_claim raises": ("can_claim", raises, ZeroDivisionError),
+    "can_claim: unprintable": ("can_claim", lambda self, task: object(), TypeError),
     "can_claim: text": ("can_claim", lambda self, task: "yes", TypeError),
     "can_claim: None": ("can_claim", lambda self, task: None, TypeError),
     "can_claim: negative": ("can_claim", lambda self, task: -1, ValueError),

@@ -155,6 +155,34 @@ async def waits_for_asyncio(task: RunningTask) -> None:
         loop.close()
 
 
+class Unprintable:
+    def __repr__(self) -> str:
+        raise LookupError("mine")
+
+
+async def returns_the_unprintable(task: RunningTask) -> Any:
+    return Unprintable()
+
+
+async def raises_what_cannot_be_shown(task: RunningTask) -> None:
+    raise SyntaxError("x", ("f", 1, "not a number", "text"))  # type: ignore[arg-type]
+
+
+async def raises_a_deep_group(task: RunningTask) -> None:
+    error: Exception = KeyError("inner")
+    for _ in range(400):
+        error = ExceptionGroup("outer", [error])
+    raise error
+
+
+async def child_cancels_the_nursery(task: RunningTask) -> None:
+    async def child() -> None:
+        task.nursery.cancel_scope.cancel()
+
+    task.nursery.start_soon(child)
+    await trio.sleep_forever()
+
+
 FAILURES: dict[Callable[[RunningTask], Awaitable[Any]], tuple[str, str]] = {
     nonsense: ("TypeError", "the handler must return None, Outcome.DONE or Outcome.RELEASE, not 'done'"),
     raises: ("LookupError", "no such"),
@@ -162,10 +190,24 @@ FAILURES: dict[Callable[[RunningTask], Awaitable[Any]], tuple[str, str]] = {
     both_raise: ("ExceptionGroup", "Exceptions from Trio nursery (2 sub-exceptions)"),
     raises_group: ("ExceptionGroup", "mine (1 sub-exception)"),
     exits: ("SystemExit", "3"),
+    returns_the_unprintable: ("TypeError", "the handler must return None, Outcome.DONE or Outcome.RELEASE, not <"),
+    raises_what_cannot_be_shown: ("SyntaxError", "SyntaxError (it cannot be shown: TypeError)"),
+    raises_a_deep_group: ("RuntimeError", "the handler raised an exception group that is nested deeper than 50 levels"),
+    child_cancels_the_nursery: ("RuntimeError", "the task's nursery was cancelled from inside"),
     child_exits: ("SystemExit", "3"),
     raises_base_group: ("BaseExceptionGroup", "mine (2 sub-exceptions)"),
     leaves_a_scope_open: ("RuntimeError", "Cancel scope stack corrupted"),
     waits_for_asyncio: ("TypeError", "trio.run received unrecognized yield message"),
+}
+
+
+WITHOUT_A_TRACE = {
+    nonsense,
+    leaves_a_scope_open,
+    returns_the_unprintable,
+    raises_what_cannot_be_shown,
+    raises_a_deep_group,
+    child_cancels_the_nursery,
 }
 
 
@@ -185,7 +227,7 @@ async def test_failed(handler: Callable[[RunningTask], Awaitable[Any]], autojump
         (error,) = status.errors
         assert error.type == kind
         assert error.error.removeprefix(f"{kind}: ").startswith(line)
-        if handler not in (nonsense, leaves_a_scope_open):
+        if handler not in WITHOUT_A_TRACE:
             assert "test_task_run.py" in error.traceback
         assert node.tasks == {"good"}
         await trio.sleep(60)

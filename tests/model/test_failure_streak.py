@@ -165,13 +165,17 @@ def test_a_task_that_has_failed_does_not_last() -> None:
     assert streak.suspended
 
 
-def test_a_task_from_before_a_success_says_nothing_about_later_failures() -> None:
+def test_a_task_from_before_a_success_ends_no_later_streak() -> None:
+    """It speaks for the node while it runs, but the failures go on counting."""
     streak = FailureStreak(3)
     streak.fail("x", 1.0, 0.0)
     streak.start("before", 1.0)
     streak.succeed()
     for task in "xyz":
         streak.fail(task, 1.0, 50.0)
+    streak.look(100.0)
+    assert (streak.suspended, streak.failures) == (False, 3)
+    streak.stop("before")
     streak.look(100.0)
     assert streak.suspended
 
