@@ -43,7 +43,7 @@ _OPTIONS: st.SearchStrategy[Mapping[str, float]] = st.one_of(
         },
     ),
 )
-"""What differs from node to node."""
+"""The settings that differ from node to node."""
 _NOT_HEALED = {"crash", "pause", "lose_reply", "expire", "elect", "drift", "linger", "stall_connect", "start_sequences"}
 """Faults that `heal` does not end."""
 

@@ -123,7 +123,7 @@ async def test_other_tasks_do_not_wait_for_a_slow_cleanup(autojump_clock: MockCl
 
 
 async def test_scopes_that_close_while_cut_off(autojump_clock: MockClock) -> None:
-    """What was given up during a partition is given up at the broker after it, while another scope is still open."""
+    """Claims released during a partition are released at the broker after it, while another scope is still open."""
     async with open_cluster(session_timeout=T) as cluster:
         a = await cluster.start("a", stubborn)
         await cluster.submit_until_running("stubborn", "t1", "t2")

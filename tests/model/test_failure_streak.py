@@ -80,7 +80,7 @@ def test_the_pause_counts_from_the_last_failure() -> None:
 
 
 def test_after_each_trial_there_is_another() -> None:
-    """Whether the last one failed, or succeeded long before the node was suspended again."""
+    """The trial failed, or it succeeded long before the node was suspended again."""
     streak = suspended()
     streak.take("t")
     streak.fail("t", 1.0, 5.0)

@@ -11,7 +11,7 @@ from metafora_trio._model.lethal_tasks import LethalTasks
 
 
 class Watch:
-    """What one node sees: nodes come and go, and get tasks."""
+    """The view of one node: nodes come and go, and get tasks."""
 
     def __init__(self, *nodes: str) -> None:
         self.lethal = LethalTasks()

@@ -11,7 +11,7 @@ from metafora_trio._model.probation import Probation
 
 
 class Watch:
-    """What one node sees: sessions come and go."""
+    """The view of one node: sessions come and go."""
 
     def __init__(self, *others: str) -> None:
         self.probation = Probation()

@@ -53,7 +53,7 @@ def test_a_busy_broker_does_not_get_more_than_it_bears(delay: float, service: fl
 
 
 def test_one_slow_answer_of_many_under_way_counts() -> None:
-    """What was sent before the window has shrunk says nothing about its new size."""
+    """A request that was sent before the window shrank says nothing about its new size."""
     window = Window(256)
     for i in range(800):
         window.answered(i * 0.01, i * 0.01 + 0.01)
