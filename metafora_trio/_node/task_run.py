@@ -188,9 +188,7 @@ class TaskRun:
                             ended = True
                         except BaseExceptionGroup as group:
                             raise _raisable(group)  # noqa: B904 - usually the group itself
-                except trio.Cancelled:
-                    raise
-                except BaseException as raised:
+                except BaseException as raised:  # noqa: ASYNC103 - `_error_of` has Cancelled raised again
                     error = _error_of(raised)
                     if error is None:
                         raise
