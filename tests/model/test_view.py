@@ -153,3 +153,14 @@ def test_unclaimed_tasks_longest_unclaimed_first() -> None:
     for event in (TaskAdded("t1"), TaskAdded("t2"), ClaimAdded(claim), ClaimRemoved(claim)):
         view.apply(event)
     assert list(view.unclaimed) == ["t2", "t1"]
+
+
+def test_the_next_in_the_queue_becomes_the_owner() -> None:
+    view = ClusterView()
+    claims = [Claim(seq, "t1", node, ClaimKind.BID) for seq, node in enumerate(NODES)]
+    for claim in claims:
+        view.apply(ClaimAdded(claim))
+    for claim in claims:
+        assert (view.owner("t1"), list(view.owners())) == (claim.node, [claim.node])
+        view.apply(ClaimRemoved(claim))
+    assert list(view.owners()) == []
