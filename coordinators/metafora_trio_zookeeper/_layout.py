@@ -5,7 +5,7 @@
     /<namespace>/tasks/<bucket>/<task>    properties, or a tombstone
     /<namespace>/claims/<bucket>/<task>~<node>.<inc>~<c|b>~<seq>   ephemeral sequential, empty
     /<namespace>/states/<bucket>/<task>   the state record
-    /<namespace>/commands/<bucket>/<task>~<seq>
+    /<namespace>/commands/<bucket>/<task>~<seq>   reserved: nothing writes or reads commands to tasks yet
     /<namespace>/node_commands/<node>.<inc>~<seq>
 
 Names are parsed strictly. A claim's path is rebuilt from its fields, so a name that differs in any way from what
@@ -14,8 +14,9 @@ Names are parsed strictly. A claim's path is rebuilt from its fields, so a name 
 A claim's number (`Claim.seq`, the fencing token) is the namespace's generation in the upper 32 bits, and ZooKeeper's
 sequence number in the lower 32. When a namespace is removed and made again, ZooKeeper counts from 0 again, but the
 generation is higher, so tokens still grow. The generation is the number of seconds from the beginning of 2020 until the
-namespace was made, by the clock of the machine that made it. It is below 2**31, so a token fits into a signed 64-bit
-column.
+namespace was made, by the clock of the machine that made it. So tokens may repeat if a namespace is made again within
+the same second, or by a machine whose clock is behind. A generation is below 2**31, so a token fits into a signed
+64-bit column.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ _MAX_RECORD_BYTES = 4096
 
 _WORD = r"[A-Za-z0-9._:@=+-]{1,128}"
 _IDENTITY_PATTERN = rf"{_WORD}\.[a-z0-9]{{10}}"
-_SEQ_PATTERN = r"([0-9]{10}|[1-9][0-9]{10,})"
+_SEQ_PATTERN = r"([0-9]{10})"
 _TASK = re.compile(rf"(?!\.\.?$){_WORD}")
 _IDENTITY = re.compile(_IDENTITY_PATTERN)
 _CLAIM = re.compile(rf"(?!\.\.?~)({_WORD})~({_IDENTITY_PATTERN})~([cb])~{_SEQ_PATTERN}")
@@ -175,8 +176,7 @@ class Layout:
         acl: a description of the ACL of all znodes created; see `describe_acl`.
 
     Attributes:
-        generation: the generation of the namespace, 0 until it is known. It is also 0 for a namespace that an older
-            version has made.
+        generation: the generation of the namespace, 0 until it is known.
         recorded_acl: the description in the namespace's record.
         used_up: the buckets in which a name with a number after the last was parsed. ZooKeeper made it if no other
             number is left, but a person can make such a name, too.

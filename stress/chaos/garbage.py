@@ -68,6 +68,10 @@ def garbage(nodes: Sequence[str], victims: Sequence[str]) -> Iterator[tuple[str,
         sequence = 0 if number % 2 else 2_000_000_000
         yield f"{queue}~c~{sequence:010}", b""
         yield f"{queue}~b~{sequence + 1:010}", b"{"
+    yield f"nodes/0.{'0' * 10}", b""  # the first node by name
+    endless = "1" + "0" * 5000  # more digits than `int` takes
+    yield f"node_commands/ghost.0000000000~{endless}", b""
+    yield f"claims/{bucket('t')}/t~ghost.0000000000~c~{endless}", b""
     # Names with too few or too many fields, with other characters, and children of what has none.
     names = ("~", "a~", "~a", "a~b~c", "a~b.0000000000~z~1", "a~b.0000000000~c~-1", "a b", "ä", "x" * 200, "..x", "%2F")
     for directory in ("nodes", "node_commands", "tasks/00", "claims/00", "states/00", "commands/00"):

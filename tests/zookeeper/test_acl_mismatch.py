@@ -82,7 +82,7 @@ async def test_a_node_that_cannot_see_the_others_does_not_join(
             assert other.view.owner("other") == session.node.identity
         diagnosis = await plain.diagnose()
         (problem,) = [finding for finding in diagnosis.findings if finding.level is Level.PROBLEM]
-        assert problem.text == f"cannot read the record of nodes: {session.node.identity}"
+        assert problem.text == f"cannot read the record of nodes: /{namespace}/nodes/{session.node.identity}"
     with trio.fail_after(20):
         async with plain.open_session(NodeInfo("plain")) as session:
             assert list(session.view.nodes) == [session.node.identity]

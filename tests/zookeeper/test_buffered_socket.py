@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from metafora_trio_zookeeper._kazoo.buffered_socket import BufferedSocket
+from metafora_trio_zookeeper._kazoo.trio_handler import _Wake
 
 
 @pytest.fixture
@@ -106,3 +107,11 @@ def test_shutdown(pair: tuple[BufferedSocket, socket.socket]) -> None:
     assert buffered.has_frame()
     buffered.close()
     buffered.shutdown()
+
+
+def test_a_late_wake_up_call_does_nothing() -> None:
+    """The watchdog's thread cannot know that the connection has just been closed."""
+    wake = _Wake()
+    wake.ring()
+    wake.close()
+    wake.ring()

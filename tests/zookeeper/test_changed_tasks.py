@@ -244,7 +244,11 @@ class TestReads:
         def read(tasks: Sequence[str], done: Done) -> None:
             asked.append((list(tasks), done))
 
-        changed = ChangedTasks(read, lambda task, record: records.append((task, record)))
+        def on_record(task: str, record: ReadResult | None) -> bool:
+            records.append((task, record))
+            return True
+
+        changed = ChangedTasks(read, on_record)
         for task in "abc":
             changed.add(task)
         changed.forget("c")
@@ -258,14 +262,14 @@ class TestReads:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(changed.run)
             began = trio.current_time()
-            for seconds in (1.0, 3.0):
+            for seconds in (1.0, 3.01):
                 count = len(asked)
                 await trio.sleep_until(began + seconds - 0.01)
                 assert len(asked) == count
                 await trio.sleep_until(began + seconds + 0.01)
                 assert [tasks for tasks, _ in asked[count:]] == [["e"]]
                 asked[-1][1](Reply((RequestError(ErrorCode.NO_AUTH),), 2))
-            await trio.sleep(4.0)
+            await trio.sleep(4.1)
             asked[-1][1](Reply((None,), 3))
             await trio.sleep(600)
             nursery.cancel_scope.cancel()
@@ -275,7 +279,7 @@ class TestReads:
     async def test_one_that_is_gone_is_not_read(self, autojump_clock: trio.testing.MockClock) -> None:
         """Neither one that waits for its turn, nor one whose read was refused. That would go on for ever."""
         asked: list[tuple[list[str], Done]] = []
-        changed = ChangedTasks(lambda tasks, done: asked.append((list(tasks), done)), lambda task, record: None)
+        changed = ChangedTasks(lambda tasks, done: asked.append((list(tasks), done)), lambda task, record: True)
         changed.add("a")
         changed.add("b")
         changed.add("c")
@@ -287,3 +291,42 @@ class TestReads:
         with trio.move_on_after(600):
             await changed.run()
         assert [tasks for tasks, _ in asked] == [["a"], ["c"]]
+
+    async def test_each_task_has_its_own_delay(self, autojump_clock: trio.testing.MockClock) -> None:
+        """One that is refused for ever does not delay the others."""
+        times: dict[str, list[float]] = {"bad": [], "other": []}
+
+        def read(tasks: Sequence[str], done: Done) -> None:
+            for task in tasks:
+                times[task].append(trio.current_time())
+            done(Reply(tuple(RequestError(ErrorCode.NO_AUTH) for _ in tasks), 1))
+
+        changed = ChangedTasks(read, lambda task, record: True)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(changed.run)
+            changed.add("bad")
+            await trio.sleep(300)
+            assert 7 <= len(times["bad"]) <= 11  # after 1, 2, 4, ... 60 s
+            changed.add("other")
+            await trio.sleep(8.5)
+            assert len(times["other"]) == 4
+            nursery.cancel_scope.cancel()
+
+    async def test_a_record_that_cannot_be_used_is_read_again(self, autojump_clock: trio.testing.MockClock) -> None:
+        """The answer to a retry may come before the barrier of a reconnect, when it could show the past."""
+        usable, records = False, list[str]()
+
+        def on_record(task: str, record: ReadResult | None) -> bool:
+            records.append(task)
+            return usable
+
+        changed = ChangedTasks(lambda tasks, done: done(Reply((None,) * len(tasks), 1)), on_record)
+        changed.refused("t")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(changed.run)
+            await trio.sleep(2.5)
+            assert records == ["t", "t"]
+            usable = True
+            await trio.sleep(600)
+            assert records == ["t", "t", "t"]
+            nursery.cancel_scope.cancel()

@@ -43,6 +43,20 @@ def test_a_claim_is_parsed_as_it_was_written(claim: Claim, generation: int) -> N
     assert len(path) + 4 <= layout.claim_size(claim.task, claim.node) <= len(path) + 8
 
 
+@given(
+    st.sampled_from(["t", "n", f"t~n.{MARK}~c~", f"n.{MARK}~", ""]),
+    st.text("ab.~/c0123456789-\u0661", max_size=60) | st.integers(0, 9).map(lambda digit: str(digit) * 6000),
+    st.sampled_from(LAYOUT.buckets),
+)
+def test_any_name_is_parsed_or_refused(start: str, rest: str, bucket: str) -> None:
+    """Anybody can make such a znode. An error would end every node that sees it: `int` refuses 4,301 digits."""
+    name = start + rest
+    LAYOUT.parse_claim(bucket, name)
+    LAYOUT.parse_task(bucket, name)
+    LAYOUT.parse_node(name)
+    LAYOUT.parse_node_command(name)
+
+
 @given(st.text("ab.~/c0123456789", max_size=60), st.sampled_from(LAYOUT.buckets))
 def test_a_name_parsed_as_a_claim_is_the_name_of_that_claim(name: str, bucket: str) -> None:
     claim = LAYOUT.parse_claim(bucket, name)

@@ -13,6 +13,8 @@ from metafora_trio._model.plan import plan
 from metafora_trio._model.props import MAX_PROPS_BYTES
 from metafora_trio.testing.conformance import eventually
 from metafora_trio_zookeeper._connection import Create, Delete, SetData
+from metafora_trio_zookeeper._plain_connection import open_connection
+from metafora_trio_zookeeper._replies import ask
 from tests.support.zookeeper.claims import own_claim
 from tests.support.zookeeper.coordinator_lab import CoordinatorLab, lab_of
 
@@ -183,8 +185,9 @@ class TestRequests:
         """Any record of a node is survived, found by an event or by a list. Its node gets no tasks, and says why."""
         records = [b'{"capacity": 1e999}', b"{" * 5000, b"\xff", b'{"since": true}', b'{"capacity": -3}']
         paths = [f"/m/nodes/odd.{number:010}" for number in range(len(records))]
-        async with lab.session() as (session, _):
-            await lab.commit(*map(Create, paths, records))
+        async with lab.session() as (session, _), open_connection(lab.connect, hosts="", patience=5) as plain:
+            nodes = [Create(path, record, ephemeral=True) for path, record in zip(paths, records, strict=True)]
+            await ask(lambda done: plain.transact(nodes, done))
             await eventually(session, lambda it: len(it.view.nodes) == len(records) + 1)
             async with lab.session("b") as (other, _):
                 for view in (session.view, other.view):

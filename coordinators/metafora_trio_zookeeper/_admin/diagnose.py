@@ -20,7 +20,7 @@ __all__ = ["diagnose"]
 
 _SERVER_TIMEOUT = 2.0
 _OLDEST = (3, 6)
-"""ZooKeeper's last sequence number; each directory counts its own."""
+"""The first version of ZooKeeper with persistent recursive watches."""
 _SKEW = 1.0
 """Seconds by which clocks may differ without a warning. Only the times that people read depend on them."""
 _SLOW = 0.1
@@ -129,7 +129,7 @@ async def _contents(connection: Connection, layout: Layout) -> list[Finding]:
     listed = dict(zip(paths, await children_of(connection, paths), strict=True))
     return [
         *_undeliverable(layout, listed),
-        *await _unreadable_nodes(connection, layout, listed),
+        *await _strange_nodes(connection, layout, listed),
         *await _without_node(connection, layout, listed),
         *_sequence_numbers(layout, listed),
         *_names(layout, listed),
@@ -164,39 +164,54 @@ def _undeliverable(layout: Layout, listed: dict[str, list[str]]) -> Iterator[Fin
     queued = map(layout.parse_node_command, listed[layout.node_commands])
     count = sum(command is not None and command[0] not in nodes for command in queued)
     if count:
-        hint = "harmless: the next node that joins deletes them"
+        hint = "harmless: a node deletes them soon, if one runs"
         yield Finding(Level.WARNING, f"{count} commands for nodes that are gone", hint)
 
 
-async def _unreadable_nodes(connection: Connection, layout: Layout, listed: dict[str, list[str]]) -> list[Finding]:
-    """Report nodes whose record these credentials may not read. With others like them, a node cannot join."""
-    identities = [name for name in listed[layout.nodes] if layout.parse_node(name)]
-    unreadable = []
-    for first in range(0, len(identities), MAX_OPS):
-        chunk = identities[first : first + MAX_OPS]
-        paths = [layout.node_path(identity) for identity in chunk]
-        records = (await ask(lambda done, paths=paths: connection.read(paths, done))).value  # type: ignore[misc]
-        unreadable += [it for it, record in zip(chunk, records, strict=True) if isinstance(record, RequestError)]
-    if not unreadable:
-        return []
-    hint = "events of what may not be read are hidden: give all nodes and clients the same credentials and ACLs"
-    return [Finding(Level.PROBLEM, f"cannot read the record of nodes: {_some(unreadable)}", hint)]
+async def _read(connection: Connection, paths: list[str]) -> list[tuple[str, ReadResult | RequestError | None]]:
+    """Read some znodes, and return each with its path."""
+    found: list[tuple[str, ReadResult | RequestError | None]] = []
+    for first in range(0, len(paths), MAX_OPS):
+        chunk = paths[first : first + MAX_OPS]
+        records = (await ask(lambda done, chunk=chunk: connection.read(chunk, done))).value  # type: ignore[misc]
+        found += zip(chunk, records, strict=True)
+    return found
+
+
+async def _strange_nodes(connection: Connection, layout: Layout, listed: dict[str, list[str]]) -> list[Finding]:
+    """Report nodes whose record these credentials may not read, and znodes that are no node of any session."""
+    paths = [layout.node_path(name) for name in listed[layout.nodes] if layout.parse_node(name)]
+    records = await _read(connection, paths)
+    unreadable = [path for path, record in records if isinstance(record, RequestError)]
+    persistent = [path for path, record in records if isinstance(record, ReadResult) and not record.ephemeral_owner]
+    findings = []
+    if unreadable:
+        hint = (
+            "no node can join beside them, because events of what may not be read are hidden: give all nodes and "
+            "clients the same credentials and ACLs, or delete the znode if somebody made it by hand"
+        )
+        findings.append(Finding(Level.PROBLEM, f"cannot read the record of nodes: {_some(unreadable)}", hint))
+    if persistent:
+        hint = "not ephemeral, so somebody made them by hand; nodes ignore them: delete them by hand"
+        findings.append(Finding(Level.WARNING, f"nodes that belong to no session: {_some(persistent)}", hint))
+    return findings
 
 
 async def _without_node(connection: Connection, layout: Layout, listed: dict[str, list[str]]) -> list[Finding]:
     """Report claims whose node has no znode, by whether they belong to a session."""
     nodes = set(listed[layout.nodes])
-    found = []
+    found: list[str] = []
     for bucket in layout.buckets:
         claims = (layout.parse_claim(bucket, name) for name in listed[f"{layout.claims}/{bucket}"])
         found += [layout.claim_path(claim) for claim in claims if claim is not None and claim.node not in nodes]
-    paths = found[:MAX_OPS]
-    records = (await ask(lambda done: connection.read(paths, done))).value if paths else ()
     persistent: list[str] = []
     ephemeral: list[str] = []
-    for path, record in zip(paths, records, strict=True):
+    unreadable: list[str] = []
+    for path, record in await _read(connection, found):
         if isinstance(record, ReadResult):
             (ephemeral if record.ephemeral_owner else persistent).append(path)
+        elif record is not None:
+            unreadable.append(path)
     findings = []
     if persistent:
         hint = "not ephemeral, so somebody made them by hand; a node removes them after two session timeouts"
@@ -204,6 +219,9 @@ async def _without_node(connection: Connection, layout: Layout, listed: dict[str
     if ephemeral:
         hint = "they go with their session, soon if it is alive; if there is no such session, delete them by hand"
         findings.append(Finding(Level.WARNING, f"claims of sessions without a node: {_some(ephemeral)}", hint))
+    if unreadable:
+        hint = "no node of this cluster made them, and none can remove them: their tasks wait until they are deleted"
+        findings.append(Finding(Level.PROBLEM, f"claims without a node that cannot be read: {_some(unreadable)}", hint))
     return findings
 
 

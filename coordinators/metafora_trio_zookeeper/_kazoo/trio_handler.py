@@ -63,8 +63,9 @@ class _Wake:
         return b"\0"
 
     def ring(self) -> None:
-        """End the loop's sleep. Never blocks: if the pair is full, the loop is being woken already."""
-        with contextlib.suppress(BlockingIOError):
+        """End the loop's sleep. Never blocks: if the pair is full, the loop is being woken already. Does nothing if the
+        connection has just been closed, which another thread cannot know."""
+        with contextlib.suppress(OSError):
             self._writer.send(b"\0")
 
     def hush(self) -> None:

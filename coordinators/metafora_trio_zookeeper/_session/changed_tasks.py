@@ -20,7 +20,7 @@ _AT_ONCE = 32
 """The most tasks that one request reads. While it is answered, further ones gather, so that a client that deletes many
 tasks costs few requests. Properties may be large, so it is no more."""
 _FIRST, _LONGEST = 1.0, 60.0
-"""First and longest time, in seconds, until a read that was refused is tried again. The time doubles."""
+"""First and longest time, in seconds, until a read that was refused is tried again. The time doubles for each task."""
 
 
 class ChangedTasks:
@@ -28,16 +28,16 @@ class ChangedTasks:
 
     Args:
         read: reads the records of some tasks.
-        on_record: called with each task and its record, in wire order.
+        on_record: called with each task and its record, in wire order; returns whether it could use the record.
     """
 
     def __init__(
-        self, read: Callable[[Sequence[str], Done], None], on_record: Callable[[str, ReadResult | None], None]
+        self, read: Callable[[Sequence[str], Done], None], on_record: Callable[[str, ReadResult | None], bool]
     ) -> None:
         self._read = read
         self._on_record = on_record
         self._waiting: dict[str, None] = {}
-        self._refused: dict[str, None] = {}
+        self._refused: dict[str, tuple[float, float]] = {}  # the delay, and when to try again
         self._some_refused = AsyncBool()
         self._in_flight = False
 
@@ -48,7 +48,8 @@ class ChangedTasks:
 
     def refused(self, task: str) -> None:
         """Note that a read of a task was refused, and read it later."""
-        self._refused[task] = None
+        delay = min(2 * self._refused[task][0], _LONGEST) if task in self._refused else _FIRST
+        self._refused[task] = delay, trio.current_time() + delay
         self._some_refused.value = True
 
     def forget(self, task: str) -> None:
@@ -60,12 +61,14 @@ class ChangedTasks:
         """Try again to read what was refused. Runs until cancelled."""
         while True:
             await self._some_refused.wait_value(True)
-            delay = _FIRST
             while self._refused:
-                await trio.sleep(delay)
-                delay = min(2 * delay, _LONGEST)
-                for task in list(self._refused):
-                    self.add(task)
+                next_due = min(due for _, due in self._refused.values())
+                await trio.sleep_until(min(next_due, trio.current_time() + _FIRST))  # another may be due before it
+                now = trio.current_time()
+                for task, (delay, due) in list(self._refused.items()):
+                    if due <= now:
+                        self._refused[task] = delay, now + delay  # the answer may be lost, or of no use
+                        self.add(task)
             self._some_refused.value = False
 
     def _send(self) -> None:
@@ -85,7 +88,6 @@ class ChangedTasks:
         for task, record in zip(tasks, found, strict=True):
             if isinstance(record, RequestError):
                 self.refused(task)
-            else:
+            elif self._on_record(task, record):
                 self._refused.pop(task, None)
-                self._on_record(task, record)
         self._send()

@@ -133,10 +133,11 @@ class LiveView(PendingChanges):
         if not isinstance(record, RequestError):
             self.note_record(task, record)
 
-    def _on_changed(self, task: str, record: ReadResult | None) -> None:
-        # Before the barrier, a server that lags could show the past.
-        if self.current or self._building is not None:
-            self.note_record(task, record)
+    def _on_changed(self, task: str, record: ReadResult | None) -> bool:
+        if not self.current and self._building is None:
+            return False  # before the barrier, a server that lags could show the past
+        self.note_record(task, record)
+        return True
 
     def note_record(self, task: str, record: ReadResult | None) -> None:
         """Note what a task's record says: whether it exists, whether it has a tombstone, and its version."""
@@ -231,7 +232,7 @@ class LiveView(PendingChanges):
         await burst.wait()
 
         identities = [name for name in names_of(nodes) if known(layout.parse_node(name), layout.nodes, name)]
-        own_commands = self.queued_commands.select_own(names_of(queued_commands) if queued_commands else [])
+        own_commands = self.queued_commands.relist(names_of(queued_commands) if queued_commands else [])
         burst = Burst(self._count_delivery)
         held = self._changed_of(held, looked_up)
         records = read_many(connection, burst, map(layout.task_path, held))
@@ -266,8 +267,7 @@ class LiveView(PendingChanges):
             else:
                 self.note_record(task, record)
         for identity, node_record in zip(identities, results_of(node_records), strict=True):
-            if node_record is not None:
-                view.apply(NodeAdded(decode_node(identity, node_record)))
+            self._note_node(view, identity, node_record)
         self.queued_commands.restart(own_commands, results_of(command_records))
 
         events, done = self._events, 0
@@ -387,6 +387,9 @@ class LiveView(PendingChanges):
     def _on_node(self, identity: str, reply: Reply | RequestError) -> None:
         """Apply a node record just read. If the node has since gone, ignore it: its DELETED event is on its way."""
         if isinstance(reply, Reply) and (record := reply.value[0]) is not None:
-            view = self.view if self._building is None else self._building
-            view.apply(NodeAdded(decode_node(identity, record)))
+            self._note_node(self.view if self._building is None else self._building, identity, record)
             self.touch_nodes()
+
+    def _note_node(self, view: ClusterView, identity: str, record: ReadResult | RequestError | None) -> None:
+        node = decode_node(identity, record)
+        view.apply(NodeRemoved(identity) if node is None else NodeAdded(node))

@@ -1,4 +1,4 @@
-"""The records of nodes: decoded as well as can be, and checked at joining."""
+"""The records of nodes: decoded as far as possible, and checked at joining."""
 
 from __future__ import annotations
 
@@ -14,9 +14,15 @@ __all__ = ["check_readable", "decode_node"]
 _log = logging.getLogger("metafora_trio.zookeeper")
 
 
-def decode_node(identity: str, record: ReadResult | RequestError) -> NodeInfo:
-    """Decode a node's record. If that fails, or the read was refused, return a stand-in that gets no more tasks: one
-    bad record must not end the sessions of all other nodes."""
+def decode_node(identity: str, record: ReadResult | RequestError | None) -> NodeInfo | None:
+    """Decode a node's record, or return None if there is no such node.
+
+    A persistent znode is no node: it belongs to no session, so somebody made it by hand, and nobody would act for it.
+    If a node's record cannot be decoded, or the read was refused, return a stand-in that gets no more tasks: one bad
+    record must not end the sessions of all other nodes.
+    """
+    if record is None or (isinstance(record, ReadResult) and record.ephemeral_owner == 0):
+        return None
     try:
         if isinstance(record, RequestError):
             raise record

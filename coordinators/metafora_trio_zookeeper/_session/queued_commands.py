@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import trio
 
@@ -43,8 +43,16 @@ class QueuedCommands:
         self._read = read
         self._changed = changed
 
-    def select_own(self, names: Iterable[str]) -> list[str]:
-        """Return the names of the commands for this session, and note those for others in `others`."""
+    def relist(self, names: Sequence[str]) -> list[str]:
+        """Return the names of the commands for this session, and note those for others, as a resync has listed them.
+
+        What was removed while the connection was broken is forgotten.
+        """
+        listed = set(names)
+        self.others = {name: seen for name, seen in self.others.items() if name in listed}
+        return self._select_own(names)
+
+    def _select_own(self, names: Iterable[str]) -> list[str]:
         own = []
         for name in names:
             queued = known(self._layout.parse_node_command(name), self._layout.node_commands, name)
@@ -72,7 +80,7 @@ class QueuedCommands:
         """Apply an event of a command's znode."""
         if event == EventType.DELETED:
             self.forget(name)
-        elif event == EventType.CREATED and self.select_own([name]):
+        elif event == EventType.CREATED and self._select_own([name]):
             self._read(self._layout.node_command_path(name), lambda reply: self._on_read(name, reply))
 
     def _on_read(self, name: str, reply: Reply | RequestError) -> None:

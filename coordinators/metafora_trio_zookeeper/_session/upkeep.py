@@ -85,10 +85,10 @@ class Upkeep:
         for identity, since in self._missing.items():
             if now - since >= _ABSENCE * self._session_timeout():
                 self._missing[identity] = now  # look again after as long a time
-                queues = view.claims_of(identity).values()
-                claims = list(itertools.islice(itertools.chain.from_iterable(queues), MAX_OPS))
-                paths = [self._layout.claim_path(claim) for claim in claims]
-                self._connection.read(paths, partial(self._on_read, claims))
+                claims = itertools.chain.from_iterable(view.claims_of(identity).values())
+                while chunk := list(itertools.islice(claims, MAX_OPS)):
+                    paths = [self._layout.claim_path(claim) for claim in chunk]
+                    self._connection.read(paths, partial(self._on_read, chunk))
 
     def _on_read(self, claims: list[Claim], reply: Reply | RequestError) -> None:
         if isinstance(reply, RequestError):
