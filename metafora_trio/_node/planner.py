@@ -88,9 +88,14 @@ class Planner:
         self._balance_asked = False
         self._removal = Removal(session, backup_delay=settings.backup_delay)
         self._balancer = GuardedBalancer(settings.balancer, self._context, self._me, emit)
-        self.nodes_changed()
+        self.view_changed()
 
     # ---- when to plan
+
+    def view_changed(self) -> None:
+        """Plan soon, because the whole view is new."""
+        self.nodes_changed()
+        self._left_alone.look_again()
 
     def tasks_changed(self, tasks: Collection[str] = ()) -> None:
         """Plan soon, because tasks have been added, removed or changed hands: these, or some that are not named."""
