@@ -20,7 +20,7 @@ from .claim import ClaimKind
 from .node_info import NodeInfo
 from .view import ClusterView
 
-__all__ = ["RemovalOrder", "affinity_order", "may_receive", "plan"]
+__all__ = ["may_receive", "plan"]
 
 _MASK = (1 << 64) - 1
 
@@ -40,45 +40,6 @@ def _affinity(task_hash: int, node_hash: int) -> int:
 def may_receive(node: NodeInfo) -> bool:
     """Return whether the plan may give tasks to a node."""
     return not (node.draining or node.frozen)
-
-
-def affinity_order(task: str, nodes: Iterable[str]) -> list[str]:
-    """Sort node identities by how well they fit the task, best first: the order in which nodes try to claim it."""
-    task_hash = _hash(task)
-    return sorted(nodes, key=lambda node: (-_affinity(task_hash, _hash(node)), node))
-
-
-class RemovalOrder:
-    """The order in which nodes try to remove a deleted task that no node owns.
-
-    To remove a task takes no room and runs nothing, so every live node may do it: first those that may receive tasks,
-    however full they are, then frozen ones, then draining ones. Within each group the nodes that fit the task best come
-    first, so that many removals are shared.
-    """
-
-    def __init__(self, nodes: Iterable[NodeInfo]) -> None:
-        groups: list[list[tuple[int, str]]] = [[], [], []]
-        for node in nodes:
-            groups[2 if node.draining else 1 if node.frozen else 0].append((_hash(node.identity), node.identity))
-        self._groups = groups
-
-    def node_at(self, task: str, turn: int) -> str | None:
-        """Return the identity of the node whose turn it is, or None if there is no node.
-
-        Args:
-            task: the deleted task.
-            turn: 0 for the first choice. Past the last node, the order starts again.
-        """
-        nodes = sum(map(len, self._groups))
-        turn = turn % nodes if nodes else 0
-        task_hash = _hash(task)
-        for group in self._groups:
-            if turn < len(group):
-                return heapq.nsmallest(turn + 1, group, key=lambda item: (-_affinity(task_hash, item[0]), item[1]))[
-                    turn
-                ][1]
-            turn -= len(group)
-        return None
 
 
 def plan(
@@ -107,7 +68,7 @@ def plan(
     Returns:
         The heir's identity by task, for tasks that are unclaimed, whose owner drains or has left, or (with `even`)
         that exceed their owner's share. Tasks are left out if no node can take any more, and if they are known to have
-        a tombstone: they run nowhere, so they are no load; `RemovalOrder` says which node removes them.
+        a tombstone: they run nowhere, so they are no load; `turns.RemovalOrder` says which node removes them.
     """
     loads = {identity: 0 for identity, node in view.nodes.items() if may_receive(node)}
     if not loads:

@@ -5,16 +5,16 @@ run them until its session expires. So a node that has lost two sessions or more
 4 seconds after it has lost two, twice as long after each further one, at most a minute. A session that lasts a minute
 ends that. A single crash costs a node nothing.
 
-Sessions of one name are thought to be of one program on one machine. A session is lost if it ends without draining. So
-are those of the same name that began shortly before and are still there: the broker ends the session of a crashed node
-only after the session timeout. If they belong to other healthy nodes of that name, started together, that delays the
-last ones' first tasks, once.
+Sessions of one name are thought to be of one program on one machine. A session is lost if it ends without draining. The
+broker ends the session of a crashed node only after the session timeout, so in a crash loop some that are still there
+are lost, too. Once the name has losses, sessions that began shortly before a node's own therefore count as lost for it,
+at most as many as the losses that were seen. While no session of a name is lost, any number of nodes may share it.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Mapping
+from bisect import bisect_left, bisect_right
+from collections.abc import Collection, Mapping, Sequence
 
 from .node_info import NodeInfo
 from .plan import may_receive
@@ -66,26 +66,33 @@ class Probation:
 
         If all nodes that may receive tasks are on probation, none is: there is nobody else.
         """
-        present = Counter(node.name for node, _ in self._nodes.values())
-        if not self._losses and all(count <= _LOSSES for count in present.values()):
+        if not self._losses:
             return ()
+        began = self._beginnings()
         held = {
             identity
             for identity, (node, since) in self._nodes.items()
-            if now - since < _length(self._losses.get(node.name, (0, 0.0))[0] + self._namesakes(node))
+            if node.name in began and now - since < _length(self._lost_before(node, began[node.name]))
         }
         able = {identity for identity, (node, _) in self._nodes.items() if may_receive(node)}
         return held if able - held else ()
 
-    def _namesakes(self, node: NodeInfo) -> int:
-        """Count the nodes of the same name that began at most a minute before this one, and do not drain.
+    def _beginnings(self) -> dict[str, list[tuple[float, str]]]:
+        """Return when the sessions began that do not drain: for each name that has losses, in order."""
+        began: dict[str, list[tuple[float, str]]] = {name: [] for name in self._losses}
+        for node, _ in self._nodes.values():
+            if node.name in began and not node.draining:
+                began[node.name].append((node.since, node.identity))
+        for beginnings in began.values():
+            beginnings.sort()
+        return began
 
-        One that began earlier is alive, or has lasted and is the first to be lost.
+    def _lost_before(self, node: NodeInfo, began: Sequence[tuple[float, str]]) -> int:
+        """Return how many sessions in a row the node has lost, as far as one can tell.
+
+        Sessions of its name that began at most a minute before it are probably lost. Those that began earlier are
+        alive, or have lasted, so that the next loss is the first.
         """
-        return sum(
-            other.name == node.name
-            and not other.draining
-            and (other.since, other.identity) < (node.since, node.identity)
-            and node.since - other.since < _LASTED
-            for other, _ in self._nodes.values()
-        )
+        losses, _ = self._losses[node.name]
+        older = bisect_right(began, node.since - _LASTED, key=lambda beginning: beginning[0])
+        return losses + min(losses, bisect_left(began, (node.since, node.identity)) - older)

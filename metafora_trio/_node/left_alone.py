@@ -64,6 +64,10 @@ class LeftAlone:
         """Yield the times at which tasks that this node gave back may be taken again, past ones too."""
         return (until for until, _ in self._given_back.values())
 
+    def look_again(self) -> None:
+        """Note the owners of all tasks that are followed. Call this with a new view: it does not show what changed."""
+        self.look_at_tasks(self._lethal.followed())
+
     def look_at_tasks(self, tasks: Collection[str]) -> None:
         """Note the owners of tasks that have changed."""
         view, now = self._session.view, trio.current_time()

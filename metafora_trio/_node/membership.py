@@ -188,7 +188,9 @@ class Membership:
         """Wait until something has changed in the view, and reconcile it."""
         await self.session.wait_changed()
         changes = self.session.take_changes()
-        if changes.everything or changes.nodes:
+        if changes.everything:
+            self._planner.view_changed()
+        elif changes.nodes:
             self._planner.nodes_changed()
         if self.session.current:
             await self._look_at_changed(changes)

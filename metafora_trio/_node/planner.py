@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 import trio
 
-from metafora_trio._model.plan import affinity_order, may_receive, plan
+from metafora_trio._model.plan import may_receive, plan
+from metafora_trio._model.turns import StepInOrder
 from metafora_trio._model.window import Window
 from metafora_trio._running_task import RunningTask
 from metafora_trio.balancers import BalancerContext
@@ -73,6 +74,7 @@ class Planner:
         self._timer = PlanTimer(session, settle=settings.settle, rng=settings.rng)
         self._context = BalancerContext(session, running)
         self._to_claim: deque[str] = deque()
+        self._to_step_in: Iterator[str] = iter(())
         self._to_bid: deque[str] = deque()
         self._bids: dict[str, float] = {}
         self._bid_window = Window(_BID_WINDOW)
@@ -86,9 +88,14 @@ class Planner:
         self._balance_asked = False
         self._removal = Removal(session, backup_delay=settings.backup_delay)
         self._balancer = GuardedBalancer(settings.balancer, self._context, self._me, emit)
-        self.nodes_changed()
+        self.view_changed()
 
     # ---- when to plan
+
+    def view_changed(self) -> None:
+        """Plan soon, because the whole view is new."""
+        self.nodes_changed()
+        self._left_alone.look_again()
 
     def tasks_changed(self, tasks: Collection[str] = ()) -> None:
         """Plan soon, because tasks have been added, removed or changed hands: these, or some that are not named."""
@@ -100,6 +107,7 @@ class Planner:
         self._look_at_nodes()
         if self._timer.nodes_changed():  # a node has joined, and the last plan gives it nothing
             self._to_claim.clear()
+            self._to_step_in = iter(())
             self._to_bid.clear()
 
     def _look_at_nodes(self) -> None:
@@ -136,6 +144,7 @@ class Planner:
         self._ask_again = {task: at for task, at in self._ask_again.items() if task in view.unclaimed and at > now}
         self._refused_bids = {task: at for task, at in self._refused_bids.items() if task in view.tasks and at > now}
         self._to_claim.clear()
+        self._to_step_in = iter(())
         self._to_bid.clear()
         if not session.current:
             return []
@@ -157,35 +166,26 @@ class Planner:
         )
         mine = [task for task, heir in heirs.items() if heir == me]
         self._to_claim.extend(task for task in mine if task in view.unclaimed)
-        self._to_claim.extend(self._to_step_in(heirs, now))
+        self._to_step_in = self._late(self._unclaimed_since, heirs, now)
         self._context.planned = [task for task in mine if task not in view.unclaimed]
         self._to_bid.extend(self._balancer.steal())
         return self._balancer.release()
 
-    def _to_step_in(self, heirs: dict[str, str], now: float) -> Iterable[str]:
+    def _late(self, unclaimed_since: Mapping[str, float], heirs: Mapping[str, str], now: float) -> Iterator[str]:
         """Yield unclaimed tasks for which it is this node's turn to step in.
 
         If the first choice does not claim a task, the next node in order steps in after each `backup_delay`. The delay
-        begins when the view shows that the last owner's claim is gone, since only then is the task unclaimed.
+        begins when the view shows that the last owner's claim is gone, since only then is the task unclaimed. There may
+        be a hundred thousand such tasks, so `refill` looks at no more of them than this node can claim.
         """
-        view, me = self._session.view, self._me
-        delay = self._backup_delay
-        late = [
-            task
-            for task, since in self._unclaimed_since.items()
-            if now - since > delay and heirs.get(task) != me and task not in view.tombstones
-        ]
-        if not late or self._is_full():
-            return
-        able = [
+        order = StepInOrder(
             n.identity
-            for n in view.nodes.values()
+            for n in self._session.view.nodes.values()
             if may_receive(n) and not n.full and n.identity not in self._held_back
-        ]
-        for task in late:
-            turn = int((now - self._unclaimed_since[task]) // delay)
-            order = affinity_order(task, able)
-            if order and order[turn % len(order)] == me:
+        )
+        for task, since in unclaimed_since.items():
+            turn = int((now - since) // self._backup_delay)
+            if turn and (first := heirs.get(task)) != self._me and order.node_at(task, turn, first=first) == self._me:
                 yield task
 
     def refill(self) -> None:
@@ -196,8 +196,10 @@ class Planner:
         self._removal.refill()
         if not may_receive(session.node):
             return
-        while self._to_claim and session.pending < _CLAIM_WINDOW and not self._is_full():
-            task = self._to_claim.popleft()
+        while session.pending < _CLAIM_WINDOW and not self._is_full():
+            task = self._to_claim.popleft() if self._to_claim else next(self._to_step_in, None)
+            if task is None:
+                break
             if self._may_claim(task):
                 self._suspension.take(task)
                 session.claim(task)

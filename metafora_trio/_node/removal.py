@@ -8,13 +8,12 @@ it could never be submitted again.
 from __future__ import annotations
 
 import zlib
-from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import trio
 
 from metafora_trio._errors import InvalidTask
-from metafora_trio._model.plan import RemovalOrder
+from metafora_trio._model.turns import RemovalOrder
 from metafora_trio._model.view import ClusterView
 from metafora_trio.contract import Session, TaskRefused
 
@@ -41,7 +40,7 @@ class Removal:
         self._session = session
         self._me = session.node.identity
         self._delay = backup_delay
-        self._due: deque[str] = deque()
+        self._due: Iterator[str] | None = None  # None once it has ended
         self._held: dict[str, None] = {}
         self._since: dict[str, float] = {}
         self._to_read: list[str] = []
@@ -63,16 +62,19 @@ class Removal:
         self._found.intersection_update(unclaimed_since)
         waiting = [task for task in view.tombstones if task in view.unclaimed]
         self._since = {task: self._since.get(task, now) for task in waiting}
-        self._due.clear()
-        if waiting:
-            order = RemovalOrder(view.nodes.values())
-            self._due.extend(
-                task
-                for task, since in self._since.items()
-                # Nodes that have not read the task may not know of its tombstone, so they would not take their turn.
-                if task in self._found or order.node_at(task, int((now - since) // self._delay)) == self._me
-            )
+        self._due = self._mine(self._since, now) if waiting else None
         self._to_read = self._unread(unclaimed_since, now) if unclaimed_since else []
+
+    def _mine(self, waiting: Mapping[str, float], now: float) -> Iterator[str]:
+        """Yield the deleted tasks that it is this node's turn to remove.
+
+        There may be a hundred thousand, so `refill` looks at no more of them than it needs to fill the window.
+        """
+        order = RemovalOrder(self._session.view.nodes.values())
+        for task, since in waiting.items():
+            # Nodes that have not read the task may not know of its tombstone, so they would not take their turn.
+            if task in self._found or order.node_at(task, int((now - since) // self._delay)) == self._me:
+                yield task
 
     def _unread(self, unclaimed_since: Mapping[str, float], now: float) -> list[str]:
         """Return this node's share of the tasks that have been unclaimed for long and not read since the resync."""
@@ -91,14 +93,17 @@ class Removal:
 
     def refill(self) -> None:
         """Claim the tasks that are due, as far as the window allows."""
-        if not self._due:
+        if self._due is None:
             return
         session, me = self._session, self._me
         view = session.view
         self._held = {task: None for task in self._held if session.is_pending(task) or task in view.claims_of(me)}
         window = _WINDOW if session.free_claims > session.pending else _LEAST_WINDOW
-        while self._due and len(self._held) < window:
-            task = self._due.popleft()
+        while len(self._held) < window:
+            task = next(self._due, None)
+            if task is None:
+                self._due = None
+                break
             if task in view.tombstones and task in view.unclaimed and not session.is_pending(task):
                 self._held[task] = None
                 session.claim(task)

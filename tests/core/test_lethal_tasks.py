@@ -79,3 +79,54 @@ async def test_two_nodes_are_not_enough(autojump_clock: MockClock) -> None:
         await cluster.wait_until(lambda: d.tasks == {"t"})
         await trio.sleep(5)
         assert not [event for event in d.take_events() if isinstance(event, TaskQuarantined)]
+
+
+async def test_it_is_cleared_after_a_new_session(autojump_clock: MockClock) -> None:
+    """A node that has joined again while the task runs elsewhere sees that it lasts, and takes its suspicion back."""
+    async with open_cluster(session_timeout=T) as cluster:
+        nodes: dict[str, Node] = {}
+        handler = crashes_with("bad", nodes, cluster)
+        for name in ("a", "b", "c"):
+            node = await cluster.start(name, handler, settle=0.0)
+            nodes[node.identity] = node
+        await cluster.submit("bad")
+        d = await cluster.start("d", settle=0.0, capacity=0)
+        await cluster.wait_until(lambda: all(node.ended.is_set() for node in nodes.values()))
+        e = await cluster.start("e", settle=0.0)
+        await cluster.wait_until(lambda: e.tasks == {"bad"})
+        cluster.coordinator.expire(d.identity)
+        await trio.sleep(10)
+        (shown,) = [status.node for status in await cluster.client.nodes() if status.node.identity == d.identity]
+        assert len(shown.notices) == 1
+        await trio.sleep(60)
+        assert all(not status.node.notices for status in await cluster.client.nodes())
+
+
+async def test_a_node_that_was_cut_off_sees_who_has_the_task(autojump_clock: MockClock) -> None:
+    """A task under suspicion may change hands while a node is cut off. Its next victim counts all the same."""
+    async with open_cluster() as cluster:
+        nodes: dict[str, Node] = {}
+        told_to_crash = {name: trio.Event() for name in "abc"}
+
+        async def handler(task: RunningTask) -> None:
+            node = nodes[task.node]
+            await told_to_crash[node.consumer.name].wait()
+            cluster.crash(node)
+
+        watching = await cluster.start("watching", settle=0.0, capacity=0)
+        for name in told_to_crash:
+            node = await cluster.start(name, handler, settle=0.0)
+            nodes[node.identity] = node
+        await cluster.submit_until_running("bad")
+        for _ in range(2):
+            if len(told_to_crash) == 2:
+                cluster.coordinator.partition(watching.identity)
+            told_to_crash.pop(cluster.running["bad"]).set()
+            await trio.sleep(5)
+        # Drop the events: after a reconnect, a broker may send only a new view.
+        cluster.coordinator._find(watching.identity).inbox._items.clear()
+        cluster.coordinator.heal(watching.identity)
+        await trio.sleep(5)
+        told_to_crash.pop(cluster.running["bad"]).set()
+        await trio.sleep(5)
+        assert [event.task for event in watching.take_events() if isinstance(event, TaskQuarantined)] == ["bad"]

@@ -8,7 +8,8 @@ from trio.testing import MockClock
 
 from metafora_trio import Handler, RunningTask
 from metafora_trio._memory.session import MemorySession
-from metafora_trio._model.plan import affinity_order
+from metafora_trio._model.plan import plan
+from metafora_trio._model.turns import StepInOrder
 from metafora_trio._model.view import NodeRemoved
 from metafora_trio.balancers import GreedyBalancer
 from metafora_trio.contract import ClaimKind
@@ -81,22 +82,23 @@ async def test_next_node_steps_in(autojump_clock: MockClock) -> None:
         silent = [await cluster.start(name) for name in "abc"]
         for node in silent:  # other nodes still see it, but it claims nothing more
             cluster.coordinator.partition(node.identity)
-        d = await cluster.start("d", backup_delay=4.0)
+        d = await cluster.start("d", backup_delay=4.0, balancer=GreedyBalancer())
         await trio.sleep(5)
-        identities = [node.identity for node in (*silent, d)]
         tasks = [f"t{i}" for i in range(12)]
         await cluster.submit(*tasks)
         submitted = trio.current_time()
+        heirs = plan(cluster.coordinator._store.view, d.identity, even=False)
         delays: dict[str, float] = {}
         while trio.current_time() < submitted + 30:
             for task in d.tasks - delays.keys():
                 delays[task] = trio.current_time() - submitted
             await trio.sleep(0.1)
         assert sorted(delays) == sorted(tasks)
-        for task in tasks:
-            turn = affinity_order(task, identities).index(d.identity)
-            planned = delays[task] < 1
-            assert planned or delays[task] == pytest.approx(4 * (turn or 4), abs=3.5)
+        order = StepInOrder(node.identity for node in (*silent, d))
+        for task, heir in heirs.items():
+            steps_in = (turn for turn in (1, 2, 3) if order.node_at(task, turn, first=heir) == d.identity)
+            turn = 0 if heir == d.identity else next(steps_in)
+            assert 4 * turn <= delays[task] < 4 * turn + 4
 
 
 async def test_first_choice_that_declines(autojump_clock: MockClock) -> None:

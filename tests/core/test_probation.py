@@ -122,3 +122,27 @@ async def test_two_nodes_of_one_name(autojump_clock: MockClock) -> None:
         assert [len(node.tasks) for node in nodes] == [3, 3, 3, 3]
         nodes.append(await start(cluster, "same"))
         await cluster.wait_until(lambda: spread(nodes) <= 1, within=5)
+
+
+async def test_ten_nodes_of_one_name_start_together(autojump_clock: MockClock) -> None:
+    """Nodes that share a name, as in containers of one image, are even as soon as nodes with names of their own."""
+    async with open_cluster() as cluster:
+        await cluster.submit(*(f"t{i:02}" for i in range(50)))
+        nodes = [await start(cluster, "worker") for _ in range(10)]
+        await cluster.wait_until(lambda: len(cluster.running) == 50 and spread(nodes) == 0, within=5)
+
+
+async def test_one_of_ten_young_nodes_of_one_name_crashes(autojump_clock: MockClock) -> None:
+    """A single loss holds nobody back for longer than a few seconds."""
+    async with trio.open_nursery() as nursery:
+        async with open_cluster(SlowToExpire(nursery)) as cluster:
+            nodes = [await start(cluster, "worker") for _ in range(10)]
+            await cluster.submit_until_running(*(f"t{i:02}" for i in range(50)))
+            await trio.sleep(10)
+            cluster.crash(nodes[3])
+            nodes[3] = await start(cluster, "worker")
+            await cluster.wait_until(lambda: len(cluster.running) == 50 and spread(nodes) <= 1, within=2 * T + 3)
+            for node in nodes:
+                node.scope.cancel()
+            await trio.sleep(T + 1)
+        nursery.cancel_scope.cancel()

@@ -15,7 +15,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import metafora_trio as mt
-from metafora_trio._model.plan import affinity_order, plan
+from metafora_trio._model.plan import plan
+from metafora_trio._model.turns import RemovalOrder, StepInOrder
 from metafora_trio._model.view import ClaimAdded, NodeAdded, TaskAdded
 from metafora_trio.contract import ClaimKind, ClusterView, InvalidRecord, decode_props
 
@@ -169,4 +170,5 @@ def test_any_node_that_can_be_read_can_be_planned_with(
             view.apply(ClaimAdded(mt.Claim(number, f"t{number}", f"n.{owner}", ClaimKind.CLAIM)))
     heirs = plan(view, seed.choice(list(view.nodes)), even=even)
     assert set(heirs.values()) <= view.nodes.keys()
-    assert affinity_order("t0", view.nodes)
+    assert StepInOrder(view.nodes).node_at("t0", 1, first=None) in view.nodes
+    assert RemovalOrder(view.nodes.values()).node_at("t0", 0) in view.nodes

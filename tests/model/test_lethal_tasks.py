@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metafora_trio import NodeInfo
+from metafora_trio import Claim, NodeInfo
 from metafora_trio._model.lethal_tasks import LethalTasks
+from metafora_trio._model.view import ClaimAdded, ClaimRemoved, NodeAdded, NodeRemoved, TaskAdded, ViewEvent
+from metafora_trio.contract import ClaimKind, ClusterView
 
 
 class Watch:
@@ -157,6 +162,7 @@ def test_a_task_that_moved_on_in_time_is_not_suspected() -> None:
     for node in ("a.1", "b.2", "c.3"):
         watch.get(node, "t")
         watch.get("d.4", "t")
+        watch.now += 2.0
         watch.go(node)
     assert watch.alone() == set()
 
@@ -194,6 +200,122 @@ def test_a_new_view() -> None:
     for node in ("d.4",):
         watch.kill(node, "t")
     assert watch.alone() == set()  # it is not known whether d was there when the first node got it
+
+
+class Follower:
+    """A node that follows a view as `Membership` does: it looks at what has changed from time to time, in batches."""
+
+    def __init__(self, nodes: Iterable[str]) -> None:
+        self.lethal = LethalTasks()
+        self.view = ClusterView()
+        self.now = 0.0
+        self.nodes_changed = self.task_changed = False
+        for node in nodes:
+            self.apply(NodeAdded(NodeInfo(node)))
+        self.apply(TaskAdded("t"))
+        self.follow()
+
+    def apply(self, event: ViewEvent) -> None:
+        self.view.apply(event)
+        if isinstance(event, NodeAdded | NodeRemoved):
+            self.nodes_changed = True
+        else:
+            self.task_changed = True
+
+    def plan(self) -> None:
+        """Look at the nodes, as each plan does, even if it comes before the follower has its turn."""
+        self.lethal.look_at_nodes(self.view.nodes, self.view.tasks, self.now)
+
+    def follow(self) -> None:
+        if self.nodes_changed:
+            self.plan()
+        if self.task_changed:
+            self.lethal.look_at_task("t", self.view.owner("t"), self.now)
+        self.nodes_changed = self.task_changed = False
+
+
+LOOKS = ["", "plan", "follow", "plan follow"]
+VICTIMS = ["a.1", "b.2", "c.3"]
+
+
+@pytest.mark.parametrize("heir", [False, True], ids=["no heir", "heir"])
+@pytest.mark.parametrize("node_first", [True, False], ids=["node first", "claim first"])
+def test_in_whatever_order_it_is_seen(node_first: bool, heir: bool) -> None:
+    """The broker removes a node's claims before its record or after it, and either may be seen together with the claim,
+    or later, by the follower or by a plan. With an heir, the task has its next owner before the node is seen to go."""
+    for looks in itertools.product(LOOKS, repeat=3):
+        follower = Follower([*VICTIMS, "d.4"])
+        for number, victim in enumerate(VICTIMS):
+            claim = Claim(2 * number, "t", victim, ClaimKind.CLAIM)
+            bid = Claim(2 * number + 1, "t", "d.4", ClaimKind.BID)
+            gone: list[ViewEvent] = [NodeRemoved(victim), ClaimRemoved(claim)]
+            events = [ClaimAdded(claim), *(gone if node_first else reversed(gone))]
+            seen = False
+            for event, look in zip(events, looks, strict=True):
+                follower.apply(event)
+                if heir and event == ClaimAdded(claim):
+                    follower.apply(ClaimAdded(bid))
+                for step in look.split():
+                    getattr(follower, step)()
+                    seen = seen or (step == "follow" and follower.view.owner("t") == victim)
+                follower.now += 0.01
+            follower.follow()
+            if not seen:
+                break  # a task that came and went between two looks was never seen with the node
+            assert not follower.lethal.left_alone("t", follower.now) or number == 2, looks
+            follower.apply(ClaimRemoved(bid))
+            follower.follow()
+            follower.now += 5.0
+        else:
+            assert list(follower.lethal.found()) == [("t", 3)], looks
+
+
+def test_each_victim_counts_once() -> None:
+    """The claim of a node that is gone may stay for a while, and its task is looked at again."""
+    watch = Watch("a.1", "b.2", "c.3", "d.4")
+    watch.kill("a.1", "t")
+    for _ in range(3):
+        watch.get("a.1", "t")
+        watch.look()
+    watch.kill("b.2", "t")
+    watch.get("b.2", "t")
+    assert watch.alone() == set()
+
+
+def test_a_claim_that_outlasts_its_node_clears_nothing() -> None:
+    """Only a node that is there can show that the task does not end it."""
+    watch = Watch("a.1", "b.2", "c.3", "d.4")
+    for node in ("a.1", "b.2", "c.3"):
+        watch.kill(node, "t")
+    watch.get("c.3", "t")
+    watch.now += 30.0
+    watch.get("e.5", "t")  # a node that came and went between two looks
+    for _ in range(2):
+        watch.now += 61.0
+        watch.look()
+    assert list(watch.lethal.found()) == [("t", 3)]
+
+
+@pytest.mark.parametrize("after, alone", [(1.0, {"t"}), (1.1, set())])
+def test_a_node_that_goes_long_after_it_has_handed_a_task_over(after: float, alone: set[str]) -> None:
+    """It is no victim. Within a second, the task may have moved on because the broker removed its claim first."""
+    watch = Watch("a.1", "b.2", "c.3", "d.4")
+    for node in ("a.1", "b.2", "c.3"):
+        watch.get(node, "t")
+        watch.now += 2.0
+        watch.get("d.4", "t")
+        watch.now += after
+        watch.go(node)
+    assert watch.alone() == alone
+
+
+def test_a_node_that_has_drained_is_no_victim_of_a_late_claim() -> None:
+    watch = Watch()
+    watch.come("a.1", "b.2", "c.3", draining=True)
+    for node in ("a.1", "b.2", "c.3"):
+        watch.go(node)
+        watch.get(node, "t")
+    assert watch.alone() == set()
 
 
 @given(st.lists(st.tuples(st.sampled_from("abcdef"), st.sets(st.sampled_from(["t", "u", "v"])), st.floats(0, 100))))
