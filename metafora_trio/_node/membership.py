@@ -24,6 +24,7 @@ from metafora_trio.events import Event, LeaseAtRisk
 from .commands import Commands, NodeControl
 from .executor import Executor
 from .experience import Experience
+from .handovers import Handovers
 from .loop_monitor import LoopMonitor
 from .missing_owners import MissingOwners
 from .notices import Notices
@@ -98,7 +99,8 @@ class Membership:
         experience.begin_session()
         self._planner = Planner(session, settings, experience, self.notices, runs=runs, running=running, emit=emit)
         self._quarantine = Quarantine(session, self.notices, emit)
-        self._situation = Situation(session, self._planner, max_handovers=settings.max_handovers)
+        handovers = Handovers(settings.max_handovers, patience=settings.grace + settings.cleanup_timeout)
+        self._situation = Situation(session, self._planner, handovers)
         self._executor = Executor(
             session,
             self._situation,

@@ -208,7 +208,9 @@ class Planner:
             for task, since in self._bids.items()
             if session.is_pending(task) or (task not in self._runs and session.view.own_claims(task, self._me))
         }
-        while self._to_bid and len(self._bids) < self._bid_window.size and not self._is_full():
+        # A task that takes long to stop, or never does, must not keep this node from bidding for others.
+        slow = sum(self._is_being_handed_over(task) for task in self._bids) if self._to_bid else 0
+        while self._to_bid and len(self._bids) - slow < self._bid_window.size and not self._is_full():
             task = self._to_bid.popleft()
             if self._may_bid(task):
                 self._bids[task] = trio.current_time()
@@ -231,7 +233,7 @@ class Planner:
         since = self._bids.setdefault(task, now)
         owner = session.view.nodes.get(session.view.owner(task) or "")
         able = may_receive(session.node) and not self.refuses(task)
-        if owner is not None and task in owner.handing_over and able:
+        if able and self._is_being_handed_over(task):
             return True  # the owner is stopping it for this bid
         if now - since > self._bid_timeout:
             self.leave_alone(task)
@@ -244,6 +246,11 @@ class Planner:
         return owner.draining or (
             not owner.frozen and session.view.load(owner.identity) - 1 >= session.view.load(self._me)
         )
+
+    def _is_being_handed_over(self, task: str) -> bool:
+        """Return whether the owner says that it has been stopping the task for another node for some seconds."""
+        owner = self._session.view.nodes.get(self._session.view.owner(task) or "")
+        return owner is not None and owner.hands_over(task)
 
     def consents(self, task: str, heir: str) -> bool:
         """Ask the balancer whether to hand a running task over to the heir, unless that is on probation."""

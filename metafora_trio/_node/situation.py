@@ -35,16 +35,13 @@ class Situation:
     Args:
         session: the session.
         policy: the planner.
-        max_handovers: the maximum number of tasks being handed over at once.
-
-    Attributes:
         handovers: the tasks that are being handed over.
     """
 
-    def __init__(self, session: Session, policy: TaskPolicy, *, max_handovers: int) -> None:
+    def __init__(self, session: Session, policy: TaskPolicy, handovers: Handovers) -> None:
         self._session = session
         self._policy = policy
-        self.handovers: Handovers = Handovers(max_handovers)
+        self.handovers: Handovers = handovers
         self._drain_ended = False
 
     @property
