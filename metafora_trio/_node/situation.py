@@ -43,6 +43,7 @@ class Situation:
         self._policy = policy
         self.handovers: Handovers = handovers
         self._drain_ended = False
+        self._ending = False
 
     @property
     def view(self) -> ClusterView:
@@ -54,7 +55,7 @@ class Situation:
 
     @property
     def draining(self) -> bool:
-        return self._session.node.draining
+        return self._ending or self._session.node.draining
 
     @property
     def alone(self) -> bool:
@@ -83,3 +84,7 @@ class Situation:
     def end_drain(self) -> None:
         """Stop waiting for heirs, because the drain has timed out."""
         self._drain_ended = True
+
+    def end(self) -> None:
+        """Give every task up as soon as it has stopped, without waiting for heirs, because the session is ending."""
+        self._ending = self._drain_ended = True
