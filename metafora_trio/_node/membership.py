@@ -227,6 +227,7 @@ class Membership:
             self.notices.report("lag", f"its event loop was late by up to {self.loop.lag:.1f} s in the last minute")
         else:
             self.notices.clear("lag")
+        self.notices.announce_if_due()
 
     def _announce_slow_handovers(self) -> None:
         slow = self._situation.handovers.slow()
@@ -265,6 +266,7 @@ class Membership:
         # Not as draining: other nodes would bid for the tasks that do not stop, and not count this as a lost session.
         self.session.announce(dataclasses.replace(self.session.node, frozen=True))
         self.notices.report("ending", _ENDING)
+        self.notices.announce()
         self._executor.look_at_everything()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._keep_reconciling)
