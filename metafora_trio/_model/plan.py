@@ -51,15 +51,16 @@ def affinity_order(task: str, nodes: Iterable[str]) -> list[str]:
 class RemovalOrder:
     """The order in which nodes try to remove a deleted task that no node owns.
 
-    To remove a task takes no room and runs nothing, so every live node may do it: first those that may receive tasks,
-    however full they are, then frozen ones, then draining ones. Within each group the nodes that fit the task best come
+    To remove a task takes no room and runs nothing, so every live node may do it unless it drains: first those that may
+    receive tasks, however full they are, then frozen ones. Within each group the nodes that fit the task best come
     first, so that many removals are shared.
     """
 
     def __init__(self, nodes: Iterable[NodeInfo]) -> None:
-        groups: list[list[tuple[int, str]]] = [[], [], []]
+        groups: list[list[tuple[int, str]]] = [[], []]
         for node in nodes:
-            groups[2 if node.draining else 1 if node.frozen else 0].append((_hash(node.identity), node.identity))
+            if not node.draining:
+                groups[int(node.frozen)].append((_hash(node.identity), node.identity))
         self._groups = groups
 
     def node_at(self, task: str, turn: int) -> str | None:

@@ -2,7 +2,8 @@
 
 A client deletes a task by a tombstone, and only the task's owner removes it. A task that runs has an owner. One that is
 unclaimed needs a node that claims it just for that, even if every node is full, frozen or refuses the task. Otherwise
-it could never be submitted again.
+it could never be submitted again. Only a node that drains claims nothing: a client that deletes one task after another
+must not keep it from leaving.
 """
 
 from __future__ import annotations
@@ -55,6 +56,10 @@ class Removal:
         Args:
             unclaimed_since: the unclaimed tasks, with the time at which each was first seen to be unclaimed.
         """
+        if self._session.node.draining:
+            self._due.clear()
+            self._to_read.clear()
+            return
         view, now = self._session.view, trio.current_time()
         if view is not self._read_in:
             self._read_in = view
@@ -91,7 +96,7 @@ class Removal:
 
     def refill(self) -> None:
         """Claim the tasks that are due, as far as the window allows."""
-        if not self._due:
+        if not self._due or self._session.node.draining:
             return
         session, me = self._session, self._me
         view = session.view
