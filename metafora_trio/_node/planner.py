@@ -260,9 +260,14 @@ class Planner:
         return self._balancer.consents(task, heir, otherwise=by_load)
 
     def refuses(self, task: str) -> bool:
-        """Return whether this node must not start a task now: one task after another fails here, it ends nodes, or an
-        earlier run of it has not closed."""
-        return not self._suspension.may_run(task) or self._left_alone.is_lethal(task) or task in self._stuck
+        """Return whether this node must not start a task now: one task after another fails here, it ends nodes, an
+        earlier run of it has not closed, or this node has claimed it only to remove it."""
+        return (
+            not self._suspension.may_run(task)
+            or self._left_alone.is_lethal(task)
+            or task in self._stuck
+            or self._removal.holds(task)
+        )
 
     def got(self, task: str) -> None:
         """Note that this node owns the task now, and starts it."""

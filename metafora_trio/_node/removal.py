@@ -94,13 +94,21 @@ class Removal:
                     break
         return found
 
+    def holds(self, task: str) -> bool:
+        """Return whether this node has claimed the task only to remove it, so that the claim must run nothing.
+
+        Nobody has asked whether this node may run it. It may have been removed and submitted again meanwhile.
+        """
+        return task in self._held
+
     def refill(self) -> None:
-        """Claim the tasks that are due, as far as the window allows."""
-        if not self._due or self._session.node.draining:
-            return
+        """Claim the tasks that are due, as far as the window allows. Call this before anything else is claimed."""
         session, me = self._session, self._me
         view = session.view
-        self._held = {task: None for task in self._held if session.is_pending(task) or task in view.claims_of(me)}
+        if self._held:
+            self._held = {task: None for task in self._held if session.is_pending(task) or task in view.claims_of(me)}
+        if not self._due or session.node.draining:
+            return
         window = _WINDOW if session.free_claims > session.pending else _LEAST_WINDOW
         while self._due and len(self._held) < window:
             task = self._due.popleft()
