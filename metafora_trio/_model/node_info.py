@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from metafora_trio._errors import InvalidRecord
 
 from .json_record import JsonRecord, is_text, shorten
 
-__all__ = ["MAX_HANDING_OVER", "MAX_NOTICE", "MAX_NOTICES", "MAX_TAG", "MAX_TAGS", "NodeInfo", "node_name"]
+__all__ = ["MAX_HANDING_OVER", "MAX_NOTICE", "MAX_NOTICES", "MAX_TAG", "MAX_TAGS", "NodeInfo", "checksums", "node_name"]
 
 MAX_TAGS = 64
 """The largest number of tags of a node."""
@@ -20,8 +23,10 @@ MAX_NOTICES = 8
 """The largest number of notices in a record. Every node reads every record, so it must stay small."""
 MAX_NOTICE = 200
 """The largest number of characters of one notice."""
-MAX_HANDING_OVER = 16
+MAX_HANDING_OVER = 256
 """The largest number of tasks in a record's `handing_over`."""
+_CHECKSUM = 4
+"""The bytes of a checksum."""
 _MAX_BYTES = 128 * 1024
 _MAX_CAPACITY = 2**63 - 1
 _MAX_WEIGHT = 1e9
@@ -31,6 +36,11 @@ _FIRST, _LAST = -62_135_596_800.0, 253_402_300_799.0  # the years 1 and 9999, in
 def node_name(identity: str) -> str:
     """Return the name in a node's identity `<name>.<mark>`. A name is for people and need not be unique."""
     return identity.rpartition(".")[0]
+
+
+def checksums(tasks: Iterable[str]) -> frozenset[int]:
+    """Return the CRC-32 of each task's id, which is how `NodeInfo.handing_over` names tasks."""
+    return frozenset(zlib.crc32(task.encode()) for task in tasks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +58,9 @@ class NodeInfo:
         full: the node can hold no more claims at present, whatever its capacity says.
         notices: what people should know about the node, such as a task that it cannot read: at most `MAX_NOTICES`
             lines of at most `MAX_NOTICE` characters. No node decides anything by them.
-        handing_over: tasks that it has been stopping on behalf of other nodes for some seconds, at most
-            `MAX_HANDING_OVER`. Those nodes keep their bids until the tasks have stopped.
+        handing_over: the CRC-32 checksums of the tasks that it has been stopping on behalf of other nodes for some
+            seconds, at most `MAX_HANDING_OVER`; see `hands_over`. Ids would be too long for a record that every node
+            reads. If two tasks have the same checksum, a bid is kept for longer than needed.
 
     Raises:
         InvalidRecord: a field breaks a rule; the message names both. Every node plans with these fields.
@@ -64,7 +75,7 @@ class NodeInfo:
     frozen: bool = False
     full: bool = False
     notices: tuple[str, ...] = ()
-    handing_over: tuple[str, ...] = ()
+    handing_over: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
         if not (_is_number(self.since) and _FIRST <= self.since <= _LAST):
@@ -90,6 +101,12 @@ class NodeInfo:
         """The node's name, for people."""
         return node_name(self.identity)
 
+    def hands_over(self, task: str) -> bool:
+        """Return whether it has been stopping the task on behalf of another node for some seconds.
+
+        That node keeps its bid until the task has stopped."""
+        return bool(self.handing_over) and zlib.crc32(task.encode()) in self.handing_over
+
     def encode(self) -> bytes:
         """Encode as JSON, without the identity: that is in the znode's name."""
         record = {
@@ -101,7 +118,7 @@ class NodeInfo:
             "frozen": self.frozen,
             "full": self.full,
             **({"notices": list(self.notices)} if self.notices else {}),
-            **({"handing_over": list(self.handing_over)} if self.handing_over else {}),
+            **({"handing_over": _encode_handing_over(self.handing_over)} if self.handing_over else {}),
         }
         return json.dumps(record, separators=(",", ":")).encode()
 
@@ -143,8 +160,16 @@ def _decode_notices(stored: object) -> tuple[str, ...]:
     return tuple(notice[:MAX_NOTICE] for notice in stored[:MAX_NOTICES] if isinstance(notice, str))
 
 
-def _decode_handing_over(stored: object) -> tuple[str, ...]:
-    """Return the tasks that are being handed over. Anything else is dropped: bids for other tasks end in time."""
-    if not isinstance(stored, list):
-        return ()
-    return tuple(task for task in stored[:MAX_HANDING_OVER] if isinstance(task, str) and len(task) <= 128)
+def _encode_handing_over(checksums: Iterable[int]) -> str:
+    packed = b"".join(checksum.to_bytes(_CHECKSUM, "big") for checksum in sorted(checksums))
+    return base64.b64encode(packed).decode()
+
+
+def _decode_handing_over(stored: object) -> frozenset[int]:
+    """Return the checksums of the tasks that are being handed over. If they cannot be read, bids for them time out."""
+    try:
+        packed = base64.b64decode(stored, validate=True) if isinstance(stored, str) else b""
+    except ValueError:
+        return frozenset()
+    ends = range(_CHECKSUM, min(len(packed), MAX_HANDING_OVER * _CHECKSUM) + 1, _CHECKSUM)
+    return frozenset(int.from_bytes(packed[end - _CHECKSUM : end], "big") for end in ends)

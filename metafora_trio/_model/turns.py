@@ -19,14 +19,15 @@ __all__ = ["RemovalOrder", "StepInOrder"]
 class RemovalOrder:
     """The order in which nodes try to remove a deleted task that no node owns.
 
-    To remove a task takes no room and runs nothing, so every live node may do it: first those that may receive tasks,
-    however full they are, then frozen ones, then draining ones.
+    To remove a task takes no room and runs nothing, so every live node may do it unless it drains: first those that may
+    receive tasks, however full they are, then frozen ones.
     """
 
     def __init__(self, nodes: Iterable[NodeInfo]) -> None:
-        groups: list[list[str]] = [[], [], []]
+        groups: list[list[str]] = [[], []]
         for node in nodes:
-            groups[2 if node.draining else 1 if node.frozen else 0].append(node.identity)
+            if not node.draining:
+                groups[int(node.frozen)].append(node.identity)
         self._groups = [sorted(group) for group in groups]
         self._count = sum(map(len, groups))
 

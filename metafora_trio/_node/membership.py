@@ -24,6 +24,7 @@ from metafora_trio.events import Event, LeaseAtRisk
 from .commands import Commands, NodeControl
 from .executor import Executor
 from .experience import Experience
+from .handovers import Handovers
 from .loop_monitor import LoopMonitor
 from .missing_owners import MissingOwners
 from .notices import Notices
@@ -48,6 +49,7 @@ _BLOCKED_TIMEOUTS = 3
 """The session timeouts for which a blocked event loop keeps its session by default."""
 _LAG_TO_REPORT = 1 / 12
 """The lag of the event loop, as a fraction of the session timeout, from which the node's record mentions it."""
+_ENDING = "it has lost its session or is stopping, and waits for tasks that have not stopped"
 _FLUSH_TIMEOUT = 2.0
 """Seconds to wait for the ends of tasks to reach the broker when the node is cancelled."""
 
@@ -98,7 +100,8 @@ class Membership:
         experience.begin_session()
         self._planner = Planner(session, settings, experience, self.notices, runs=runs, running=running, emit=emit)
         self._quarantine = Quarantine(session, self.notices, emit)
-        self._situation = Situation(session, self._planner, max_handovers=settings.max_handovers)
+        handovers = Handovers(settings.max_handovers, patience=settings.grace + settings.cleanup_timeout)
+        self._situation = Situation(session, self._planner, handovers)
         self._executor = Executor(
             session,
             self._situation,
@@ -226,6 +229,7 @@ class Membership:
             self.notices.report("lag", f"its event loop was late by up to {self.loop.lag:.1f} s in the last minute")
         else:
             self.notices.clear("lag")
+        self.notices.announce_if_due()
 
     def _announce_slow_handovers(self) -> None:
         slow = self._situation.handovers.slow()
@@ -260,8 +264,11 @@ class Membership:
         with trio.move_on_after(_PROMPT):
             await self._all_closed.wait()
             return
-        self._situation.end_drain()
-        self.session.announce(dataclasses.replace(self.session.node, draining=True))
+        self._situation.end()
+        # Not as draining: other nodes would bid for the tasks that do not stop, and not count this as a lost session.
+        self.session.announce(dataclasses.replace(self.session.node, frozen=True))
+        self.notices.report("ending", _ENDING)
+        self.notices.announce()
         self._executor.look_at_everything()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._keep_reconciling)
@@ -327,7 +334,7 @@ class Membership:
 
         When the drain has timed out, ends that the broker refuses are no reason to stay."""
         session, situation = self.session, self._situation
-        if not situation.draining or not session.current or session.outstanding:
+        if not session.node.draining or not session.current or session.outstanding:
             return
         kept = session.refusals if situation.drain_ended else ()
         if all(task in kept for tasks in (self.runs, session.view.claims_of(self._me)) for task in tasks):

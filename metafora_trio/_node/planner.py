@@ -210,7 +210,9 @@ class Planner:
             for task, since in self._bids.items()
             if session.is_pending(task) or (task not in self._runs and session.view.own_claims(task, self._me))
         }
-        while self._to_bid and len(self._bids) < self._bid_window.size and not self._is_full():
+        # A task that takes long to stop, or never does, must not keep this node from bidding for others.
+        slow = sum(self._is_being_handed_over(task) for task in self._bids) if self._to_bid else 0
+        while self._to_bid and len(self._bids) - slow < self._bid_window.size and not self._is_full():
             task = self._to_bid.popleft()
             if self._may_bid(task):
                 self._bids[task] = trio.current_time()
@@ -233,7 +235,7 @@ class Planner:
         since = self._bids.setdefault(task, now)
         owner = session.view.nodes.get(session.view.owner(task) or "")
         able = may_receive(session.node) and not self.refuses(task)
-        if owner is not None and task in owner.handing_over and able:
+        if able and self._is_being_handed_over(task):
             return True  # the owner is stopping it for this bid
         if now - since > self._bid_timeout:
             self.leave_alone(task)
@@ -247,6 +249,11 @@ class Planner:
             not owner.frozen and session.view.load(owner.identity) - 1 >= session.view.load(self._me)
         )
 
+    def _is_being_handed_over(self, task: str) -> bool:
+        """Return whether the owner says that it has been stopping the task for another node for some seconds."""
+        owner = self._session.view.nodes.get(self._session.view.owner(task) or "")
+        return owner is not None and owner.hands_over(task)
+
     def consents(self, task: str, heir: str) -> bool:
         """Ask the balancer whether to hand a running task over to the heir, unless that is on probation."""
         if heir in self._held_back:
@@ -255,9 +262,14 @@ class Planner:
         return self._balancer.consents(task, heir, otherwise=by_load)
 
     def refuses(self, task: str) -> bool:
-        """Return whether this node must not start a task now: one task after another fails here, it ends nodes, or an
-        earlier run of it has not closed."""
-        return not self._suspension.may_run(task) or self._left_alone.is_lethal(task) or task in self._stuck
+        """Return whether this node must not start a task now: one task after another fails here, it ends nodes, an
+        earlier run of it has not closed, or this node has claimed it only to remove it."""
+        return (
+            not self._suspension.may_run(task)
+            or self._left_alone.is_lethal(task)
+            or task in self._stuck
+            or self._removal.holds(task)
+        )
 
     def got(self, task: str) -> None:
         """Note that this node owns the task now, and starts it."""

@@ -2,7 +2,8 @@
 
 A client deletes a task by a tombstone, and only the task's owner removes it. A task that runs has an owner. One that is
 unclaimed needs a node that claims it just for that, even if every node is full, frozen or refuses the task. Otherwise
-it could never be submitted again.
+it could never be submitted again. Only a node that drains claims nothing: a client that deletes one task after another
+must not keep it from leaving.
 """
 
 from __future__ import annotations
@@ -54,6 +55,10 @@ class Removal:
         Args:
             unclaimed_since: the unclaimed tasks, with the time at which each was first seen to be unclaimed.
         """
+        if self._session.node.draining:
+            self._due = None
+            self._to_read = []
+            return
         view, now = self._session.view, trio.current_time()
         if view is not self._read_in:
             self._read_in = view
@@ -91,13 +96,21 @@ class Removal:
                     break
         return found
 
+    def holds(self, task: str) -> bool:
+        """Return whether this node has claimed the task only to remove it, so that the claim must run nothing.
+
+        Nobody has asked whether this node may run it. It may have been removed and submitted again meanwhile.
+        """
+        return task in self._held
+
     def refill(self) -> None:
-        """Claim the tasks that are due, as far as the window allows."""
-        if self._due is None:
-            return
+        """Claim the tasks that are due, as far as the window allows. Call this before anything else is claimed."""
         session, me = self._session, self._me
         view = session.view
-        self._held = {task: None for task in self._held if session.is_pending(task) or task in view.claims_of(me)}
+        if self._held:
+            self._held = {task: None for task in self._held if session.is_pending(task) or task in view.claims_of(me)}
+        if self._due is None or session.node.draining:
+            return
         window = _WINDOW if session.free_claims > session.pending else _LEAST_WINDOW
         while len(self._held) < window:
             task = next(self._due, None)

@@ -35,17 +35,15 @@ class Situation:
     Args:
         session: the session.
         policy: the planner.
-        max_handovers: the maximum number of tasks being handed over at once.
-
-    Attributes:
         handovers: the tasks that are being handed over.
     """
 
-    def __init__(self, session: Session, policy: TaskPolicy, *, max_handovers: int) -> None:
+    def __init__(self, session: Session, policy: TaskPolicy, handovers: Handovers) -> None:
         self._session = session
         self._policy = policy
-        self.handovers: Handovers = Handovers(max_handovers)
+        self.handovers: Handovers = handovers
         self._drain_ended = False
+        self._ending = False
 
     @property
     def view(self) -> ClusterView:
@@ -57,7 +55,7 @@ class Situation:
 
     @property
     def draining(self) -> bool:
-        return self._session.node.draining
+        return self._ending or self._session.node.draining
 
     @property
     def alone(self) -> bool:
@@ -86,3 +84,7 @@ class Situation:
     def end_drain(self) -> None:
         """Stop waiting for heirs, because the drain has timed out."""
         self._drain_ended = True
+
+    def end(self) -> None:
+        """Give every task up as soon as it has stopped, without waiting for heirs, because the session is ending."""
+        self._ending = self._drain_ended = True

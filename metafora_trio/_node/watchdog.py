@@ -1,4 +1,4 @@
-"""The watchdog: the core's only thread, which checks the lease and the event loop from outside.
+"""The watchdog: a thread that checks the lease and the event loop from outside.
 
 A handler that blocks the event loop, or shields itself past the end of the lease, cannot be stopped from inside Trio,
 and a blocked loop cannot even report it. The watchdog never enters Trio: it reads a few numbers and a list, and logs an
@@ -6,11 +6,13 @@ overrun or ends the process because of it.
 
 A blocked loop keeps its session, because the broker's connection may have a thread that answers for it. Otherwise
 another node would run the blocking task as well. The watchdog makes that visible to others, and ends it after a while.
+
+What it says goes to stderr or to log handlers, and either may block for ever. So each report has a thread of its own,
+for which the watchdog waits a moment before it does what must be done.
 """
 
 from __future__ import annotations
 
-import faulthandler
 import logging
 import os
 import sys
@@ -34,6 +36,8 @@ EXIT_CODE = 70
 """The exit status if the watchdog ends the process (EX_SOFTWARE in sysexits.h)."""
 _PAUSE_AFTER_REPORT = 0.1
 """Seconds between two looks while an overrun lasts that has been reported."""
+_REPORT_TIMEOUT = 1.0
+"""Seconds to wait for a report to be written."""
 _MAX_STACK = 4 * 1024
 
 OnOverrun = Literal["log", "exit"]
@@ -47,6 +51,36 @@ class Watched(Protocol):
     def report_blocked(self, since: float) -> None: ...
 
     def abandon(self, reason: str) -> None: ...
+
+
+def _in_time(report: Callable[[], None]) -> None:
+    """Make a report in a thread of its own, and wait for it, but not for long.
+
+    It may block for ever: nobody may read the pipe that it writes to, or the blocked event loop may hold a lock that it
+    needs.
+    """
+    thread = threading.Thread(target=report, name="metafora-report", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:  # the process may start no more threads
+        report()
+    else:
+        thread.join(_REPORT_TIMEOUT)
+
+
+def _stacks() -> str:
+    """Return where every thread is. `faulthandler` would hold the interpreter's lock while it writes that."""
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    return "".join(
+        f"Thread 0x{ident:x} {names.get(ident, '')}:\n{''.join(traceback.format_stack(frame))}"
+        for ident, frame in sys._current_frames().items()
+    )
+
+
+def _print(text: str) -> None:
+    """Write to stderr, if there is one."""
+    if (stderr := sys.__stderr__ or sys.stderr) is not None:
+        print(text, file=stderr, flush=True)
 
 
 class _Watchdog:
@@ -100,20 +134,18 @@ class _Watchdog:
             "another node may be running them"
         )
         if self.on_overrun == "log":
-            self.logger.critical("%s", message)
+            self.log("%s", message)
             return
         try:
-            stderr = sys.__stderr__ or sys.stderr
-            print(f"metafora: {message}; ending this process", file=stderr, flush=True)
-            faulthandler.dump_traceback(file=stderr, all_threads=True)
-        finally:  # even if stderr is closed
+            _in_time(lambda: _print(f"metafora: {message}; ending this process\n{_stacks()}"))
+        finally:
             os._exit(EXIT_CODE)
 
-    # Tell the session first: if the loop is blocked in a log handler, it holds the handler's lock, and logging waits.
+    # Tell the session first, because it takes a while if the report cannot be written.
 
     def report_blocked(self, seconds: float) -> None:
         self.session.report_blocked(time.time() - seconds)
-        self.logger.critical(
+        self.log(
             "the event loop has been blocked for %.1f s, so no task of this node goes on. It is here:\n%s",
             seconds,
             self.stack(),
@@ -122,7 +154,10 @@ class _Watchdog:
     def give_up(self, seconds: float) -> None:
         reason = f"the event loop was blocked for {seconds:.1f} s"
         self.session.abandon(reason)
-        self.logger.critical("%s; giving up the session, so that other nodes take its tasks\n%s", reason, self.stack())
+        self.log("%s; giving up the session, so that other nodes take its tasks\n%s", reason, self.stack())
+
+    def log(self, message: str, *arguments: object) -> None:
+        _in_time(lambda: self.logger.critical(message, *arguments))
 
     def stack(self) -> str:
         """Return where the watched thread is."""

@@ -153,7 +153,7 @@ def _on_tasks(suspects: Iterable[TaskStatus], nodes: Sequence[NodeStatus], patie
         hint = "the balancers refuse it, or the nodes are full: add a node, or raise --capacity"
         yield Finding(Level.PROBLEM, f"unclaimed {for_long}: {some(unclaimed)}", hint)
     if tombs:
-        hint = "a node removes what was deleted; one must be alive and not frozen"
+        hint = "a node removes what was deleted; one must be alive and not draining"
         yield Finding(Level.WARNING, f"deleted, but not removed {for_long}: {some(tombs)}", hint)
     for task in stopping:
         hint = "its handler does not stop when it is cancelled: it blocks, or shields itself"

@@ -122,6 +122,31 @@ async def test_other_tasks_do_not_wait_for_a_slow_cleanup(autojump_clock: MockCl
         assert trio.current_time() - began == pytest.approx(4, abs=0.1)
 
 
+@pytest.mark.parametrize("why", ["lost", "cancelled"])
+async def test_only_a_node_that_drains_says_so(why: str, autojump_clock: MockClock) -> None:
+    """A node that waits for a stuck scope, after losing its session or for an error, attracts no bids for its task."""
+    async with open_cluster(session_timeout=T) as cluster:
+        a = await cluster.start("a", stubborn)
+        await cluster.submit_until_running("stubborn", "t1", "t2")
+        identity = a.identity
+        b = await cluster.start("b")
+        await cluster.wait_until(lambda: b.tasks)
+        await trio.sleep(5)
+        if why == "lost":
+            await cut_off(cluster, a, 7.0)
+        else:
+            a.scope.cancel()
+        await trio.sleep(20)
+        (node,) = (node for node in view(cluster) if node.identity == identity)
+        assert (node.draining, node.frozen) == (False, True)
+        assert node.notices == ("it has lost its session or is stopping, and waits for tasks that have not stopped",)
+        assert cluster.owners()["stubborn"] == ["a"]
+        assert cluster.running.keys() == {"t1", "t2"}
+        await cluster.wait_until(lambda: cluster.starts["stubborn"] == 2)
+        assert identity not in {node.identity for node in view(cluster)}
+        assert a.ended.is_set() == (why == "cancelled")
+
+
 async def test_scopes_that_close_while_cut_off(autojump_clock: MockClock) -> None:
     """Claims released during a partition are released at the broker after it, while another scope is still open."""
     async with open_cluster(session_timeout=T) as cluster:
@@ -132,7 +157,7 @@ async def test_scopes_that_close_while_cut_off(autojump_clock: MockClock) -> Non
         await trio.sleep(5)
         await cut_off(cluster, a, 10.0)
         await cluster.wait_until(lambda: {"t1", "t2"} <= cluster.running.keys(), within=5)
-        assert cluster.owners()["stubborn"][0] == "a"
+        assert cluster.owners()["stubborn"] == ["a"]
         assert cluster.starts["stubborn"] == 1
 
 

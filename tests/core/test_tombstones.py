@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from metafora_trio import InvalidTask
+from metafora_trio import InvalidTask, Task
 from metafora_trio._memory.session import MemorySession
 from metafora_trio._memory.store import Store
 from metafora_trio._model.view import TaskDeleted
@@ -60,18 +61,44 @@ async def test_a_frozen_node_removes_a_deleted_task(autojump_clock: MockClock) -
         await delete_unclaimed(cluster, "t0", "t1")
 
 
-async def test_a_draining_node_removes_a_deleted_task(autojump_clock: MockClock) -> None:
-    """A draining node that still waits for a task to stop removes a deleted task, and leaves afterwards."""
+async def test_a_draining_node_removes_no_task_of_others(autojump_clock: MockClock) -> None:
+    """A node that drains claims nothing, not even to remove it. The next node that joins does that."""
     async with open_cluster() as cluster:
         a = await cluster.start("a", grace=100.0)
         await cluster.submit_until_running("long")
         a.consumer.start_draining()
         await cluster.submit("t")
-        await trio.sleep(5)
         await cluster.client.delete("t")
-        await cluster.wait_until(lambda: "t" not in cluster.coordinator._store.tasks, within=10)
         await cluster.wait_until(a.ended.is_set, within=120)
-        assert cluster.starts == {"long": 1}
+        assert cluster.coordinator._store.tasks.keys() == {"long", "t"}
+        await cluster.start("b")
+        await cluster.wait_until(lambda: "t" not in cluster.coordinator._store.tasks, within=15)
+        assert cluster.starts == {"long": 2}
+
+
+async def test_a_drain_ends_although_a_client_deletes_for_ever(autojump_clock: MockClock) -> None:
+    """However many deleted tasks there are to remove, a node that begins to drain leaves at once."""
+    async with open_cluster(latency=0.05) as cluster:
+        a = await cluster.start("a")
+        a.consumer.freeze()
+        ids = (f"t{number}" for number in itertools.count())
+
+        async def delete_for_ever() -> None:
+            while True:
+                some = list(itertools.islice(ids, 200))
+                await cluster.submit(*some)
+                await cluster.client.delete(*some)
+                await trio.sleep(0.1)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(delete_for_ever)
+            await trio.sleep(4)
+            assert removals([a])["a"] > 100
+            with trio.move_on_after(5):
+                await a.consumer.drain()
+            nursery.cancel_scope.cancel()
+            assert a.ended.is_set()
+        assert not cluster.starts
 
 
 async def test_nodes_that_take_tasks_come_first(autojump_clock: MockClock) -> None:
@@ -130,6 +157,52 @@ async def test_removals_are_no_load(autojump_clock: MockClock) -> None:
         await trio.sleep(20)
         assert len(a.tasks) == len(b.tasks) == 2
         assert {cluster.starts[f"run{i}"] for i in range(4)} == {1}
+
+
+@pytest.mark.parametrize("options", [{}, {"capacity": 0}, {"balancer": Refuses()}], ids=["frozen", "full", "refuses"])
+async def test_a_claim_for_a_removal_runs_nothing(
+    options: dict[str, Any], autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the task has been removed and submitted again meanwhile, a node that takes no task gives up its claim."""
+    add_claim, claims = Store.add_claim, 0
+
+    def resubmitted_meanwhile(self: Store, task: str, identity: str, kind: ClaimKind) -> None:
+        nonlocal claims
+        claims += 1
+        if claims == 1:
+            add_claim(self, task, "other.0", ClaimKind.CLAIM)
+            head = self.view.head(task)
+            assert head is not None
+            self.finish(head, 1, None)
+            self.submit([Task(task)], again=False)
+        add_claim(self, task, identity, kind)
+
+    monkeypatch.setattr(Store, "add_claim", resubmitted_meanwhile)
+    async with open_cluster(latency=0.01) as cluster:
+        a = await cluster.start("a", **options)
+        if not options:
+            a.consumer.freeze()
+        await trio.sleep(5)
+        await cluster.submit("t")
+        await cluster.client.delete("t")
+        await trio.sleep(20)
+        assert claims == 1
+        assert cluster.owners() == {}
+        assert not cluster.starts
+        b = await cluster.start("b")
+        await cluster.wait_until(lambda: b.tasks == {"t"})
+
+
+async def test_a_task_submitted_again_after_its_removal_runs(autojump_clock: MockClock) -> None:
+    """A node runs a task under the same id as one that it has removed."""
+    async with open_cluster(latency=0.01) as cluster:
+        a = await cluster.start("a")
+        a.consumer.freeze()
+        await cluster.submit("t")
+        await cluster.client.delete("t")
+        await cluster.wait_until(lambda: not cluster.coordinator._store.tasks)
+        a.consumer.unfreeze()
+        await cluster.submit_until_running("t")
 
 
 # ---- tombstones that no event has shown

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import cast
 
@@ -312,10 +313,18 @@ trio.run(main)
 """
 
 
+ROOT = Path(__file__).parents[2]
+
+
 def run_program(*arguments: str) -> subprocess.CompletedProcess[str]:
-    root = Path(__file__).parents[2]
     return subprocess.run(
-        [sys.executable, "-c", PROGRAM, *arguments], cwd=root, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", PROGRAM, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def start_program(*arguments: str, stderr: int) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, *arguments], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=stderr
     )
 
 
@@ -336,3 +345,60 @@ def test_process_survives_with_log() -> None:
     run = run_program("shields", "log")
     assert (run.returncode, run.stdout) == (0, "runs\nsurvives\n")
     assert "these tasks have not closed their scopes: stubborn" in run.stderr
+
+
+@pytest.mark.parametrize("handler", ["blocks", "shields"])
+def test_process_is_ended_although_nobody_reads_its_stderr(handler: str) -> None:
+    """A full pipe, to which neither the log nor the tracebacks can be written, does not keep the process alive."""
+    reader, writer = os.pipe()
+    try:
+        os.set_blocking(writer, False)
+        with suppress(BlockingIOError):
+            while True:
+                os.write(writer, bytes(65536))
+        os.set_blocking(writer, True)
+        with start_program(handler, "exit", stderr=writer) as process:
+            try:
+                assert process.wait(timeout=30) == 70
+            finally:
+                process.kill()
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+def test_report_that_blocks_keeps_the_watchdog_from_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If a log handler's lock is held for ever, the watchdog gives the session of a blocked loop up all the same."""
+    monkeypatch.setattr("metafora_trio._node.watchdog._REPORT_TIMEOUT", 0.05)
+    unblock = threading.Event()
+
+    class Blocks(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            unblock.wait()
+
+    logger = logging.Logger("blocked")
+    logger.addHandler(Blocks())
+    now = 100.0
+    watchdog = make_watchdog(Lease(cancel_at=102.0, end=102.5), lambda: ["t"], "log", lambda: now, beat=100.0)
+    watchdog.logger, watchdog.blocked_timeout = logger, 12.0
+    session = cast(WatchedSession, watchdog.session)
+    try:
+        while now < 115.0:
+            now += watchdog.look()
+        assert len(session.abandoned) == 1
+    finally:
+        unblock.set()
+        for thread in threading.enumerate():
+            if thread.name == "metafora-report":
+                thread.join()
+
+
+def test_report_without_a_thread(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """If the process may start no more threads, the watchdog reports all the same."""
+
+    def start(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    make_watchdog(Lease(end=1.0), lambda: ["t"], "log", lambda: 1.25).report_overrun(["t"], 0.25)
+    assert "these tasks have not closed their scopes: t" in caplog.text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import Any
 
@@ -10,8 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metafora_trio import NodeInfo
-from metafora_trio._model.node_info import MAX_HANDING_OVER, MAX_NOTICE, MAX_NOTICES, MAX_TAG, MAX_TAGS, node_name
+from metafora_trio._model.node_info import (
+    MAX_HANDING_OVER,
+    MAX_NOTICE,
+    MAX_NOTICES,
+    MAX_TAG,
+    MAX_TAGS,
+    checksums,
+    node_name,
+)
 from metafora_trio.contract import InvalidRecord
+
+TOO_MANY = b"".join(number.to_bytes(4, "big") for number in range(MAX_HANDING_OVER + 1))
 
 nodes = st.builds(
     NodeInfo,
@@ -24,7 +35,7 @@ nodes = st.builds(
     frozen=st.booleans(),
     full=st.booleans(),
     notices=st.lists(st.text(max_size=MAX_NOTICE), max_size=MAX_NOTICES).map(tuple),
-    handing_over=st.lists(st.text(max_size=128), max_size=MAX_HANDING_OVER).map(tuple),
+    handing_over=st.frozensets(st.integers(0, 2**32 - 1), max_size=MAX_HANDING_OVER),
 )
 
 
@@ -100,17 +111,32 @@ def test_a_stand_in_for_a_node_that_cannot_be_read() -> None:
 
 
 @pytest.mark.parametrize(
-    "stored, tasks",
+    "stored, checksums",
     [
-        (b"{}", ()),
-        (b'{"handing_over": "t"}', ()),
-        (b'{"handing_over": ["t", 7, null]}', ("t",)),
-        (b'{"handing_over": ["' + b"x" * 129 + b'"]}', ()),
-        (b'{"handing_over": [' + b",".join([b'"t"'] * 99) + b"]}", ("t",) * MAX_HANDING_OVER),
+        ("{}", set()),
+        ('{"handing_over": 7}', set()),
+        ('{"handing_over": ["AAAAAQ=="]}', set()),
+        ('{"handing_over": "AAAAAQ=="}', {1}),
+        ('{"handing_over": "AAAAAQAA"}', {1}),
+        ('{"handing_over": "AAAAAQ="}', set()),
+        ('{"handing_over": "A?AAAQ=="}', set()),
+        ('{"handing_over": "\u00e4"}', set()),
+        (f'{{"handing_over": "{base64.b64encode(TOO_MANY).decode()}"}}', set(range(MAX_HANDING_OVER))),
     ],
 )
-def test_handovers_that_cannot_be_are_dropped(stored: bytes, tasks: tuple[str, ...]) -> None:
-    assert NodeInfo.decode("a.1", stored).handing_over == tasks
+def test_handovers_that_cannot_be_are_dropped(stored: str, checksums: set[int]) -> None:
+    assert NodeInfo.decode("a.1", stored.encode()).handing_over == checksums
+
+
+def test_tasks_that_are_being_handed_over() -> None:
+    node = NodeInfo("a.1", handing_over=checksums(["t0", "t1"]))
+    assert [node.hands_over(f"t{i}") for i in range(3)] == [True, True, False]
+
+
+def test_a_record_of_many_slow_handovers_is_small() -> None:
+    """Every node reads every record."""
+    node = NodeInfo("a.1", handing_over=checksums(f"{i:0128}" for i in range(MAX_HANDING_OVER)))
+    assert len(node.encode()) < 1600
 
 
 @pytest.mark.parametrize(
