@@ -5,8 +5,8 @@ nodes have gone soon after they got a task. After the third it leaves the task a
 further one for four times as long, up to an hour.
 
 A task that only happens to be on a node that fails must not be suspected. Therefore a node counts only if it was there
-before the first of these nodes got the task: nodes that crash and restart again and again add nothing. One node that
-keeps the task for a minute clears it.
+before the first of these nodes got the task, and if no session of its name has gone within a minute without having got
+the task: nodes that crash and restart again and again add nothing. One node that keeps the task for a minute clears it.
 
 A view shows no history, and what happens to a task and to its owner's node is seen in any order. A node may be seen to
 go before it is seen to own the task. A task may have its next owner, which had a bid, before the node of the last one
@@ -17,9 +17,9 @@ gets a task and loses it between two looks is missed.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from .node_info import NodeInfo
+from .node_info import NodeInfo, node_name
 
 __all__ = ["LethalTasks"]
 
@@ -36,7 +36,7 @@ must run again within the time in which a cluster recovers from any failure."""
 @dataclass(slots=True)
 class _Suspect:
     began: float  # when the first node that has gone since got the task
-    last: str = ""  # the last node that has gone
+    victims: dict[str, bool] = field(default_factory=dict)  # the nodes that have gone; whether it was there before
     deaths: int = 0
     until: float = 0.0
     period: float = 0.0
@@ -127,11 +127,12 @@ class LethalTasks:
 
     def _note_death(self, task: str, owner: str, since: float, now: float) -> None:
         suspect = self._suspects.setdefault(task, _Suspect(since))
-        if suspect.last == owner:  # counted already; its claim is still there
+        if owner in suspect.victims:  # counted already; its claim is still there
             return
-        suspect.last = owner
-        if self._gone[owner][0] <= suspect.began:
-            suspect.deaths += 1
+        suspect.victims[owner] = self._gone[owner][0] <= suspect.began
+        failing = {node_name(identity) for identity in self._gone.keys() - suspect.victims.keys()}
+        deaths = sum(there and node_name(identity) not in failing for identity, there in suspect.victims.items())
+        suspect.deaths = max(suspect.deaths, deaths)
         if suspect.deaths >= _MOST_DEATHS:  # a node that came later counts, too, if the task is known to be lethal
             suspect.period = min(_PERIOD_FACTOR * suspect.period, _PERIOD_MOST) or _PERIOD_FIRST
             suspect.until = now + suspect.period

@@ -12,7 +12,17 @@ from metafora_trio._errors import InvalidRecord
 
 from .json_record import JsonRecord, is_text, shorten
 
-__all__ = ["MAX_HANDING_OVER", "MAX_NOTICE", "MAX_NOTICES", "MAX_TAG", "MAX_TAGS", "NodeInfo", "checksums", "node_name"]
+__all__ = [
+    "MAX_HANDING_OVER",
+    "MAX_LOSING",
+    "MAX_NOTICE",
+    "MAX_NOTICES",
+    "MAX_TAG",
+    "MAX_TAGS",
+    "NodeInfo",
+    "checksums",
+    "node_name",
+]
 
 MAX_TAGS = 64
 """The largest number of tags of a node."""
@@ -27,6 +37,8 @@ MAX_HANDING_OVER = 256
 """The largest number of tasks in a record's `handing_over`."""
 _CHECKSUM = 4
 """The bytes of a checksum."""
+MAX_LOSING = 16
+"""The largest number of names in a record's `losing`."""
 _MAX_BYTES = 128 * 1024
 _MAX_CAPACITY = 2**63 - 1
 _MAX_WEIGHT = 1e9
@@ -61,6 +73,8 @@ class NodeInfo:
         handing_over: the CRC-32 checksums of the tasks that it has been stopping on behalf of other nodes for some
             seconds, at most `MAX_HANDING_OVER`; see `hands_over`. Ids would be too long for a record that every node
             reads. If two tasks have the same checksum, a bid is kept for longer than needed.
+        losing: the names of nodes that keep losing their sessions, each with the number of losses in a row: at most
+            `MAX_LOSING`, for a node that joins and cannot have seen it. Only the oldest node announces them.
 
     Raises:
         InvalidRecord: a field breaks a rule; the message names both. Every node plans with these fields.
@@ -76,6 +90,7 @@ class NodeInfo:
     full: bool = False
     notices: tuple[str, ...] = ()
     handing_over: frozenset[int] = frozenset()
+    losing: frozenset[tuple[str, int]] = frozenset()
 
     def __post_init__(self) -> None:
         if not (_is_number(self.since) and _FIRST <= self.since <= _LAST):
@@ -119,6 +134,7 @@ class NodeInfo:
             "full": self.full,
             **({"notices": list(self.notices)} if self.notices else {}),
             **({"handing_over": _encode_handing_over(self.handing_over)} if self.handing_over else {}),
+            **({"losing": dict(sorted(self.losing))} if self.losing else {}),
         }
         return json.dumps(record, separators=(",", ":")).encode()
 
@@ -141,6 +157,7 @@ class NodeInfo:
             full=record.flag("full"),
             notices=_decode_notices(record.get("notices")),
             handing_over=_decode_handing_over(record.get("handing_over")),
+            losing=_decode_losing(record.get("losing")),
         )
 
     @classmethod
@@ -173,3 +190,11 @@ def _decode_handing_over(stored: object) -> frozenset[int]:
         return frozenset()
     ends = range(_CHECKSUM, min(len(packed), MAX_HANDING_OVER * _CHECKSUM) + 1, _CHECKSUM)
     return frozenset(int.from_bytes(packed[end - _CHECKSUM : end], "big") for end in ends)
+
+
+def _decode_losing(stored: object) -> frozenset[tuple[str, int]]:
+    """Return the names with their losses that can be read. For the others it is as if nobody had announced them."""
+    if not isinstance(stored, dict):
+        return frozenset()
+    entries = [(name, losses) for name, losses in stored.items() if type(losses) is int and losses > 0]
+    return frozenset(entries[:MAX_LOSING])

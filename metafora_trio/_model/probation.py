@@ -9,6 +9,9 @@ Sessions of one name are thought to be of one program on one machine. A session 
 broker ends the session of a crashed node only after the session timeout, so in a crash loop some that are still there
 are lost, too. Once the name has losses, sessions that began shortly before a node's own therefore count as lost for it,
 at most as many as the losses that were seen. While no session of a name is lost, any number of nodes may share it.
+
+A node that joins has seen no losses, not even its own. The oldest node therefore announces them in its record. Without
+this, the node would claim tasks that become unclaimed just then, and be gone again before they have run for long.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Mapping, Sequence
 
-from .node_info import NodeInfo
+from .node_info import MAX_LOSING, NodeInfo
 from .plan import may_receive
 
 __all__ = ["Probation"]
@@ -28,6 +31,8 @@ _MOST = 60.0
 """The longest probation, in seconds."""
 _FORGOTTEN = 600.0
 """Seconds after which the losses of a name are forgotten."""
+_WORST = 6
+"""The losses after which the probation is the longest. No more are announced, to announce less often."""
 
 
 def _length(losses: int) -> float:
@@ -47,7 +52,10 @@ class Probation:
         self._nodes.clear()
 
     def look(self, nodes: Mapping[str, NodeInfo], now: float) -> None:
-        """Compare the nodes with the last look. Call this when they change."""
+        """Compare the nodes with the last look. Call this when they change. At first, learn what they announce."""
+        if not self._nodes:
+            for name, losses in (entry for node in nodes.values() for entry in node.losing):
+                self._losses[name] = max((losses, now), self._losses.get(name, (0, now)))
         for identity, (node, since) in self._nodes.items():
             if identity not in nodes and not node.draining:
                 before = self._losses.get(node.name, (0, 0.0))[0] if now - since < _LASTED else 0
@@ -60,6 +68,17 @@ class Probation:
             if now - since >= _LASTED:
                 self._losses.pop(node.name, None)
         self._losses = {name: entry for name, entry in self._losses.items() if now - entry[1] < _FORGOTTEN}
+
+    def losing(self, me: str) -> frozenset[tuple[str, int]]:
+        """Return what a node must announce as `NodeInfo.losing`: nothing unless it is the oldest.
+
+        Args:
+            me: its identity.
+        """
+        if min(((node.since, identity) for identity, (node, _) in self._nodes.items()), default=("", ""))[1] != me:
+            return frozenset()
+        worst = sorted(((min(losses, _WORST), name) for name, (losses, _) in self._losses.items()), reverse=True)
+        return frozenset((name, losses) for losses, name in worst[:MAX_LOSING] if losses >= _LOSSES)
 
     def held_back(self, now: float) -> Collection[str]:
         """Return the identities of the nodes that must get no tasks now.

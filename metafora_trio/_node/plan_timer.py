@@ -1,8 +1,12 @@
-"""PlanTimer: decides when to plan: soon after a change, at once after a node has left, never while joins settle."""
+"""PlanTimer: decides when to plan: soon after a change, late while joins settle, and at once after a node has left.
+
+Otherwise a node that crashes and joins again and again would delay the failover of all others.
+"""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Collection
 
 import trio
 
@@ -39,6 +43,7 @@ class PlanTimer:
         self._urgent = AsyncBool()
         self._settled_early = AsyncBool()
         self._known_nodes: set[str] = set()
+        self._joined_at: dict[str, float] = {}
         self._settled_at = self._settle_began = trio.current_time()
         self._due_at: float | None = None
 
@@ -55,16 +60,28 @@ class PlanTimer:
         """
         now = trio.current_time()
         nodes = set(self._session.view.nodes)
-        joined, left = bool(nodes - self._known_nodes), bool(self._known_nodes - nodes)
+        joined, left = nodes - self._known_nodes, self._known_nodes - nodes
         if joined:
+            # At first this node joins the others.
+            self._joined_at.update(dict.fromkeys(joined if self._known_nodes else {self._session.node.identity}, now))
             if now >= self._settled_at:
                 self._settle_began = now
             self._settled_at = min(now + self._settle, self._settle_began + _SETTLE_CAP * self._settle)
-        if left:
-            self._urgent.value = True
+        for identity in left:
+            self._joined_at.pop(identity, None)
+            self._urgent.value = self._settled_early.value = True
         self._known_nodes = nodes
         self.tasks_changed()
-        return joined
+        return bool(joined)
+
+    def settling(self) -> Collection[str]:
+        """Return the nodes that have joined just now. A plan at once after a leave gives them nothing yet: otherwise
+        tasks would wait for nodes that have not planned, or that are gone again."""
+        now = trio.current_time()
+        if now >= self._settled_at:
+            self._joined_at.clear()
+        self._joined_at = {identity: at for identity, at in self._joined_at.items() if now < at + self._settle}
+        return self._joined_at.keys()
 
     def hurry(self) -> None:
         """Plan at once, even while joins settle."""
@@ -91,5 +108,6 @@ class PlanTimer:
         with trio.move_on_after(_TICK):
             while not self._session.quiet:  # noqa: ASYNC110 - bounded and rare: a backlog lasts milliseconds
                 await trio.sleep(0.01)
-        self._wanted.value = self._urgent.value = self._settled_early.value = False
+        self._urgent.value = self._settled_early.value = False
         self._due_at = trio.current_time()
+        self._wanted.value = self._due_at < self._settled_at  # then plan again, with the nodes that have joined

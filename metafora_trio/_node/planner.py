@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -115,6 +116,9 @@ class Planner:
         self._left_alone.look_at_nodes()
         self._probation.look(self._session.view.nodes, now)
         self._held_back = self._probation.held_back(now)
+        losing = self._probation.losing(self._me)
+        if losing != self._session.node.losing:
+            self._session.announce(dataclasses.replace(self._session.node, losing=losing))
 
     def balance(self) -> None:
         """Plan at once, as a command asks. A frozen node then gives back what its balancer releases."""
@@ -155,23 +159,32 @@ class Planner:
         self._suspension.look(self._runs)
         bids = [task for task in self._bids if session.is_pending(task)]
         claims = [task for task in view.unclaimed if session.is_pending(task)] if session.pending else []
+        passed_over = self._passed_over()
         heirs = plan(
             view,
             me,
             pending_claims=frozenset(claims).difference(view.tombstones),
             pending_bids=frozenset(bids),
             refused={*self._left_alone, *self._refused_bids},
-            held_back=self._held_back,
+            held_back=passed_over,
             even=self._balancer.even,
         )
         mine = [task for task, heir in heirs.items() if heir == me]
         self._to_claim.extend(task for task in mine if task in view.unclaimed)
-        self._to_step_in = self._late(self._unclaimed_since, heirs, now)
+        self._to_step_in = self._late(self._unclaimed_since, heirs, passed_over, now)
         self._context.planned = [task for task in mine if task not in view.unclaimed]
         self._to_bid.extend(self._balancer.steal())
         return self._balancer.release()
 
-    def _late(self, unclaimed_since: Mapping[str, float], heirs: Mapping[str, str], now: float) -> Iterator[str]:
+    def _passed_over(self) -> Collection[str]:
+        """Return the nodes that get no more tasks now: on probation, or just joined, unless there are no others."""
+        passed_over = {*self._held_back, *self._timer.settling()}
+        others = (n for n in self._session.view.nodes.values() if may_receive(n) and not n.full)
+        return passed_over if any(n.identity not in passed_over for n in others) else self._held_back
+
+    def _late(
+        self, unclaimed_since: Mapping[str, float], heirs: Mapping[str, str], passed_over: Collection[str], now: float
+    ) -> Iterator[str]:
         """Yield unclaimed tasks for which it is this node's turn to step in.
 
         If the first choice does not claim a task, the next node in order steps in after each `backup_delay`. The delay
@@ -181,7 +194,7 @@ class Planner:
         order = StepInOrder(
             n.identity
             for n in self._session.view.nodes.values()
-            if may_receive(n) and not n.full and n.identity not in self._held_back
+            if may_receive(n) and not n.full and n.identity not in passed_over
         )
         for task, since in unclaimed_since.items():
             turn = int((now - since) // self._backup_delay)

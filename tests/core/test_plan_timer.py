@@ -8,6 +8,7 @@ from typing import cast
 
 import pytest
 import trio
+import trio.testing
 from trio.testing import MockClock
 
 from metafora_trio import NodeInfo
@@ -22,6 +23,7 @@ class QuietSession:
     def __init__(self) -> None:
         self.view = ClusterView()
         self.quiet = True
+        self.node = NodeInfo("me.1")
 
 
 def make_timer(session: QuietSession) -> PlanTimer:
@@ -63,6 +65,44 @@ async def test_at_once_after_a_leave(autojump_clock: MockClock) -> None:
     session.view.apply(NodeRemoved("a.1"))
     timer.nodes_changed()
     assert await seconds_until_due(timer) == 0
+
+
+async def test_joins_settle_and_a_leave_does_not_wait_for_them(autojump_clock: MockClock) -> None:
+    """A plan at once after a leave passes over the nodes that have just joined. They get their tasks once settled."""
+    session = QuietSession()
+    session.view.apply(NodeAdded(NodeInfo("a.1")))
+    session.view.apply(NodeAdded(session.node))
+    timer = PlanTimer(cast(Session, session), settle=2.0, rng=random.Random(0))
+    timer.nodes_changed()
+    assert set(timer.settling()) == {"me.1"}
+    assert await seconds_until_due(timer) == pytest.approx(2.0)
+    assert set(timer.settling()) == set()
+    session.view.apply(NodeAdded(NodeInfo("b.1")))
+    timer.nodes_changed()
+    await trio.sleep(0.5)
+    session.view.apply(NodeRemoved("a.1"))
+    timer.nodes_changed()
+    assert await seconds_until_due(timer) == 0
+    assert set(timer.settling()) == {"b.1"}
+    assert await seconds_until_due(timer) == pytest.approx(1.5)  # nothing else has changed
+    assert set(timer.settling()) == set()
+
+
+async def test_many_joins_delay_a_plan_by_four_times_the_settling_at_most(autojump_clock: MockClock) -> None:
+    session = QuietSession()
+    timer = PlanTimer(cast(Session, session), settle=1.0, rng=random.Random(0))
+    async with trio.open_nursery() as nursery:
+
+        async def join() -> None:
+            for number in range(9):
+                session.view.apply(NodeAdded(NodeInfo(f"n{number}.1")))
+                timer.nodes_changed()
+                await trio.sleep(0.7)
+
+        nursery.start_soon(join)
+        await trio.testing.wait_all_tasks_blocked()
+        assert await seconds_until_due(timer) == pytest.approx(4.0)
+        assert set(timer.settling()) == set()
 
 
 async def test_planning_takes_at_most_a_tenth_of_the_time(autojump_clock: MockClock) -> None:

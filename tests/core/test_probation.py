@@ -12,6 +12,7 @@ from trio.testing import MockClock
 
 from metafora_trio import MemoryCoordinator
 from metafora_trio._clock import TrioClock
+from metafora_trio._model.probation import Probation
 from tests.support.nodes import Cluster, Node, open_cluster, spread
 
 T = 4.0
@@ -101,8 +102,9 @@ async def test_a_single_crash_costs_no_more_than_before(autojump_clock: MockCloc
         await cluster.wait_until(lambda: spread(nodes) <= 1 and len(cluster.running) == 30, within=T + 3)
 
 
-async def test_owners_do_not_consent(autojump_clock: MockClock) -> None:
+async def test_owners_do_not_consent(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
     """A node that does not know of its losses bids, but no owner hands it a task as long as it is on probation."""
+    monkeypatch.setattr(Probation, "losing", lambda self, me: frozenset())
     async with cluster_of("a", "b", "bad", tasks=12) as (cluster, nodes):
         nodes[-1], _ = await crash_repeatedly(cluster, nodes[-1], every=T + 2, seconds=4 * (T + 2))
         cluster.crash(nodes[-1])
@@ -114,6 +116,40 @@ async def test_owners_do_not_consent(autojump_clock: MockClock) -> None:
         assert nodes[-1].tasks == set()
         await cluster.wait_until(lambda: len(nodes[-1].tasks) == 4, within=60)
         assert trio.current_time() - joined >= 30
+
+
+async def test_a_node_that_joins_knows_of_its_losses(autojump_clock: MockClock) -> None:
+    """The oldest node announces them. So it does not even bid, and claims nothing that becomes unclaimed."""
+    async with cluster_of("a", "b", "bad", tasks=12) as (cluster, nodes):
+        nodes[-1], _ = await crash_repeatedly(cluster, nodes[-1], every=T + 2, seconds=4 * (T + 2))
+        view = cluster.coordinator._store.view
+        assert [dict(node.losing) for node in view.nodes.values() if node.losing] == [{"bad": 4}]
+        assert dict(view.nodes[nodes[0].identity].losing) == {"bad": 4}
+        await cluster.submit(*(f"u{i}" for i in range(12)))
+        with trio.move_on_after(6):
+            while True:
+                assert view.load(nodes[-1].identity) == 0
+                await trio.sleep(0.01)
+        await cluster.wait_until(lambda: spread(nodes) <= 1 and len(cluster.running) == 24, within=60)
+        await cluster.wait_until(lambda: not any(node.losing for node in view.nodes.values()), within=70)
+
+
+@pytest.mark.parametrize("every", [1.0, 2.0, 3.0, 5.0])
+@pytest.mark.parametrize("after", [20.0, 20.7, 21.4])
+async def test_failover_beside_a_crash_loop(every: float, after: float, autojump_clock: MockClock) -> None:
+    """One node dies for good while another dies again and again. Its tasks run again as soon as otherwise."""
+    async with cluster_of("a", "b", "c", "d", "bad", tasks=50) as (cluster, nodes):
+
+        async def crash_on() -> None:
+            nodes[-1], _ = await crash_repeatedly(cluster, nodes[-1], every=every, seconds=after + 10)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(crash_on)
+            await trio.sleep(after)
+            before = {task: cluster.starts[task] for task in nodes[0].tasks}
+            cluster.crash(nodes[0])
+            await cluster.wait_until(lambda: all(cluster.starts[task] > before[task] for task in before), within=T + 1)
+        nodes[0] = await start(cluster, "a")
 
 
 async def test_two_nodes_of_one_name(autojump_clock: MockClock) -> None:

@@ -336,3 +336,21 @@ def test_only_tasks_of_three_victims(deaths: list[tuple[str, set[str], float]]) 
                 victims[task].clear()
         for task in watch.alone():
             assert len(victims[task]) >= 3
+
+
+def test_sessions_of_a_name_that_go_without_the_task_clear_the_others() -> None:
+    """Such a node fails for another reason. A task that it gets now and then is innocent, whatever else fails."""
+    watch = Watch("good.1", "bad.1", "bad.2", "bad.3", "other.1")
+    watch.go("bad.1")
+    watch.kill("bad.2", "t")
+    watch.kill("bad.3", "t")
+    watch.kill("good.1", "t")
+    assert watch.alone() == set()
+    assert list(watch.lethal.found()) == []
+
+
+def test_nodes_of_one_name_may_all_be_victims() -> None:
+    watch = Watch("worker.1", "worker.2", "worker.3", "worker.4")
+    for node in ("worker.1", "worker.2", "worker.3"):
+        watch.kill(node, "t")
+    assert watch.alone() == {"t"}

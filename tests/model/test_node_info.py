@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from metafora_trio import NodeInfo
 from metafora_trio._model.node_info import (
     MAX_HANDING_OVER,
+    MAX_LOSING,
     MAX_NOTICE,
     MAX_NOTICES,
     MAX_TAG,
@@ -36,6 +37,9 @@ nodes = st.builds(
     full=st.booleans(),
     notices=st.lists(st.text(max_size=MAX_NOTICE), max_size=MAX_NOTICES).map(tuple),
     handing_over=st.frozensets(st.integers(0, 2**32 - 1), max_size=MAX_HANDING_OVER),
+    losing=st.dictionaries(st.text("ab-1", min_size=1), st.integers(1, 99), max_size=MAX_LOSING).map(
+        lambda losing: frozenset(losing.items())
+    ),
 )
 
 
@@ -166,3 +170,22 @@ def test_node_fields() -> None:
 
 def test_name_is_the_identity_without_its_last_part() -> None:
     assert (node_name("web.eu.x1"), NodeInfo("web.eu.x1").name) == ("web.eu", "web.eu")
+
+
+@pytest.mark.parametrize(
+    "stored, losing",
+    [
+        ('{"losing": {"a": 2, "b": 3}}', {"a": 2, "b": 3}),
+        ('{"losing": {"a": -2, "b": 3, "c": 0, "d": true, "e": "2", "f": 2.5, "g": [2]}}', {"b": 3}),
+        ('{"losing": ["a"]}', {}),
+        ('{"losing": null}', {}),
+        ("{}", {}),
+    ],
+)
+def test_losses_that_cannot_be_read_are_as_if_nobody_had_announced_them(stored: str, losing: dict[str, int]) -> None:
+    assert dict(NodeInfo.decode("a.1", stored.encode()).losing) == losing
+
+
+def test_no_more_names_are_read_than_may_be_announced() -> None:
+    stored = json.dumps({"losing": {f"n{number}": 2 for number in range(100)}})
+    assert len(NodeInfo.decode("a.1", stored.encode()).losing) == MAX_LOSING

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metafora_trio import NodeInfo
+from metafora_trio._model.node_info import MAX_LOSING
 from metafora_trio._model.probation import Probation
 
 
@@ -254,3 +255,42 @@ def test_no_node_is_held_back_for_long(steps: list[tuple[str, str, float]]) -> N
             assert watch.now - came[identity] < 60.0
             assert losses.get(name, 0)
             assert losses[name] + sum(other.startswith(f"{name}.") for other in watch.nodes) > 2
+
+
+def test_the_oldest_node_announces_what_others_cannot_have_seen() -> None:
+    """Only names with two losses or more, and no more than matters, so that the record changes seldom."""
+    watch = Watch("good", "other")
+    watch.lose(1)
+    assert watch.probation.losing("good.1") == frozenset()
+    watch.lose(1)
+    assert dict(watch.probation.losing("good.1")) == {"bad": 2}
+    assert watch.probation.losing("other.2") == frozenset()
+    watch.lose(10)
+    assert dict(watch.probation.losing("good.1")) == {"bad": 6}
+    watch.look(600.0)
+    assert watch.probation.losing("good.1") == frozenset()
+    assert Probation().losing("good.1") == frozenset()
+
+
+def test_no_more_names_are_announced_than_a_record_holds() -> None:
+    watch = Watch("good")
+    for number in range(MAX_LOSING + 1):
+        for _ in range(3 if number else 2):
+            watch.go(watch.come(f"bad{number}"))
+    announced = dict(watch.probation.losing("good.1"))
+    assert announced == {f"bad{number}": 3 for number in range(1, MAX_LOSING + 1)}
+    NodeInfo("good.1", losing=frozenset(announced.items())).encode()
+
+
+def test_a_node_that_joins_learns_what_is_announced() -> None:
+    """It believes the highest number, and what it has seen itself."""
+    watch = Watch("good")
+    identity = watch.lose(3)
+    watch.nodes["old.0"] = NodeInfo("old.0", losing=frozenset({("bad", 2), ("worse", 5)}))
+    watch.nodes["odd.0"] = NodeInfo("odd.0", losing=frozenset({("bad", 1), ("worse", 4)}))
+    watch.look()
+    assert dict(watch.probation.losing("odd.0")) == {"bad": 3}  # not new here
+    joiner = Probation()
+    joiner.look(watch.nodes, watch.now)
+    assert dict(joiner.losing("odd.0")) == {"bad": 2, "worse": 5}
+    assert identity in joiner.held_back(watch.now)
