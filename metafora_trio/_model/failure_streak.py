@@ -76,9 +76,13 @@ class FailureStreak:
             self.trial = task
 
     def start(self, task: str, now: float) -> None:
-        """Note that a task has started."""
+        """Note that a task has started: its scope has opened."""
         if len(self._started) < _TRACKED:
             self._started[task] = now
+
+    def told_to_stop(self, task: str) -> None:
+        """Note that a running task was told to stop. The time that it takes for that does not count."""
+        self._started.pop(task, None)
 
     def fail(self, task: str, seconds: float, now: float) -> None:
         """Note that a task has failed after so many seconds."""

@@ -201,6 +201,20 @@ def test_a_task_that_is_stopped_does_not_last() -> None:
     assert streak.suspended
 
 
+def test_a_task_that_was_told_to_stop_does_not_last() -> None:
+    """It is on trial until it has stopped."""
+    streak = suspended()
+    streak.take("t")
+    streak.start("t", 5.0)
+    streak.told_to_stop("t")
+    streak.told_to_stop("another")
+    streak.look(100.0)
+    assert streak.suspended
+    assert not streak.may_take(100.0)
+    streak.stop("t")
+    assert streak.may_take(100.0)
+
+
 def test_a_task_that_has_failed_does_not_last() -> None:
     streak = suspended()
     streak.take("t")
@@ -283,6 +297,10 @@ class Streaks(RuleBasedStateMachine):
     @rule(task=TASKS)
     def stop(self, task: str) -> None:
         self.streak.stop(task)
+
+    @rule(task=TASKS)
+    def told_to_stop(self, task: str) -> None:
+        self.streak.told_to_stop(task)
 
     @rule()
     def succeed(self) -> None:
