@@ -6,6 +6,9 @@ suspended: it takes no task but one at a time, on trial, with a pause between tw
 5 minutes. The first success ends that. The trials never stop, because a node cannot know whether the tasks or its own
 handler are to blame: if all nodes are suspended since many tasks have bad input, good tasks still get their turn.
 
+Only failures of the last ten minutes count. Otherwise a node whose tasks never end would have no success between
+failures that are days apart. A suspended node forgets none, because it may have had no task to try.
+
 Tasks that run well here speak for the node: for each, it bears as many failures more. They run well if they have lasted
 much longer than the failures did. So a few bad tasks that every node fails suspend no node that does its work.
 """
@@ -13,6 +16,7 @@ much longer than the failures did. So a few bad tasks that every node fails susp
 from __future__ import annotations
 
 import math
+from collections import deque
 
 __all__ = ["FailureStreak"]
 
@@ -23,6 +27,8 @@ _WELL, _WELL_FACTOR = 5.0, 20.0
 _TRACKED = 32
 """The maximum number of running tasks to follow. More would not change a decision."""
 _PAUSE_FIRST, _PAUSE_MOST = 5.0, 300.0
+_FORGOTTEN = 600.0
+"""Seconds after which a failure no longer counts. This is much longer than the longest pause between two trials."""
 
 
 class FailureStreak:
@@ -33,21 +39,24 @@ class FailureStreak:
 
     Attributes:
         most: the argument.
-        failures: the number of failures since the last success.
         trial: the task that a suspended node has taken or asked for on trial, or None.
         trial_at: when a suspended node may take the next task on trial.
     """
 
     def __init__(self, most: int | None) -> None:
         self.most = most
-        self.failures = 0
         self.trial: str | None = None
         self.trial_at = -math.inf
         self._pause = 0.0
         self._longest = 0.0  # the longest failure of the streak
-        self._began = math.inf  # when the streak began
+        self._times: deque[float] = deque()  # when the failures that count were
         self._well = 0  # the number of tasks that run well, as of the last look
         self._started: dict[str, float] = {}  # some running tasks, by when they began
+
+    @property
+    def failures(self) -> int:
+        """The number of failures that count: those since the last success that are not forgotten."""
+        return len(self._times)
 
     @property
     def suspended(self) -> bool:
@@ -67,9 +76,13 @@ class FailureStreak:
             self.trial = task
 
     def start(self, task: str, now: float) -> None:
-        """Note that a task has started."""
+        """Note that a task has started: its scope has opened."""
         if len(self._started) < _TRACKED:
             self._started[task] = now
+
+    def told_to_stop(self, task: str) -> None:
+        """Note that a running task was told to stop. The time that it takes for that does not count."""
+        self._started.pop(task, None)
 
     def fail(self, task: str, seconds: float, now: float) -> None:
         """Note that a task has failed after so many seconds."""
@@ -77,25 +90,27 @@ class FailureStreak:
         if seconds >= _LASTED:
             self.succeed()
             return
-        self._began = min(self._began, now)
+        if self.most is None:
+            return
+        self._forget(now)
         self._longest = max(self._longest, seconds)
         self._count(now)
         if not self.suspended:
-            self.failures += 1
+            self._times.append(now)
             if self.suspended:
                 self._pause = _PAUSE_FIRST
                 self.trial_at = now + self._pause
         elif task == self.trial:  # others began before the node was suspended, and add nothing to what is known
-            self.failures += 1
+            self._times.append(now)
             self._pause = min(2 * self._pause, _PAUSE_MOST)
             self.trial_at = now + self._pause
             self.trial = None
 
     def succeed(self) -> None:
         """Note that a task has been completed or has lasted."""
-        self.failures = 0
         self.trial = None
-        self._longest, self._began = 0.0, math.inf
+        self._longest = 0.0
+        self._times.clear()
 
     def stop(self, task: str) -> None:
         """Note that a task was stopped before it could fail or succeed, or was not got after all."""
@@ -105,10 +120,21 @@ class FailureStreak:
 
     def look(self, now: float) -> None:
         """Succeed if a task that began since the first failure has lasted. Call this from time to time."""
-        since = (began for began in self._started.values() if began >= self._began)
+        first = self._times[0] if self._times else math.inf
+        since = (began for began in self._started.values() if began >= first)
         if now - min(since, default=now) >= _LASTED:
             self.succeed()
         self._count(now)
+        self._forget(now)
+
+    def _forget(self, now: float) -> None:
+        """Forget old failures, unless they have suspended the node."""
+        if self.suspended:
+            return
+        while self._times and now - self._times[0] > _FORGOTTEN:
+            self._times.popleft()
+        if not self._times:
+            self._longest = 0.0
 
     def _count(self, now: float) -> None:
         """Count the tasks that run well."""

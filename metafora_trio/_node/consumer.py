@@ -98,8 +98,9 @@ class Consumer:
         max_handovers: the maximum number of tasks being handed over at any moment; with 0, none is ever handed over. It
             begins with 16, and there are more only while the broker keeps up, so that no task waits long for its heir.
             A task that takes longer than `grace` and `cleanup_timeout` to stop no longer counts.
-        suspend_after_failures: the number of tasks that may fail in a row, each within a minute, before this node takes
-            no more tasks, except one at a time on trial, until one succeeds; None to let any number fail.
+        suspend_after_failures: the number of tasks in a row that may fail within ten minutes, each after less than a
+            minute, before this node takes no more tasks, except one at a time on trial, until one succeeds; None to
+            let any number fail.
         observers: functions that get every event; see `metafora_trio.events`.
         clock: the source of recorded dates and times. By default the machine's clock.
         rng: the source of jitter.

@@ -189,6 +189,7 @@ class Executor:
         if run.state is RunState.CLOSING and run.reason is reason:
             return
         self._running.pop(run.id, None)
+        self._planner.told_to_stop(run.id)
         if heir is not None:
             run.heir = heir
             self._handovers.begin(run.id)

@@ -114,6 +114,7 @@ class Membership:
                 running=running,
                 cleanup_timeout=settings.cleanup_timeout,
                 clock=settings.clock,
+                started=self._planner.started,
                 emit=emit,
             ),
             runs=runs,

@@ -285,10 +285,17 @@ class Planner:
         )
 
     def got(self, task: str) -> None:
-        """Note that this node owns the task now, and starts it."""
+        """Note that this node owns the task now."""
         if (since := self._bids.pop(task, None)) is not None:
             self._bid_window.answered(since, trio.current_time())
+
+    def started(self, task: str) -> None:
+        """Note that a task's scope has opened here."""
         self._suspension.start(task)
+
+    def told_to_stop(self, task: str) -> None:
+        """Note that a running task was told to stop."""
+        self._suspension.told_to_stop(task)
 
     def ended(self, run: TaskRun) -> bool:
         """Note how a run has ended. Returns True if this node takes no more tasks because of that."""

@@ -65,8 +65,12 @@ class Suspension:
         self._streak.take(task)
 
     def start(self, task: str) -> None:
-        """Note that a task has started here."""
+        """Note that a task's scope has opened here."""
         self._streak.start(task, trio.current_time())
+
+    def told_to_stop(self, task: str) -> None:
+        """Note that a running task was told to stop."""
+        self._streak.told_to_stop(task)
 
     async def wait_turn(self) -> None:
         """Wait until one more task may start. Not a checkpoint if it may start now."""
@@ -81,6 +85,8 @@ class Suspension:
         before = self._streak.suspended
         if run.state is not RunState.FINISHED or run.end is None or run.opened_at is None:
             self._streak.stop(run.id)
+        elif run.end.state is StateName.FAILED and run.reason is not None:
+            self._streak.stop(run.id)  # it failed while it was stopping, which it might not have done otherwise
         elif run.end.state is StateName.FAILED:
             now = trio.current_time()
             self._streak.fail(run.id, now - run.opened_at, now)

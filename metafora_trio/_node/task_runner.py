@@ -38,6 +38,7 @@ class TaskRunner:
         running: the tasks whose scope is open and that need not stop, by id; added to here, in the step that opens one.
         cleanup_timeout: the maximum number of seconds for which `task.cleanup()` shields.
         clock: dates a failure.
+        started: called with the id of each task whose scope has opened, in the same step.
         emit: reports an event.
     """
 
@@ -51,6 +52,7 @@ class TaskRunner:
         running: dict[str, RunningTask],
         cleanup_timeout: float,
         clock: Clock,
+        started: Callable[[str], None],
         emit: Callable[[Event], None],
     ) -> None:
         self._session = session
@@ -60,6 +62,7 @@ class TaskRunner:
         self._running = running
         self._cleanup_timeout = cleanup_timeout
         self._now = clock.now
+        self._started = started
         self._emit = emit
         self._on_opened = self._opened  # bound once: a node may run thousands of tasks, and each call keeps its own
 
@@ -90,6 +93,7 @@ class TaskRunner:
 
     def _opened(self, task: RunningTask) -> None:
         self._running[task.id] = task
+        self._started(task.id)
         self._emit(TaskStarted(task.node, task.id, task.token))
 
     def _complete_end(self, run: TaskRun, stored: StoredTask | None = None, task: RunningTask | None = None) -> None:

@@ -9,7 +9,8 @@ import trio
 from trio.testing import MockClock
 
 from metafora_trio import RunningTask, StateName
-from metafora_trio.contract import ClaimKind
+from metafora_trio._memory.session import MemorySession
+from metafora_trio.contract import ClaimKind, StoredTask
 from metafora_trio.events import NodeResumed, NodeSuspended, TaskEnded
 from tests.support.nodes import Cluster, Node, open_cluster
 
@@ -132,6 +133,62 @@ async def test_a_task_that_lasts_ends_it(autojump_clock: MockClock) -> None:
         await trio.sleep(4.9)
         assert len(a.tasks) == 1
         await cluster.wait_until(lambda: len(a.tasks) == 10, within=5)
+
+
+async def test_a_trial_that_has_not_started_does_not_last(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time until a task was read says nothing about the handler. It counts from when the task starts."""
+    read = MemorySession.read
+
+    async def slow_read(self: MemorySession, task: str) -> StoredTask | None:
+        if task.startswith("t"):
+            await trio.sleep(100)
+        return await read(self, task)
+
+    async with open_cluster() as cluster:
+
+        async def handler(task: RunningTask) -> None:
+            if task.id.startswith("bad"):
+                raise RuntimeError("no")
+            await trio.sleep_forever()
+
+        a = await cluster.start("a", handler)
+        await cluster.submit("bad0", "bad1", "bad2")
+        await cluster.wait_until(lambda: failed(cluster) == 3)
+        monkeypatch.setattr(MemorySession, "read", slow_read)
+        await cluster.submit(*(f"t{i}" for i in range(10)))
+        await cluster.wait_until(lambda: cluster.owners(), within=10)
+        await trio.sleep(99)
+        assert (len(cluster.owners()), len(a.tasks)) == (1, 0)
+        await cluster.wait_until(lambda: a.tasks, within=5)
+        await cluster.wait_until(lambda: len(cluster.owners()) == 10, within=10)
+
+
+@pytest.mark.parametrize("fails_in_the_end", [False, True])
+async def test_a_trial_that_was_told_to_stop_does_not_last(fails_in_the_end: bool, autojump_clock: MockClock) -> None:
+    """A task that takes a minute to stop has not run for a minute. If it fails then, that shows nothing either."""
+    async with open_cluster() as cluster:
+
+        async def handler(task: RunningTask) -> None:
+            if task.id.startswith("bad"):
+                raise RuntimeError("no")
+            await task.stopping.wait()
+            await trio.sleep(80)
+            if fails_in_the_end:
+                raise RuntimeError("no")
+            await trio.sleep_forever()
+
+        a = await cluster.start("a", handler, grace=90.0)
+        await cluster.submit("bad0", "bad1", "bad2")
+        await cluster.wait_until(lambda: failed(cluster) == 3)
+        await cluster.submit("t")
+        await cluster.wait_until(lambda: a.tasks)
+        await cluster.client.stop_task("t")
+        await trio.sleep(82)
+        assert failed(cluster) == 3 + fails_in_the_end
+        assert not [event for event in a.take_events() if isinstance(event, NodeResumed)]
+        assert len(await notices(cluster, a)) == 1
 
 
 async def test_a_few_bad_tasks_do_not_suspend_a_node_that_does_its_work(autojump_clock: MockClock) -> None:

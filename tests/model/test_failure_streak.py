@@ -49,6 +49,51 @@ def test_a_success_in_between(between: str) -> None:
     assert not streak.suspended
 
 
+@pytest.mark.parametrize("seconds, counts", [(600.0, True), (600.1, False)])
+def test_failures_are_forgotten(seconds: float, counts: bool) -> None:
+    """Only failures of the last ten minutes count: tasks that fail now and then are no streak."""
+    streak = FailureStreak(3)
+    for now in (0.0, 100.0, seconds):
+        streak.fail("t", 1.0, now)
+    assert streak.suspended == counts
+
+
+def test_a_failure_each_day_suspends_nothing() -> None:
+    """Even if the node has no success meanwhile, because it runs only tasks that never end, or none."""
+    for running in ([], ["well"]):
+        streak = FailureStreak(3)
+        for task in running:
+            streak.start(task, 0.0)
+        for day in range(1, 366):
+            streak.look(day * 86400.0 - 1.0)
+            streak.fail("t", 1.0, day * 86400.0)
+            assert not streak.suspended
+        streak.look(365 * 86400.0 + 601.0)
+        for task in running:
+            streak.stop(task)
+        assert (streak.suspended, streak.failures) == (False, 0)
+
+
+def test_the_length_of_a_forgotten_failure_says_nothing() -> None:
+    """After it, tasks run well again as soon as before."""
+    streak = FailureStreak(3)
+    streak.fail("slow", 50.0, 0.0)
+    streak.start("well", 700.0)
+    for now in (705.0, 705.0, 705.0):
+        streak.fail("bad", 0.1, now)
+    assert not streak.suspended
+
+
+def test_a_suspended_node_forgets_nothing() -> None:
+    """Only a success shows that its handler works again. It may have had no task to try meanwhile."""
+    streak = suspended()
+    streak.look(86400.0)
+    assert streak.suspended
+    streak.take("t")
+    streak.fail("t", 1.0, 86400.0)
+    assert (streak.suspended, streak.failures) == (True, 4)
+
+
 def test_one_task_on_trial() -> None:
     """On trial there is one task at a time. Only that one may start."""
     streak = suspended()
@@ -156,6 +201,20 @@ def test_a_task_that_is_stopped_does_not_last() -> None:
     assert streak.suspended
 
 
+def test_a_task_that_was_told_to_stop_does_not_last() -> None:
+    """It is on trial until it has stopped."""
+    streak = suspended()
+    streak.take("t")
+    streak.start("t", 5.0)
+    streak.told_to_stop("t")
+    streak.told_to_stop("another")
+    streak.look(100.0)
+    assert streak.suspended
+    assert not streak.may_take(100.0)
+    streak.stop("t")
+    assert streak.may_take(100.0)
+
+
 def test_a_task_that_has_failed_does_not_last() -> None:
     streak = suspended()
     streak.take("t")
@@ -197,7 +256,7 @@ class Streaks(RuleBasedStateMachine):
         self.most = most
         self.streak = FailureStreak(most)
         self.now = 0.0
-        self.in_a_row = 0
+        self.counted: list[float] = []
         self.last_trial = -math.inf
 
     @rule(seconds=st.floats(0, 400))
@@ -220,12 +279,18 @@ class Streaks(RuleBasedStateMachine):
     @rule(task=TASKS, seconds=st.floats(0, 59))
     def fail(self, task: str, seconds: float) -> None:
         trial = task == self.streak.trial
+        self.forget()
         self.streak.fail(task, seconds, self.now)
-        self.in_a_row += 1
-        if any(self.now - began >= 5.0 for began in self.streak._started.values()):
-            assert not self.streak.suspended or self.in_a_row >= self.most
+        if len(self.counted) == self.streak.failures:
+            assert self.streak.suspended
+            assert not trial
         else:
-            assert self.streak.suspended == (self.in_a_row >= self.most)
+            self.counted.append(self.now)
+        assert self.streak.failures == len(self.counted)
+        if any(self.now - began >= 5.0 for began in self.streak._started.values()):
+            assert not self.streak.suspended or len(self.counted) >= self.most
+        else:
+            assert self.streak.suspended == (len(self.counted) >= self.most)
         if trial:
             assert not self.streak.may_take(self.now + 4.9)
 
@@ -233,16 +298,26 @@ class Streaks(RuleBasedStateMachine):
     def stop(self, task: str) -> None:
         self.streak.stop(task)
 
+    @rule(task=TASKS)
+    def told_to_stop(self, task: str) -> None:
+        self.streak.told_to_stop(task)
+
     @rule()
     def succeed(self) -> None:
         self.streak.succeed()
-        self.in_a_row = 0
+        self.counted = []
 
     @rule()
     def look(self) -> None:
         self.streak.look(self.now)
-        if not self.streak.failures:
-            self.in_a_row = 0
+        if self.streak.failures:
+            self.forget()
+        else:
+            self.counted = []
+
+    def forget(self) -> None:
+        if not self.streak.suspended:
+            self.counted = [at for at in self.counted if self.now - at <= 600.0]
 
     @invariant()
     def trials_go_on(self) -> None:
