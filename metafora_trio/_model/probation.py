@@ -47,6 +47,11 @@ class Probation:
         self._nodes: dict[str, tuple[NodeInfo, float]] = {}  # since when each has been seen
         self._losses: dict[str, tuple[int, float]] = {}  # by name: how many in a row, and when the last one was
 
+    @property
+    def most_losses(self) -> int:
+        """The largest number of sessions in a row that any name has lost."""
+        return max((losses for losses, _ in self._losses.values()), default=0)
+
     def forget_nodes(self) -> None:
         """Begin again with a new view. What was found about names is kept."""
         self._nodes.clear()

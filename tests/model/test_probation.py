@@ -267,6 +267,7 @@ def test_the_oldest_node_announces_what_others_cannot_have_seen() -> None:
     assert watch.probation.losing("other.2") == frozenset()
     watch.lose(10)
     assert dict(watch.probation.losing("good.1")) == {"bad": 6}
+    assert watch.probation.most_losses == 12
     watch.look(600.0)
     assert watch.probation.losing("good.1") == frozenset()
     assert Probation().losing("good.1") == frozenset()

@@ -76,9 +76,13 @@ def settle(cluster: Cluster, check: SettledCheck) -> None:
 
 
 def _held_back(cluster: Cluster) -> float:
-    """Return the maximum number of seconds for which a node gets no tasks because it has kept losing its sessions."""
-    sessions = max((node.consumer.statistics().sessions for node in cluster.nodes.values() if node.running), default=0)
-    return min(2.0**sessions, _LONGEST_PROBATION) if sessions > 2 else 0.0
+    """Return the maximum number of seconds for which a node gets no tasks because it has kept losing its sessions.
+
+    Joins that failed count, too, as others saw a session end. One more may be lost yet, and each may count twice.
+    """
+    consumers = (node.consumer for node in cluster.nodes.values() if node.running)
+    losses = max((consumer._experience.probation.most_losses for consumer in consumers), default=0)
+    return min(2.0 ** (2 * losses + 2), _LONGEST_PROBATION) if losses else 0.0
 
 
 def _is_limited(cluster: Cluster) -> bool:
