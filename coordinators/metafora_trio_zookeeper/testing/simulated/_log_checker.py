@@ -53,6 +53,7 @@ class LogChecker:
         self._reader = reader
         self._monitor = monitor
         self._expectations = expectations
+        self._created: dict[Claim, int] = {}
         self._log = zookeeper.log
         self._read = 0
 
@@ -77,7 +78,9 @@ class LogChecker:
             directory, _, bucket = above.rpartition("/")
             if directory == layout.claims and (claim := layout.parse_claim(bucket, name)):
                 self._check_queue(claim)
-                if event is EventType.DELETED:
+                if event is EventType.CREATED:
+                    self._created[claim] = entry.zxid
+                elif event is EventType.DELETED:
                     gone[claim.task].append(claim)
                     self._monitor.claim_gone(claim.task, claim.node, claim.seq)
             elif directory == layout.tasks and event is EventType.DELETED:
@@ -129,8 +132,11 @@ class LogChecker:
         """Check that a node that gives up a task it ran or bid for leaves it to another node, unless it had to give it
         up."""
         task, monitor = claim.task, self._monitor
+        created = self._created.pop(claim, 0)
         if not self._reader.is_live(task) or self._reader.claims(task):
             return
+        if created < self._zookeeper.tree[self._layout.task_path(task)].czxid:
+            return  # a bid for an earlier submission, withdrawn because that has ended
         if claim.kind is not ClaimKind.BID and (task, claim.seq) not in monitor.started:
             return
         excused = (task, claim.seq) in monitor.ended or self._expectations.stopped[task] or monitor.is_void(claim.node)
