@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -35,3 +36,13 @@ def ctrl_c_is_left_alone() -> Iterator[None]:
     left = signal.getsignal(signal.SIGINT)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     assert left is signal.default_int_handler
+
+
+@pytest.fixture(autouse=True)
+def coverage_is_left_alone() -> Iterator[None]:
+    """Fail a test that loses the trace function. Otherwise the branches that later tests run would count as missed."""
+    before = sys.gettrace()
+    yield
+    left = sys.gettrace()
+    sys.settrace(before)
+    assert type(left) is type(before)
