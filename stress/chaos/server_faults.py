@@ -18,6 +18,7 @@ from .records import FaultRecord
 
 __all__ = ["ServerFaults", "shimmed"]
 
+_NOT_SERVING = (None, "not serving")
 _SERVING = 20.0
 """Seconds to wait for a server to serve again, or for a leader."""
 _POLL = 0.05
@@ -173,9 +174,9 @@ class ServerFaults:
         await self._wait_serving(server)
 
     async def _wait_serving(self, server: Server) -> None:
-        """Wait until a server serves again, because only then is its fault healed."""
+        """Wait until a server serves again, because only then is its fault healed, or until it has ended by itself."""
         with trio.move_on_after(_SERVING):
-            while await trio.to_thread.run_sync(server.mode) in (None, "not serving"):  # noqa: ASYNC110 - no event tells it
+            while server.alive and await trio.to_thread.run_sync(server.mode) in _NOT_SERVING:  # noqa: ASYNC110 - no event
                 await trio.sleep(_POLL)
 
 
