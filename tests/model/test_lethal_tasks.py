@@ -113,6 +113,39 @@ def test_owners_in_an_earlier_view_are_no_victims() -> None:
     assert watch.alone() == set()
 
 
+@pytest.mark.parametrize("steps", ["claim late", "next owner early"])
+def test_nothing_is_counted_across_views(steps: str) -> None:
+    """A node that went, or lost the task, in an earlier view is no victim of what the new one shows."""
+    watch = Watch("a.1", "b.2", "c.3", "d.4", "e.5")
+    for node in ("a.1", "b.2", "c.3"):
+        watch.kill(node, "t")
+    watch.now += 5.0
+    if steps == "claim late":
+        watch.go("d.4")
+        watch.lethal.forget_owners()
+        watch.look()
+        watch.get("d.4", "t")
+    else:
+        watch.get("d.4", "t")
+        watch.get("e.5", "t")
+        watch.lethal.forget_owners()
+        watch.look()
+        watch.go("d.4")
+    assert watch.alone() == set()
+
+
+def test_the_tasks_that_are_followed() -> None:
+    """Those that a node got less than a minute ago, and those under suspicion."""
+    watch = Watch("a.1", "b.2")
+    watch.get("b.2", "v")
+    watch.now += 30.0
+    watch.kill("a.1", "t")
+    watch.get("b.2", "u")
+    watch.now += 31.0
+    watch.look()
+    assert set(watch.lethal.followed()) == {"t", "u"}
+
+
 def test_each_time_for_longer() -> None:
     """The time grows with each further node, even one that came later, from 5 s to an hour."""
     watch = Watch("a.1", "b.2", "c.3")
@@ -280,6 +313,19 @@ def test_each_victim_counts_once() -> None:
     watch.kill("b.2", "t")
     watch.get("b.2", "t")
     assert watch.alone() == set()
+
+
+@pytest.mark.parametrize("after, alone", [(60.0, {"t"}), (60.1, set())])
+def test_a_claim_that_is_seen_long_after_its_node_has_gone(after: float, alone: set[str]) -> None:
+    """A node that has gone is remembered for a minute."""
+    watch = Watch("a.1", "b.2", "c.3", "d.4")
+    for node in ("a.1", "b.2", "c.3"):
+        watch.now += 200.0
+        watch.go(node)
+        watch.now += after
+        watch.look()
+        watch.get(node, "t")
+    assert watch.alone() == alone
 
 
 def test_a_claim_that_outlasts_its_node_clears_nothing() -> None:
