@@ -36,6 +36,7 @@ _OF_A_BROKER: Mapping[str, tuple[Mutant, ...]] = {
         zookeeper.lease_counts_from_the_reply,
         zookeeper.first_heartbeat_counts_in_full,
         zookeeper.read_is_proof_of_life,
+        zookeeper.suspend_not_noticed,
         zookeeper.no_barrier_on_reconnect,
         zookeeper.no_resync_after_reconnect,
         zookeeper.no_watches_after_reconnect,

@@ -55,6 +55,7 @@ __all__ = [
     "read_is_proof_of_life",
     "refusal_ends_the_session",
     "stale_write_accepted",
+    "suspend_not_noticed",
     "tombstone_missed_by_a_resync",
 ]
 
@@ -132,6 +133,11 @@ def read_is_proof_of_life() -> Iterator[Change]:
         self._connection.read([self._path], answered)
 
     yield Heartbeat, "send", send
+
+
+@mutant(rule="A suspend of the machine, which stops Trio's clock, ends the session.", source=_LEASE)
+def suspend_not_noticed() -> Iterator[Change]:
+    yield Heartbeat, "check_suspended", lambda self: None
 
 
 # ---- the view through reconnects

@@ -44,7 +44,18 @@ _OPTIONS: st.SearchStrategy[Mapping[str, float]] = st.one_of(
     ),
 )
 """The settings that differ from node to node."""
-_NOT_HEALED = {"crash", "pause", "lose_reply", "expire", "elect", "drift", "linger", "stall_connect", "start_sequences"}
+_NOT_HEALED = {
+    "crash",
+    "pause",
+    "suspend",
+    "lose_reply",
+    "expire",
+    "elect",
+    "drift",
+    "linger",
+    "stall_connect",
+    "start_sequences",
+}
 """Faults that `heal` does not end."""
 
 
@@ -205,6 +216,11 @@ class Machine(RuleBasedStateMachine):
     @rule(choice=CHOICE)
     def stop(self, choice: int) -> None:
         self.do("pause", node=self.pick(choice))
+
+    @precondition(lambda self: self.offers("suspend") and self.live())
+    @rule(choice=CHOICE, timeouts=st.sampled_from([0.02, 0.3, 0.6, 1.1, 2.0]))
+    def suspend(self, choice: int, timeouts: float) -> None:
+        self.do("suspend", node=self.pick(choice), seconds=timeouts * self.script.session_timeout)
 
     @precondition(lambda self: self.offers("pause") and self.live(frozen=True))
     @rule(choice=CHOICE)

@@ -7,6 +7,7 @@ from typing import Literal
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
+from metafora_trio.contract import LeaseTerms
 from metafora_trio_zookeeper.testing.simulated import SimulatedZooKeeper, ZooKeeperBroker
 
 from .machine import CHOICE, MAX_NODES, one_of
@@ -87,6 +88,27 @@ class ZooKeeperMachine(RaceMachine):
             self.do("partition", node=node)
             self.do("isolate_server", server=server)
         self.do("run_for", seconds=1.5 * self.script.session_timeout)
+
+    @precondition(lambda self: self.live() and self.running())
+    @rule(
+        choice=CHOICE,
+        moment=st.sampled_from([0.0, 0.25, 0.5, 0.75]),
+        timeouts=st.sampled_from([0.6, 1.1, 2.0]),
+        cut=st.booleans(),
+    )
+    def suspend_and_be_cut_off(self, choice: int, moment: float, timeouts: float, cut: bool) -> None:
+        """Suspend a node's machine, and perhaps let nothing reach it when it wakes: it must notice by itself."""
+        self.calm_down()
+        if not self.live():
+            return
+        node, timeout = self.pick(choice), self.script.session_timeout
+        self.linger_all(5.0)
+        self.do("run_for", seconds=moment * LeaseTerms(timeout).heartbeat_period)
+        self.do("suspend", node=node, seconds=timeouts * timeout)
+        self.do("run_for", seconds=0.1)
+        if cut:
+            self.do("partition", node=node)
+        self.do("run_for", seconds=(timeouts + 1.0) * timeout)
 
     @precondition(lambda self: self.live() and len(self.live(frozen=None)) < MAX_NODES)
     @rule(

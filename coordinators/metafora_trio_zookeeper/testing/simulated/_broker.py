@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, Literal
 
+from metafora_trio.contract import LeaseTerms
 from metafora_trio.testing.simulation import (
     NO_EARLY_EXPIRY,
     BrokerContents,
@@ -59,7 +60,7 @@ class ZooKeeperBroker:
         self.zookeeper: SimulatedZooKeeper = SimulatedZooKeeper(context.world, servers=servers, rng=context.fork())
         self._context = context
         self._now = GENERATION_EPOCH + generation
-        self._processes = NodeProcesses(context)
+        self._processes = NodeProcesses(context, LeaseTerms(context.session_timeout).heartbeat_period)
         self._layout = layout = Layout(_NAMESPACE, _BUCKETS)
         self._reader = NamespaceReader(self.zookeeper, layout)
         self._checker = LogChecker(self.zookeeper, layout, self._reader, context.monitor, context.expectations)
@@ -100,7 +101,7 @@ class ZooKeeperBroker:
             buckets=_BUCKETS,
             connect=lambda: self.zookeeper.connect(timeout),
             rng=self._context.fork(),
-            suspended=lambda: 0.0,
+            suspended=self._suspended,
             now=lambda: self._now,
             watched=False,
         )
@@ -135,6 +136,11 @@ class ZooKeeperBroker:
     def servers_of(self, node: str) -> list[int]:
         """Return the servers that a node is connected or connecting to."""
         return self.zookeeper.servers_of(self._processes.process_of(node))
+
+    def _suspended(self) -> float:
+        process = self._context.world.current
+        assert process is not None, "only processes have a clock"
+        return process.suspended
 
     # ---- faults
 
