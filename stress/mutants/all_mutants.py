@@ -35,6 +35,8 @@ _OF_A_BROKER: Mapping[str, tuple[Mutant, ...]] = {
         zookeeper.lease_not_looked_at_on_opening,
         zookeeper.lease_counts_from_the_reply,
         zookeeper.first_heartbeat_counts_in_full,
+        zookeeper.new_timeout_ignored,
+        zookeeper.longer_timeout_trusted,
         zookeeper.read_is_proof_of_life,
         zookeeper.suspend_not_noticed,
         zookeeper.no_barrier_on_reconnect,

@@ -15,18 +15,22 @@ from typing import Any, TypeVar
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
+from metafora_trio.contract import MIN_SESSION_TIMEOUT
 from metafora_trio.testing.simulation import BrokenPromise, SimulatedCluster, SimulatedNode
 
 from .script import Script, Step
 from .tally import Failure, Tally
 
-__all__ = ["ACTS", "CHOICE", "MAX_NODES", "MAX_TASKS", "Machine", "one_of", "quiet"]
+__all__ = ["ACTS", "CHOICE", "LEAST_GRANTED", "MAX_NODES", "MAX_TASKS", "Machine", "one_of", "quiet"]
 
 T = TypeVar("T")
 
 MAX_NODES = 3
 MAX_TASKS = 8
 CHOICE = st.integers(0, 5)
+LEAST_GRANTED = 2 / 3
+"""The least share of its timeout that a server may grant to a session. With less, an answer that is lost breaks an
+assumption: the session may then expire before the lease that its node still believes in."""
 _CLEANUP = st.sampled_from([0.0, 0.0, 0.02, 0.3, 5.0])
 """Seconds that a task takes to end once it is cancelled. The end of its lease cuts them short."""
 ACTS = ("submit", "submit", "submit_again", "delete", "stop_task", "stop_task", "finish", "freeze", "drain")
@@ -55,6 +59,7 @@ _NOT_HEALED = {
     "linger",
     "stall_connect",
     "start_sequences",
+    "limit_timeout",
 }
 """Faults that `heal` does not end."""
 
@@ -86,6 +91,7 @@ class Machine(RuleBasedStateMachine):
         slow=st.sampled_from([0.0, 0.0, 0.0, 0.2, 0.6]),
         warm=st.sampled_from([0.0, 2.5, 6.0]),
         first_number=st.sampled_from([0, 0, 250, 2**31 - 5000]),
+        longest=st.sampled_from([(), (), (LEAST_GRANTED,), (0.8, LEAST_GRANTED), (0.5,) * 3]),
     )
     def begin(
         self,
@@ -97,11 +103,16 @@ class Machine(RuleBasedStateMachine):
         slow: float,
         warm: float,
         first_number: int,
+        longest: Sequence[float],
     ) -> None:
         self.script = Script(seed, session_timeout, (), self.broker)
         self.cluster = self.script.open()
         if first_number and self.offers("start_sequences"):
             self.do("start_sequences", number=first_number)
+        if self.offers("limit_timeout"):
+            for server, share in enumerate(longest, 1):
+                longest_timeout = max(MIN_SESSION_TIMEOUT, share * session_timeout)
+                self.do("limit_timeout", server=server, longest=longest_timeout)
         for options in nodes:
             self.do("start", **options)
         if tasks:

@@ -17,7 +17,7 @@ __all__ = ["WatchedHandler"]
 
 _CHILD_OUTLIVES = 0.01
 """Seconds for which the child of the default handler outlives the handler."""
-_HARMLESS = ("linger", "start_sequences")
+_HARMLESS = ("linger", "start_sequences", "limit_timeout")
 """Faults that end neither a session nor a claim."""
 _NEEDS_A_FAULT = (StopReason.CLAIM_LOST, StopReason.SESSION_LOST)
 

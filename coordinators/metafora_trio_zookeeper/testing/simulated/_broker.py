@@ -52,6 +52,7 @@ class ZooKeeperBroker:
             `stall_connect(node, seconds)` pauses a node as soon as it has sent the first message of its next
             connection. `start_sequences(number)` sets the first sequence number of all directories to be created.
             `partition` takes a `server` (None: all) and a `way` ("to" the servers, "from" them, or "both").
+            `limit_timeout(server, longest)` sets the longest session timeout that a server grants, for good.
             `refuse(task, what)` makes the ACLs forbid "reading" the task or "ending" it, until `heal()`.
         remedies: `resume(node)` and `start_server(server)`.
     """
@@ -78,10 +79,12 @@ class ZooKeeperBroker:
             "kill_server": Fault(lambda server: self.zookeeper.kill_server(server)),
             "elect": Fault(self.zookeeper.elect),
         }
-        # A refusal about one task disturbs nothing else, so it is no excuse for the end of a session.
+        # A refusal about one task disturbs nothing else, and other limits do not either, so these are no excuse for the
+        # end of a session.
         self.faults: Mapping[str, Fault] = {
             **{name: self._disturbing(fault) for name, fault in faults.items()},
             "refuse": Fault(self._refuse),
+            "limit_timeout": Fault(lambda server, longest: self.zookeeper.limit_timeout(server, longest)),
         }
         self.remedies: Mapping[str, Callable[..., None]] = {
             **self._processes.remedies,
