@@ -42,8 +42,8 @@ class ZooKeeperCoordinator(Coordinator):
         hosts: `host:port,host:port,...`. The port is 2181 if none is given.
         namespace: the path under which everything is kept. The first node or the first submit creates it.
         session_timeout: T, in seconds: how long the servers keep a silent node's claims. The servers clamp it (by
-            default to 2 to 20 ticks) and must grant at least 2 s. The tasks of a node that is cut off are cancelled
-            after T/2; a dead node is replaced after T. Use 10 s or more for many nodes.
+            default to 2 to 20 ticks) and must grant at least 2 s; give all of them the same limits. The tasks of a node
+            that is cut off are cancelled after T/2; a dead node is replaced after T. Use 10 s or more for many nodes.
         connect_timeout: seconds after which unreachable servers are reported.
         auth: (scheme, credential) pairs, such as ("digest", "user:password").
         acl: kazoo's ACLs for every znode created; None leaves them open to the world. All nodes must use the one with

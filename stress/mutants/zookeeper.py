@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 import trio
 
 from metafora_trio import Claim
-from metafora_trio.contract import ClaimKind, ClusterView
+from metafora_trio.contract import ClaimKind, ClusterView, LeaseTerms
 from metafora_trio_zookeeper._client.client import ZooKeeperClient
 from metafora_trio_zookeeper._client.requests import Requests
 from metafora_trio_zookeeper._connection import (
@@ -47,7 +47,9 @@ __all__ = [
     "lease_is_no_deadline",
     "lease_not_looked_at_on_opening",
     "leaving_marks_dropped",
+    "longer_timeout_trusted",
     "lost_submit_acknowledged",
+    "new_timeout_ignored",
     "no_barrier_on_reconnect",
     "no_resync_after_reconnect",
     "no_watches_after_reconnect",
@@ -55,6 +57,7 @@ __all__ = [
     "read_is_proof_of_life",
     "refusal_ends_the_session",
     "stale_write_accepted",
+    "suspend_not_noticed",
     "tombstone_missed_by_a_resync",
 ]
 
@@ -108,6 +111,30 @@ def first_heartbeat_counts_in_full() -> Iterator[Change]:
     yield Heartbeat, "send", send
 
 
+@mutant(rule="After a reconnect, the lease lasts no longer than the timeout that the new server grants.", source=_LEASE)
+def new_timeout_ignored() -> Iterator[Change]:
+    right = Heartbeat.set_terms
+
+    def set_terms(self: Heartbeat, terms: LeaseTerms) -> None:
+        if not self._lease.finite:
+            right(self, terms)
+
+    yield Heartbeat, "set_terms", set_terms
+
+
+@mutant(rule="The lease is based on the shortest timeout that a server has granted the session.", source=_LEASE)
+def longer_timeout_trusted() -> Iterator[Change]:
+    """A new leader restarts a session with the timeout that it was created with."""
+    right = ZooKeeperSession._take_terms
+
+    def take_terms(self: ZooKeeperSession) -> None:
+        if self._connection.session_timeout > self._heartbeat.terms.session_timeout:
+            self._heartbeat.terms = LeaseTerms(0.0)
+        right(self)
+
+    yield ZooKeeperSession, "_take_terms", take_terms
+
+
 @mutant(rule="A heartbeat is a quorum write: a follower cut off from its leader keeps answering reads.", source=_LEASE)
 def read_is_proof_of_life() -> Iterator[Change]:
     right = Heartbeat.send
@@ -132,6 +159,11 @@ def read_is_proof_of_life() -> Iterator[Change]:
         self._connection.read([self._path], answered)
 
     yield Heartbeat, "send", send
+
+
+@mutant(rule="A suspend of the machine, which stops Trio's clock, ends the session.", source=_LEASE)
+def suspend_not_noticed() -> Iterator[Change]:
+    yield Heartbeat, "check_suspended", lambda self: None
 
 
 # ---- the view through reconnects

@@ -15,18 +15,22 @@ from typing import Any, TypeVar
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
+from metafora_trio.contract import MIN_SESSION_TIMEOUT
 from metafora_trio.testing.simulation import BrokenPromise, SimulatedCluster, SimulatedNode
 
 from .script import Script, Step
 from .tally import Failure, Tally
 
-__all__ = ["ACTS", "CHOICE", "MAX_NODES", "MAX_TASKS", "Machine", "one_of", "quiet"]
+__all__ = ["ACTS", "CHOICE", "LEAST_GRANTED", "MAX_NODES", "MAX_TASKS", "Machine", "one_of", "quiet"]
 
 T = TypeVar("T")
 
 MAX_NODES = 3
 MAX_TASKS = 8
 CHOICE = st.integers(0, 5)
+LEAST_GRANTED = 2 / 3
+"""The least share of its timeout that a server may grant to a session. With less, an answer that is lost breaks an
+assumption: the session may then expire before the lease that its node still believes in."""
 _CLEANUP = st.sampled_from([0.0, 0.0, 0.02, 0.3, 5.0])
 """Seconds that a task takes to end once it is cancelled. The end of its lease cuts them short."""
 ACTS = ("submit", "submit", "submit_again", "delete", "stop_task", "stop_task", "finish", "freeze", "drain")
@@ -44,7 +48,19 @@ _OPTIONS: st.SearchStrategy[Mapping[str, float]] = st.one_of(
     ),
 )
 """The settings that differ from node to node."""
-_NOT_HEALED = {"crash", "pause", "lose_reply", "expire", "elect", "drift", "linger", "stall_connect", "start_sequences"}
+_NOT_HEALED = {
+    "crash",
+    "pause",
+    "suspend",
+    "lose_reply",
+    "expire",
+    "elect",
+    "drift",
+    "linger",
+    "stall_connect",
+    "start_sequences",
+    "limit_timeout",
+}
 """Faults that `heal` does not end."""
 
 
@@ -75,6 +91,7 @@ class Machine(RuleBasedStateMachine):
         slow=st.sampled_from([0.0, 0.0, 0.0, 0.2, 0.6]),
         warm=st.sampled_from([0.0, 2.5, 6.0]),
         first_number=st.sampled_from([0, 0, 250, 2**31 - 5000]),
+        longest=st.sampled_from([(), (), (LEAST_GRANTED,), (0.8, LEAST_GRANTED), (0.5,) * 3]),
     )
     def begin(
         self,
@@ -86,11 +103,16 @@ class Machine(RuleBasedStateMachine):
         slow: float,
         warm: float,
         first_number: int,
+        longest: Sequence[float],
     ) -> None:
         self.script = Script(seed, session_timeout, (), self.broker)
         self.cluster = self.script.open()
         if first_number and self.offers("start_sequences"):
             self.do("start_sequences", number=first_number)
+        if self.offers("limit_timeout"):
+            for server, share in enumerate(longest, 1):
+                longest_timeout = max(MIN_SESSION_TIMEOUT, share * session_timeout)
+                self.do("limit_timeout", server=server, longest=longest_timeout)
         for options in nodes:
             self.do("start", **options)
         if tasks:
@@ -205,6 +227,11 @@ class Machine(RuleBasedStateMachine):
     @rule(choice=CHOICE)
     def stop(self, choice: int) -> None:
         self.do("pause", node=self.pick(choice))
+
+    @precondition(lambda self: self.offers("suspend") and self.live())
+    @rule(choice=CHOICE, timeouts=st.sampled_from([0.02, 0.3, 0.6, 1.1, 2.0]))
+    def suspend(self, choice: int, timeouts: float) -> None:
+        self.do("suspend", node=self.pick(choice), seconds=timeouts * self.script.session_timeout)
 
     @precondition(lambda self: self.offers("pause") and self.live(frozen=True))
     @rule(choice=CHOICE)

@@ -7,9 +7,10 @@ from typing import Literal
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
+from metafora_trio.contract import LeaseTerms
 from metafora_trio_zookeeper.testing.simulated import SimulatedZooKeeper, ZooKeeperBroker
 
-from .machine import CHOICE, MAX_NODES, one_of
+from .machine import CHOICE, LEAST_GRANTED, MAX_NODES, one_of
 from .races import RaceMachine
 
 __all__ = ["ZooKeeperMachine"]
@@ -87,6 +88,55 @@ class ZooKeeperMachine(RaceMachine):
             self.do("partition", node=node)
             self.do("isolate_server", server=server)
         self.do("run_for", seconds=1.5 * self.script.session_timeout)
+
+    @precondition(lambda self: self.live() and self.running())
+    @rule(
+        choice=CHOICE,
+        moment=st.sampled_from([0.0, 0.25, 0.5, 0.75]),
+        timeouts=st.sampled_from([0.6, 1.1, 2.0]),
+        cut=st.booleans(),
+    )
+    def suspend_and_be_cut_off(self, choice: int, moment: float, timeouts: float, cut: bool) -> None:
+        """Suspend a node's machine, and perhaps let nothing reach it when it wakes: it must notice by itself."""
+        self.calm_down()
+        if not self.live():
+            return
+        node, timeout = self.pick(choice), self.script.session_timeout
+        self.linger_all(5.0)
+        self.do("run_for", seconds=moment * LeaseTerms(timeout).heartbeat_period)
+        self.do("suspend", node=node, seconds=timeouts * timeout)
+        self.do("run_for", seconds=0.1)
+        if cut:
+            self.do("partition", node=node)
+        self.do("run_for", seconds=(timeouts + 1.0) * timeout)
+
+    @precondition(lambda self: self.live() and self.running())
+    @rule(
+        choice=CHOICE,
+        before=st.sampled_from([LEAST_GRANTED, 1.0, 1.0]),
+        now=st.sampled_from([LEAST_GRANTED, LEAST_GRANTED, 1.0]),
+        how=st.sampled_from(["stall", "stall", "elect"]),
+    )
+    def move_to_another_timeout(self, choice: int, before: float, now: float, how: str) -> None:
+        """Let a node's session move to a server that grants another timeout, and then cut the node off."""
+        self.calm_down()
+        if not self.live():
+            return
+        node, timeout = self.pick(choice), self.script.session_timeout
+        for share in (before, now):
+            for server in self.servers():
+                self.do("limit_timeout", server=server, longest=share * timeout)
+            self.do("elect", out=0.2)
+            self.do("run_for", seconds=1.0)
+        self.linger_all(5.0)
+        if how == "stall":
+            self.do("pause", node=node, seconds=0.3 * timeout)
+            self.do("run_for", seconds=0.3 * timeout + 0.007)
+            self.do("isolate_server", server=self.server_of(node))
+        self.do("partition", node=node)
+        if how == "elect" and self.zookeeper.leader:
+            self.do("elect", out=0.2)
+        self.do("run_for", seconds=1.5 * timeout)
 
     @precondition(lambda self: self.live() and len(self.live(frozen=None)) < MAX_NODES)
     @rule(
@@ -235,6 +285,14 @@ class ZooKeeperMachine(RaceMachine):
     @rule(choice=CHOICE, seconds=st.sampled_from([0.05, 0.5, 2.0]))
     def lag_server(self, choice: int, seconds: float) -> None:
         self.do("lag_server", server=one_of(self.servers(alive=True), choice), seconds=seconds)
+
+    @precondition(lambda self: self.servers(alive=True))
+    @rule(choice=CHOICE, share=st.sampled_from([LEAST_GRANTED, 0.8, 1.0]))
+    def limit_timeout(self, choice: int, share: float) -> None:
+        longest, limits = share * self.script.session_timeout, self.zookeeper.longest_timeouts
+        low = any(limit < LEAST_GRANTED * self.script.session_timeout for limit in limits.values())
+        for server in limits if low else [one_of(self.servers(alive=True), choice)]:
+            self.do("limit_timeout", server=server, longest=longest)
 
     @precondition(lambda self: self.servers(alive=True))
     @rule(choice=CHOICE)

@@ -43,6 +43,25 @@ def test_a_process_that_was_killed_while_it_was_stopped_does_not_resume(own_proc
     assert [event.ev for event in own_processes.monitor.events] == ["freeze", "kill"]
 
 
+def test_a_suspended_machine_notices_when_it_wakes(own_processes: SimulatedCluster) -> None:
+    """Its clock shows nothing, so its session ends at the next heartbeat, and it joins again."""
+    before = own_processes.nodes["n1"].identity
+    for _ in range(2):  # the second makes no difference
+        own_processes.inflict("suspend", node="n1", seconds=1.0)
+    own_processes.run_for(1.0)
+    assert (own_processes.nodes["n1"].place.time, own_processes.nodes["n1"].identity) == (3.0, before)
+    own_processes.run_for(2.0)
+    assert own_processes.nodes["n1"].identity not in (None, before)
+    own_processes.inflict("suspend", node="n1")
+    own_processes.settle()
+    assert [event.ev for event in own_processes.monitor.events] == ["freeze", "thaw"] * 2
+
+
+def test_a_machine_may_be_suspended_only_if_nodes_can_notice_that(shared_process: SimulatedCluster) -> None:
+    with pytest.raises(ValueError, match="no fault 'suspend'"):
+        shared_process.inflict("suspend", node="n1")
+
+
 def test_settling_resumes_all_processes(own_processes: SimulatedCluster) -> None:
     own_processes.pause("n1")
     own_processes.pause("n2")

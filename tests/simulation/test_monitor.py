@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import pytest
 import trio
 
+from metafora_trio._running_task import TaskLease
+from metafora_trio.contract import Lease
 from metafora_trio.testing.simulation import BrokenPromise, Monitor, World
 
 A, B = "a.1", "b.2"
@@ -131,6 +133,47 @@ def test_the_moment_after_a_thaw_ends(watched: Watched) -> None:
     assert watched.problems == ["t on a.1 with token 1 still runs after a thaw, and so does t on b.2 with token 2"]
 
 
+def test_a_machine_that_was_suspended_has_the_time_until_it_must_notice(watched: Watched) -> None:
+    watched.own(A, 1)
+    watched.monitor.start("t", A, 1, watched.a)
+    watched.world.suspend(watched.a)
+    watched.monitor.freeze(watched.a)
+    watched.world.run_for(9.0)
+    watched.own(B, 2)
+    watched.monitor.start("t", B, 2, watched.b)
+    watched.monitor.thaw(watched.a, 0.3)
+    watched.world.thaw(watched.a)
+    watched.world.run_for(0.349)
+    assert watched.problems == []
+    watched.world.run_for(0.002)
+    assert watched.problems == ["t on a.1 with token 1 still runs after a thaw, and so does t on b.2 with token 2"]
+    assert [event.t / 1e9 for event in watched.monitor.events if event.ev == "thaw"] == [10.3]
+
+
+def test_a_machine_that_stops_again_before_it_must_have_noticed(watched: Watched) -> None:
+    """In the history, it has been stopped all the time."""
+    for _ in range(2):
+        watched.monitor.freeze(watched.a)
+        watched.world.suspend(watched.a)
+        watched.world.run_for(1.0)
+        watched.monitor.thaw(watched.a, 0.3)
+        watched.world.thaw(watched.a)
+        watched.world.run_for(0.1)
+    watched.world.run_for(1.0)
+    assert [event.ev for event in watched.monitor.events] == ["freeze", "freeze", "thaw"]
+
+
+def test_a_run_that_starts_after_a_thaw_counts_at_once(watched: Watched) -> None:
+    """The lease, and the clock, are looked at in the step in which a scope opens."""
+    watched.world.freeze(watched.a)
+    watched.monitor.freeze(watched.a)
+    watched.world.run_for(1.0)
+    watched.monitor.thaw(watched.a)
+    watched.world.thaw(watched.a)
+    watched.monitor.start("t", A, 1, watched.a)
+    assert watched.problems == ["t on a.1 with token 1 starts, but the owner is None"]
+
+
 def test_a_thawed_run_without_its_claim(watched: Watched) -> None:
     frozen_past_its_lease(watched)
     (run,) = (run for run in watched.monitor.open_runs() if run.node == B)
@@ -145,7 +188,7 @@ def test_once_an_assumption_is_broken_only_the_fence_is_checked(watched: Watched
     watched.own(A, 1)
     stuck = watched.monitor.start("t", A, 1, watched.a)
     if what == "the run":
-        stuck.overran = True
+        stuck.ignored = TaskLease(Lease(cancel_at=0.5, end=watched.world.now))
     else:
         watched.monitor.void(what)
     watched.monitor.claim_gone("t", A, 1)

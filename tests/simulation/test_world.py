@@ -98,6 +98,40 @@ def test_a_frozen_process_runs_nothing_and_its_clock_keeps_running(world: World)
     assert log.index("first") < log.index("second")
 
 
+def test_the_clock_of_a_suspended_process_stands_still(world: World) -> None:
+    """What was due in three seconds when its machine was suspended is due in three seconds when it wakes."""
+    seen: list[tuple[float, float]] = []
+
+    async def sleep() -> None:
+        await trio.sleep(4.0)
+        seen.append((world.now, trio.current_time()))
+
+    process = world.spawn("a", sleep, rate=2.0)
+    world.run_for(0.5)  # one second by its clock
+    world.suspend(process)
+    world.run_for(10.0)
+    assert (process.time, process.suspended) == (1.0, 0.0)
+    world.suspend(process)  # no difference
+    world.thaw(process)
+    assert (process.time, process.suspended) == (1.0, 10.0)
+    world.run_for(1.4)
+    assert seen == []
+    world.run_for(0.2)
+    assert seen == [(12.0, 4.0)]
+
+
+def test_a_frozen_process_may_be_suspended_and_runs_on_once_it_wakes(world: World) -> None:
+    process = world.spawn("a", trio.sleep_forever)
+    world.run_for(1.0)
+    world.freeze(process)
+    world.run_for(1.0)
+    world.suspend(process)
+    world.run_for(5.0)
+    world.thaw(process)
+    world.run_for(1.0)
+    assert (process.time, process.suspended, process.frozen) == (3.0, 5.0, False)
+
+
 def test_a_process_may_be_frozen_before_its_first_turn(world: World) -> None:
     log: list[str] = []
     process = world.spawn("a", sleep_and_say, log, "a", 0.0)

@@ -152,6 +152,19 @@ class TestLease:
         with pytest.raises(SessionLost, match="znode is gone"):
             await life()
 
+    async def test_a_reconnect_with_a_longer_timeout_does_not_lengthen_it(self) -> None:
+        """A new leader would restart the session with the timeout that it was created with."""
+        cluster = ScriptedCluster()
+        async with cluster.session() as (session, connection):
+            await trio.sleep(3)
+            cluster.session_timeout = 9.0
+            connection.cut()
+            await trio.sleep(3)
+            assert isinstance(session, ZooKeeperSession)
+            assert (connection.number, session.session_timeout) == (2, 4.0)
+            assert session.lease.cancel_at == session.scope.deadline == connection.proof + 2.0
+            assert trio.current_time() - connection.proof <= 4 / 12 + 0.01
+
     async def test_a_reconnect_with_a_shorter_timeout_shortens_it(self) -> None:
         cluster = ScriptedCluster()
         async with cluster.session() as (session, connection):

@@ -208,6 +208,16 @@ async def test_a_refused_heartbeat_ends_the_session() -> None:
     assert link.over == [(1.5, "a heartbeat was refused: no auth")]
 
 
+async def test_the_seconds_of_a_suspend_shorten_the_lease() -> None:
+    """Trio's clock did not count them, but the servers did. A task that cleans up has no more time than is left."""
+    async with beating() as (heartbeat, link, lease):
+        before = lease.cancel_at, lease.end
+        link.suspended += 2.5
+        heartbeat.check_suspended()
+        assert (lease.cancel_at, lease.end) == (before[0] - 2.5, before[1] - 2.5)
+    assert len(link.over) == 1
+
+
 @pytest.mark.parametrize("times", [1, 2])
 async def test_only_a_suspend_since_the_last_look_ends_the_session(times: int) -> None:
     """It is noticed once; the machine had been suspended for 5 s before the session began."""

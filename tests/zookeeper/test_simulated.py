@@ -61,6 +61,51 @@ def test_the_requested_timeout_is_clamped_to_2_to_20_ticks(lab: Lab) -> None:
     assert lab.peer(60.0).connection.session_timeout == 10.0
 
 
+def test_each_server_clamps_it_to_limits_of_its_own() -> None:
+    """A session takes the timeout of the server that it moves to, shorter or longer."""
+    with Lab() as lab:
+        lab.zookeeper.limit_timeout(2, 3.0)
+        lab.zookeeper.limit_timeout(3, 5.0)
+        peer = lab.peer(6.0)
+        granted = {}
+        for server in (1, 2, 3, 1):
+            lab.move(peer, server)
+            granted[server] = peer.connection.session_timeout
+        assert granted == {1: 6.0, 2: 3.0, 3: 5.0}
+        assert len(lab.zookeeper.sessions) == 1
+
+
+@pytest.mark.parametrize("first, then", [(1, 2), (2, 1)])
+def test_a_session_that_moves_expires_by_the_timeout_of_its_last_server(first: int, then: int) -> None:
+    with Lab(tick=0.1) as lab:
+        lab.zookeeper.limit_timeout(2, 1.0)
+        peer = lab.peer(2.0, at=first)
+        lab.world.run_for(1.0)
+        lab.move(peer, then)
+        lab.world.run_for(0.2)
+        lab.world.kill(peer.process)
+        (session,) = lab.zookeeper.sessions.values()
+        took = lab.until(lambda: session.ended)
+        granted = {1: 2.0, 2: 1.0}[then]
+        assert granted * 2 / 3 - 0.2 < took < granted + 0.2
+
+
+def test_a_new_leader_restarts_a_session_with_the_timeout_it_was_created_with() -> None:
+    """Only that one is in its transactions."""
+    with Lab(tick=0.1) as lab:
+        for server in (1, 2, 3):
+            lab.zookeeper.limit_timeout(server, 1.0)
+        peer = lab.peer(2.0)
+        for server in (1, 2, 3):
+            lab.zookeeper.limit_timeout(server, 2.0)
+        lab.drop(peer)
+        assert peer.connection.session_timeout == 2.0
+        lab.zookeeper.cut(peer.process)
+        lab.zookeeper.elect(0.3)
+        (session,) = lab.zookeeper.sessions.values()
+        assert 1.3 <= lab.until(lambda: session.ended) <= 1.41
+
+
 def test_a_heartbeat_is_proof_where_its_reply_is_read(lab: Lab) -> None:
     peer = lab.peer()
     connection = peer.connection

@@ -185,7 +185,11 @@ class Heartbeat:
     def check_suspended(self) -> None:
         """End the session if the machine was suspended since the last check, because its claims may be gone."""
         suspended = self._suspended()
-        if suspended - self._last_suspended > self.terms.margin:
-            self._over(f"the machine was suspended for {suspended - self._last_suspended:.1f} s")
+        uncounted = suspended - self._last_suspended
+        if uncounted > self.terms.margin:
+            # The servers counted these seconds, so the lease may have ended already. If it has, no time is left to
+            # clean up.
+            self._lease.limit(self._lease.cancel_at - uncounted, self._lease.end - uncounted)
+            self._over(f"the machine was suspended for {uncounted:.1f} s")
         # Keep the maximum: a reading may be too low, and the next right one must not look like a suspend.
         self._last_suspended = max(self._last_suspended, suspended)

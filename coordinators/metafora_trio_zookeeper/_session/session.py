@@ -332,7 +332,10 @@ class ZooKeeperSession(Session):
 
     def _take_terms(self) -> None:
         timeout, asked = self._connection.session_timeout, self._asked_timeout
-        if timeout == self._heartbeat.terms.session_timeout:
+        known = self._heartbeat.terms.session_timeout
+        # Keep the shortest timeout that any server has granted. A new leader restarts a session with the one that it
+        # was created with, and a report of the server before may still arrive and count with that server's.
+        if known and timeout >= known:
             return
         both = f"asked for a session timeout of {asked:g} s, but {self.server} grants {timeout:g} s"
         if timeout < MIN_SESSION_TIMEOUT:

@@ -78,6 +78,7 @@ class SimulatedBroker(Protocol):
 
         * `crash(node)`, `pause(node, seconds=None)`: kill or stop a node's process. A broker that offers `pause` runs
           each node in a process of its own, whose clock may run at another rate.
+        * `suspend(node, seconds=None)`: suspend a node's machine: its process stops, and so does its clock.
         * `partition(node)`: cut a node off from the broker, both ways.
         * `delay(node, seconds)`: make everything between a node and the broker take this long, each way.
         * `lose_reply(node)`: apply the node's next write, but break its connection before the reply.

@@ -21,7 +21,8 @@ class Fault:
             running node, if the fault affects one; and values that JSON can hold.
         breaks: the assumption that the fault breaks, and the tasks for which there is then no promise. Empty if all
             promises still hold. (Pausing a process breaks no assumption: the promises do not count it as running, and
-            grant it 50 ms after it resumes.)
+            grant it 50 ms after it resumes. The same is true of a suspend, but there they grant it the time until its
+            next heartbeat, too.)
     """
 
     inflict: Callable[..., None]

@@ -18,14 +18,19 @@ __all__ = ["NodeProcesses", "SharedPlace", "SharedProcess"]
 
 
 class NodeProcesses:
-    """Runs each node, and the client, in a process of its own, which can be killed, stopped and resumed.
+    """Runs each node, and the client, in a process of its own, which can be killed, stopped and resumed. With
+    `notices_suspend`, its machine can be suspended.
 
     Args:
         context: the context that the broker received.
+        notices_suspend: the maximum number of seconds after which a node must notice that its machine was suspended;
+            None if the broker's coordinator cannot notice that. It learns by `Process.suspended` how long that was.
     """
 
-    def __init__(self, context: SimulationContext) -> None:
+    def __init__(self, context: SimulationContext, notices_suspend: float | None = None) -> None:
         self._context = context
+        self._notices_suspend = notices_suspend
+        self._suspended: set[str] = set()
         self._processes: dict[str, Process] = {}
 
     def spawn(self, name: str, async_function: Callable[[], Awaitable[object]], *, rate: float = 1.0) -> Process:
@@ -36,7 +41,8 @@ class NodeProcesses:
     @property
     def faults(self) -> Mapping[str, Fault]:
         """The faults of a process, for `SimulatedBroker.faults`."""
-        return {"crash": Fault(self.crash), "pause": Fault(self.pause)}
+        faults = {"crash": Fault(self.crash), "pause": Fault(self.pause)}
+        return faults if self._notices_suspend is None else {**faults, "suspend": Fault(self.suspend)}
 
     @property
     def remedies(self) -> Mapping[str, Callable[..., None]]:
@@ -67,15 +73,28 @@ class NodeProcesses:
         if seconds is not None:
             self._context.world.after(seconds, self.resume, node)
 
+    def suspend(self, node: str, seconds: float | None = None) -> None:
+        """Suspend a node's machine, and wake it after some seconds unless that is None. A process that is stopped
+        already stays so, and no more than that."""
+        process = self.process_of(node)
+        if not process.frozen:
+            self._suspended.add(node)
+            self._context.world.suspend(process)
+            self._context.monitor.freeze(process)
+        if seconds is not None:
+            self._context.world.after(seconds, self.resume, node)
+
     def resume(self, node: str) -> None:
-        """Resume a node's process: SIGCONT."""
+        """Resume a node's process (SIGCONT), or wake its machine."""
         process = self.process_of(node)
         if process.frozen and not process.dead:
-            self._context.monitor.thaw(process)
+            within = self._notices_suspend if node in self._suspended else None
+            self._suspended.discard(node)
+            self._context.monitor.thaw(process, within or 0.0)
             self._context.world.thaw(process)
 
     def resume_all(self) -> None:
-        """Resume every stopped process: SIGCONT."""
+        """Resume every stopped process, and wake every suspended machine."""
         for node in self._processes:
             self.resume(node)
 

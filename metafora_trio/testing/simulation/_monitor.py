@@ -65,7 +65,6 @@ class Monitor:
         self._watchdog = LeaseWatchdog(world, self._overran)
         self._order = EventOrder()
         self._void: set[str] = set()
-        self._thawed: dict[str, float] = {}
         self._highest: dict[str, tuple[int, str]] = {}
         self._store: dict[str, int] = {}
 
@@ -142,11 +141,25 @@ class Monitor:
         """Note that it is stopped."""
         self.events.append(HistoryEvent(self._ns, EventName.FREEZE, place.name))
 
-    def thaw(self, place: Place) -> None:
-        """Note that it goes on. Its runs count again after 50 ms."""
-        self.events.append(HistoryEvent(self._ns, EventName.THAW, place.name))
-        self._thawed[place.name] = self._world.now
-        self._world.after(_GRANTED + 1e-6, self._check_thawed, place)
+    def thaw(self, place: Place, notices_within: float = 0.0) -> None:
+        """Note that it goes on. The runs that were open before count again 50 ms after it must have noticed.
+
+        Args:
+            place: where they run.
+            notices_within: the maximum number of seconds after which it must notice that it had stopped. A frozen
+                process notices at once, by its clock; a machine that was suspended, at its next heartbeat.
+        """
+        granted = notices_within + _GRANTED
+        for run in self.open_runs():
+            if run.place is place:
+                run.exempt_until = self._world.now + granted
+        thaw = HistoryEvent(self._ns + round(notices_within * 1e9), EventName.THAW, place.name)
+        if notices_within:
+            # For `check_history`, which grants 50 ms to all, it goes on when it must have noticed.
+            self._world.after(notices_within, self._record_thaw, place, thaw)
+        else:
+            self.events.append(thaw)
+        self._world.after(granted + 1e-6, self._check_thawed, place)
         self._watchdog.thaw(place)
 
     def kill(self, place: Place) -> None:
@@ -177,7 +190,7 @@ class Monitor:
         place = run.place
         if place.frozen or place.dead or run.overran or self.is_void(run.node) or self.is_void(place.name):
             return False
-        return self._world.now > self._thawed.get(place.name, -1.0) + _GRANTED
+        return self._world.now > run.exempt_until
 
     def client_saw(self, ev: EventName, task: str) -> None:
         """Record that a client's submit or delete of a task was acknowledged, or that the client saw its effect."""
@@ -206,6 +219,10 @@ class Monitor:
         self.overruns.append(run)
         if self.counts(run):
             self.violation(f"{run} is still open {seconds:.2f} s after the end of its lease")
+
+    def _record_thaw(self, place: Place, thaw: HistoryEvent) -> None:
+        if not (place.dead or place.frozen):  # it may have been stopped again since
+            self.events.append(thaw)
 
     def _check_thawed(self, place: Place) -> None:
         """Check the runs of a thawed process, which count again now that the time granted to it is over."""

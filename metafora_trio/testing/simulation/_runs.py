@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 import trio
 
+from metafora_trio._running_task import TaskLease
+
 __all__ = ["Place", "WatchedRun"]
 
 
@@ -51,7 +53,8 @@ class WatchedRun:
         place: where it runs.
         end: set to make the default handler end; it raises if `fails` is set.
         ended: whether the handler ended by itself: it returned, or raised before it was told to stop.
-        overran: whether it outlives its lease on purpose, which breaks an assumption.
+        exempt_until: the time until which the run does not count, because its process has just gone on after a stop.
+        ignored: the lease that it may outlive on purpose.
         parts: how many Trio tasks of it are still to end: the handler, and its children.
     """
 
@@ -62,8 +65,14 @@ class WatchedRun:
     end: trio.Event
     fails: bool = False
     ended: bool = False
-    overran: bool = False
+    exempt_until: float = -1.0
+    ignored: TaskLease | None = None
     parts: int = 1
+
+    @property
+    def overran(self) -> bool:
+        """True once it has outlived its lease on purpose, which breaks an assumption."""
+        return self.ignored is not None and self.place.time >= self.ignored.end
 
     def __str__(self) -> str:
         return f"{self.task} on {self.node} with token {self.token}"

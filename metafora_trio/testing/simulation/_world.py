@@ -5,6 +5,7 @@ scheduled calls and a queue of processes that are ready to run. Time jumps, noth
 What a test harness does to real processes with signals can be done here at any instant:
 
 * a frozen process (SIGSTOP) gets no turns: nothing in it runs, its timers do not fire, and calls to it wait;
+* the machine of a process may be suspended: the process is frozen, and its clock stands still, too;
 * a killed process (SIGKILL) never runs again;
 * a process's clock may run fast or slow.
 
@@ -35,6 +36,7 @@ import outcome
 import trio
 from trio._core import _run as trio_run
 
+from ._clock import ProcessClock
 from ._scheduling import repeatable_scheduling
 
 __all__ = ["Process", "World"]
@@ -63,7 +65,7 @@ class Process:
         self.dead: bool = False
         self.outcome: outcome.Outcome[object] | None = None
         self._world = world
-        self._clock = _Clock(world, rate)
+        self._clock = ProcessClock(lambda: world.now, rate)
         self._inbox: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._ticks: deque[Callable[[], object]] = deque()
         self._context: dict[str, Any] = {}
@@ -100,6 +102,12 @@ class Process:
     def time(self) -> float:
         """The time on its clock, in seconds; `trio.current_time()` returns the same inside it."""
         return self._clock.current_time()
+
+    @property
+    def suspended(self) -> float:
+        """The seconds for which its machine has been suspended so far, as the difference between CLOCK_BOOTTIME and
+        CLOCK_MONOTONIC shows them after the machine has woken."""
+        return self._clock.stood_still
 
     def call(self, function: Callable[..., object], *args: Any) -> None:
         """Run a plain function in this process, for example to deliver a message or cancel a scope.
@@ -140,15 +148,16 @@ class Process:
         deadline = self._clock.idle_until
         if deadline is not None and deadline < math.inf and deadline != self._wake_at:
             self._wake_at = deadline
-            self._world.at(deadline / self.rate, self._wake, deadline)
+            self._world.at(self._clock.when(deadline), self._wake, deadline, self.suspended)
 
     async def _read_inbox(self) -> None:
         while self._inbox:
             function, args = self._inbox.popleft()
             function(*args)
 
-    def _wake(self, deadline: float) -> None:
-        if deadline == self._wake_at:
+    def _wake(self, deadline: float, suspended: float) -> None:
+        # After a suspend, wake-ups planned before it are too early.
+        if deadline == self._wake_at and suspended == self.suspended:
             self._wake_at = math.inf
             self._clock.reached(deadline)
             self._world._make_ready(self)
@@ -247,10 +256,18 @@ class World:
         """Stop a process. Its clock keeps running, as CLOCK_MONOTONIC does."""
         process.frozen = True
 
+    def suspend(self, process: Process) -> None:
+        """Suspend a process's machine. Its clock stands still until it wakes, as CLOCK_MONOTONIC does."""
+        process.frozen = True
+        process._wake_at = math.inf
+        process._clock.stop()
+
     def thaw(self, process: Process) -> None:
-        """Resume a frozen process. Whatever expired in the meantime is cancelled before waiting calls run."""
+        """Resume a frozen process, or wake its machine. Whatever expired in the meantime is cancelled before waiting
+        calls run."""
         if process.frozen:
             process.frozen, process._thawed = False, True
+            process._clock.resume()
             self._make_ready(process)
 
     def kill(self, process: Process) -> None:
@@ -353,27 +370,3 @@ class _Active:
         context.update(self._outside)
         sys.set_asyncgen_hooks(*self._hooks)
         process._world.current = self._before
-
-
-class _Clock(trio.abc.Clock):
-    """A process's clock. Trio asks it how long to sleep only when nothing can run, which shows that it is idle."""
-
-    def __init__(self, world: World, rate: float) -> None:
-        self.idle_until: float | None = None
-        self._world = world
-        self._rate = rate
-        self._reached = 0.0
-
-    def start_clock(self) -> None:
-        pass
-
-    def current_time(self) -> float:
-        return max(self._world.now * self._rate, self._reached)
-
-    def deadline_to_sleep_time(self, deadline: float) -> float:
-        self.idle_until = deadline
-        return 0.0  # otherwise Trio would wait for I/O in a thread
-
-    def reached(self, deadline: float) -> None:
-        """Show at least this time. Converted by the rate and back, a deadline may come out slightly early."""
-        self._reached = max(self._reached, deadline)

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, Literal
 
+from metafora_trio.contract import LeaseTerms
 from metafora_trio.testing.simulation import (
     NO_EARLY_EXPIRY,
     BrokerContents,
@@ -51,6 +52,7 @@ class ZooKeeperBroker:
             `stall_connect(node, seconds)` pauses a node as soon as it has sent the first message of its next
             connection. `start_sequences(number)` sets the first sequence number of all directories to be created.
             `partition` takes a `server` (None: all) and a `way` ("to" the servers, "from" them, or "both").
+            `limit_timeout(server, longest)` sets the longest session timeout that a server grants, for good.
             `refuse(task, what)` makes the ACLs forbid "reading" the task or "ending" it, until `heal()`.
         remedies: `resume(node)` and `start_server(server)`.
     """
@@ -59,7 +61,7 @@ class ZooKeeperBroker:
         self.zookeeper: SimulatedZooKeeper = SimulatedZooKeeper(context.world, servers=servers, rng=context.fork())
         self._context = context
         self._now = GENERATION_EPOCH + generation
-        self._processes = NodeProcesses(context)
+        self._processes = NodeProcesses(context, LeaseTerms(context.session_timeout).heartbeat_period)
         self._layout = layout = Layout(_NAMESPACE, _BUCKETS)
         self._reader = NamespaceReader(self.zookeeper, layout)
         self._checker = LogChecker(self.zookeeper, layout, self._reader, context.monitor, context.expectations)
@@ -77,10 +79,12 @@ class ZooKeeperBroker:
             "kill_server": Fault(lambda server: self.zookeeper.kill_server(server)),
             "elect": Fault(self.zookeeper.elect),
         }
-        # A refusal about one task disturbs nothing else, so it is no excuse for the end of a session.
+        # A refusal about one task disturbs nothing else, and other limits do not either, so these are no excuse for the
+        # end of a session.
         self.faults: Mapping[str, Fault] = {
             **{name: self._disturbing(fault) for name, fault in faults.items()},
             "refuse": Fault(self._refuse),
+            "limit_timeout": Fault(lambda server, longest: self.zookeeper.limit_timeout(server, longest)),
         }
         self.remedies: Mapping[str, Callable[..., None]] = {
             **self._processes.remedies,
@@ -100,7 +104,7 @@ class ZooKeeperBroker:
             buckets=_BUCKETS,
             connect=lambda: self.zookeeper.connect(timeout),
             rng=self._context.fork(),
-            suspended=lambda: 0.0,
+            suspended=self._suspended,
             now=lambda: self._now,
             watched=False,
         )
@@ -135,6 +139,11 @@ class ZooKeeperBroker:
     def servers_of(self, node: str) -> list[int]:
         """Return the servers that a node is connected or connecting to."""
         return self.zookeeper.servers_of(self._processes.process_of(node))
+
+    def _suspended(self) -> float:
+        process = self._context.world.current
+        assert process is not None, "only processes have a clock"
+        return process.suspended
 
     # ---- faults
 

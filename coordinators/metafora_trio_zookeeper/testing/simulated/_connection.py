@@ -34,6 +34,7 @@ __all__ = ["Servers", "SimulatedConnection"]
 _FIRST_DELAY, _GROWTH = 0.05, 1.5
 _JITTER = (0.6, 1.4)
 _LEAST_JITTER, _MOST_JITTER = 0.01, 0.4
+_EXACT = 1e-9
 
 
 class Servers(Protocol):
@@ -147,7 +148,7 @@ class SimulatedConnection(ConnectionBase[Request]):
 
     def _transmit(self, request: Request) -> None:
         assert self._channel is not None
-        self._last_sent = self._world.now
+        self._last_sent = self._clock
         self._channel.send_up(request)
 
     def _transmit_close(self) -> None:
@@ -206,7 +207,7 @@ class SimulatedConnection(ConnectionBase[Request]):
     def _on_established(self, channel: Channel, welcome: Welcome) -> None:
         self._rounds = 0
         self._patience = self._connect_timeout
-        self._last_sent = self._world.now
+        self._last_sent = self._clock
         self._ping = None
         self._watch_idleness(channel, welcome.timeout)
         server = f"zk{channel.server}:2181"
@@ -216,13 +217,21 @@ class SimulatedConnection(ConnectionBase[Request]):
     # ---- connecting, which kazoo does in its thread
 
     def _later(self, seconds: float, call: Callable[..., None], *args: Any) -> None:
-        self._world.after(seconds, self._now, call, args)
+        self._world.after(seconds, self._due, self._clock + seconds, call, args)
 
-    def _now(self, call: Callable[..., None], args: tuple[Any, ...]) -> None:
-        if self.process.frozen:
-            self.process.call(call, *args)  # after the thaw
-        elif not (self.process.dead or self.process.ended):
+    def _due(self, when: float, call: Callable[..., None], args: tuple[Any, ...]) -> None:
+        process = self.process
+        if process.frozen:
+            process.call(self._due, when, call, args)  # after the thaw
+        elif (left := when - self._clock) > _EXACT:
+            self._later(left, call, *args)  # the machine was suspended meanwhile
+        elif not (process.dead or process.ended):
             call(*args)
+
+    @property
+    def _clock(self) -> float:
+        """The time by which kazoo's thread goes, which stands still while the machine is suspended."""
+        return self._world.now - self.process.suspended
 
     def _halt(self) -> None:
         """Break the connection and make no other."""
@@ -281,12 +290,12 @@ class SimulatedConnection(ConnectionBase[Request]):
 
     def _watch_idleness(self, channel: Channel, timeout: float) -> None:
         patience = timeout / 3 - self._rng.uniform(_LEAST_JITTER, min(_MOST_JITTER, timeout / 6))
-        self._later(max(0.0, self._last_sent + patience - self._world.now), self._on_idle, channel, patience)
+        self._later(max(0.0, self._last_sent + patience - self._clock), self._on_idle, channel, patience)
 
     def _on_idle(self, channel: Channel, patience: float) -> None:
         if channel is not self._channel:
             return
-        if self._world.now >= self._last_sent + patience:
+        if self._clock >= self._last_sent + patience:
             if self._ping is not None:
                 self.process.call(self._broken, channel, None)
                 return

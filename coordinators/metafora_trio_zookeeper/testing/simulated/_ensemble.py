@@ -7,7 +7,7 @@ It models what was observed on real servers:
 * a follower that keeps answering reads and pings while it is cut off from its leader;
 * a leader that does the same without a quorum;
 * session timeouts that start again after a change of leader;
-* sessions that move from server to server.
+* sessions that move from server to server, each of which grants a timeout within limits of its own.
 """
 
 from __future__ import annotations
@@ -182,6 +182,15 @@ class SimulatedZooKeeper:
         server = self.servers[number]
         if not server.alive:
             self._quorum.start(server)
+
+    @property
+    def longest_timeouts(self) -> Mapping[int, float]:
+        """Each server's maxSessionTimeout, in seconds, by its number."""
+        return self._quorum.longest
+
+    def limit_timeout(self, number: int, longest: float) -> None:
+        """Set a server's maxSessionTimeout, in seconds. It counts for the connections made from now on."""
+        self._quorum.longest[number] = longest
 
     def heal_servers(self) -> None:
         """Link all servers again, start killed ones, and end every lag."""

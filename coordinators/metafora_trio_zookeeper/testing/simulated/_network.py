@@ -170,6 +170,7 @@ class Channel:
         process: the client's process.
         server: the server's number.
         session: the id of the session, once it is established here; 0 before.
+        timeout: the session timeout granted here, in seconds.
         client_open, server_open: whether that end is open.
     """
 
@@ -186,6 +187,7 @@ class Channel:
         self.process = process
         self.server = server
         self.session = 0
+        self.timeout = 0.0
         self.client_open: bool = True
         self.server_open: bool = True
         self._link = link

@@ -38,8 +38,10 @@ class SimulatedSession:
 
     Attributes:
         id: its id.
-        timeout: as negotiated, in seconds.
+        timeout: as granted when it was created, in seconds. A new leader restarts the session with it, even if another
+            server has granted another timeout since.
         server: the number of the server that its client last connected to.
+        renewed: when the leader last received a sign of life.
         deadline: when it expires unless it is renewed.
         checked: when the deadline is checked next.
         ended: whether it was closed or has expired.
@@ -48,6 +50,7 @@ class SimulatedSession:
     id: int
     timeout: float
     server: int
+    renewed: float = 0.0
     deadline: float = 0.0
     checked: float = 0.0
     ended: bool = False
@@ -66,6 +69,7 @@ class Quorum:
         tree: the committed znodes.
         forbidden: what the ACLs do not permit.
         losing: the processes whose next reply to a write is to be lost.
+        longest: each server's maxSessionTimeout, in seconds, by its number.
     """
 
     def __init__(self, world: World, count: int, tick: float, sync_limit: int, rng: random.Random) -> None:
@@ -76,6 +80,7 @@ class Quorum:
         self.servers = {number: Server(number, self) for number in range(1, count + 1)}
         self.leader: Server | None = self.servers[1]
         self.losing: set[Process] = set()
+        self.longest: dict[int, float] = dict.fromkeys(self.servers, _LONGEST * tick)
         self._world = world
         self._tick = tick
         self._patience = tick * sync_limit
@@ -123,10 +128,17 @@ class Quorum:
             self._under_way.append(origin)
             self._world.after(HOP, self._arrive, origin)
 
-    def renew(self, session: int, when: float) -> None:
-        """Renew the session: the leader received a sign of life at `when`."""
+    def renew(self, session: int, when: float, timeout: float) -> None:
+        """Let the session expire `timeout` after `when`, when the leader received a sign of life.
+
+        Each sign counts with the timeout of the server that it came to, so it may bring the expiry forward.
+        """
         found = self.sessions[session]
-        found.deadline = max(found.deadline, self._round_up(when + found.timeout))
+        if when < found.renewed:
+            return  # reports are computed late, when a later sign may have been counted already
+        found.renewed, found.deadline = when, self._round_up(when + timeout)
+        if found.deadline < found.checked:
+            self._watch_deadline(found)
 
     def loses_reply(self, entry: Entry) -> bool:
         """Return whether to lose the reply to `entry`. Call this only once for each entry."""
@@ -200,11 +212,11 @@ class Quorum:
 
     def _establish(self, origin: Origin, hello: Hello) -> None:
         server = origin.server
+        timeout = min(max(hello.timeout, _SHORTEST * self._tick), self.longest[server.number])
         if not hello.session:
-            timeout = min(max(hello.timeout, _SHORTEST * self._tick), _LONGEST * self._tick)
             session = SimulatedSession(len(self.sessions) + 1, timeout, server.number)
             self.sessions[session.id] = session
-            self.renew(session.id, self.now)
+            self.renew(session.id, self.now, timeout)
             self._watch_deadline(session)
             # This is a transaction, so the server that answers has applied everything before it.
             self._commit(_NOTHING, origin, Welcome(session.id, timeout))
@@ -214,8 +226,8 @@ class Quorum:
             welcome = Welcome(0, 0.0)
         else:
             session.server = server.number
-            self.renew(session.id, self.now)
-            welcome = Welcome(session.id, session.timeout)
+            self.renew(session.id, self.now, timeout)
+            welcome = Welcome(session.id, timeout)
         self._world.after(HOP, server.welcome, origin.channel, welcome)
 
     def _end(self, session: SimulatedSession, origin: Origin | None) -> None:
@@ -336,7 +348,7 @@ class Quorum:
             self._serve(server)
         for session in self.sessions.values():
             if not session.ended:
-                session.deadline = self._round_up(self.now + session.timeout)
+                session.renewed, session.deadline = self.now, self._round_up(self.now + session.timeout)
                 self._watch_deadline(session)
 
     def _serve(self, server: Server) -> None:

@@ -82,8 +82,8 @@ class Leader(Protocol):
         """Send a request to the leader as soon as possible."""
         ...
 
-    def renew(self, session: int, when: float) -> None:
-        """Renew the session: the leader received a sign of life at `when`."""
+    def renew(self, session: int, when: float, timeout: float) -> None:
+        """Let the session expire `timeout` after `when`, when the leader received a sign of life."""
         ...
 
     def loses_reply(self, entry: Entry) -> bool:
@@ -168,8 +168,8 @@ class Server:
         self._clients: dict[Channel, _Client] = {}
         # Connections whose session is not established yet.
         self._greeting: dict[Channel, None] = {}
-        # The sessions that sent something, with the time at which that is reported to the leader if possible.
-        self._touched: dict[int, float] = {}
+        # For each session that sent something, when that is reported to the leader if possible, and its timeout here.
+        self._touched: dict[int, tuple[float, float]] = {}
 
     # ---- the log
 
@@ -276,7 +276,7 @@ class Server:
 
     def _take(self, channel: Channel, request: Request) -> None:
         client = self._clients[channel]
-        self._touch(channel.session)
+        self._touch(channel)
         if request.writes:
             client.queue.append(request)
             self._leader.forward(Origin(self, channel, request))
@@ -292,7 +292,7 @@ class Server:
         del self._greeting[channel]
         channel.send_down(welcome)
         if welcome.session:
-            channel.session = welcome.session
+            channel.session, channel.timeout = welcome
             self._clients[channel] = _Client()
         else:
             channel.close_server_end()
@@ -359,17 +359,19 @@ class Server:
 
     # ---- reports of live sessions
 
-    def _touch(self, session: int) -> None:
+    def _touch(self, channel: Channel) -> None:
         if self._leader.leads(self):
-            self._leader.renew(session, self._leader.now)
+            self._leader.renew(channel.session, self._leader.now, channel.timeout)
         else:
-            self.report(session)
-            self._touched[session] = self._leader.next_report(self)
+            self.report(channel.session)
+            self._touched[channel.session] = self._leader.next_report(self), channel.timeout
 
     def report(self, session: int) -> None:
         """Report a session to the leader if its report is due."""
-        if self._leader.reaches_leader(self) and self._touched.get(session, math.inf) <= self._leader.now:
-            self._leader.renew(session, self._touched.pop(session))
+        due, timeout = self._touched.get(session, (math.inf, 0.0))
+        if self._leader.reaches_leader(self) and due <= self._leader.now:
+            del self._touched[session]
+            self._leader.renew(session, due, timeout)
 
     def report_all(self) -> None:
         """Report all sessions whose reports are due. Call `postpone_reports` for the rest."""
@@ -378,8 +380,8 @@ class Server:
 
     def postpone_reports(self) -> None:
         """Postpone all open reports to the next time from now, since the leader can be reached again."""
-        for session in self._touched:
-            self._touched[session] = self._leader.next_report(self)
+        for session, (_, timeout) in self._touched.items():
+            self._touched[session] = self._leader.next_report(self), timeout
 
     def unlink(self) -> None:
         """Cut this server off from the others."""
