@@ -44,7 +44,10 @@ _OPTIONS: st.SearchStrategy[Mapping[str, float]] = st.one_of(
     ),
 )
 """The settings that differ from node to node."""
-_NOT_HEALED = {"crash", "pause", "lose_reply", "expire", "elect", "drift", "linger", "stall_connect", "start_sequences"}
+_NOT_HEALED = {
+    *("crash", "pause", "lose_reply", "expire", "elect", "drift", "linger"),
+    *("remove_node", "stall_connect", "start_sequences"),
+}
 """Faults that `heal` does not end."""
 
 
