@@ -59,6 +59,23 @@ def test_it_is_reported_once_and_tried_less_and_less_often() -> None:
         assert len(nodes.of(TaskQuarantined)) == 1
 
 
+def test_an_end_without_a_directory_for_its_state_is_no_loop() -> None:
+    """Somebody has removed the directory. The end is refused like any other, and reported once."""
+    with open_nodes(2) as nodes:
+        cluster = nodes.cluster
+        nodes.submit("t")
+        state = nodes.layout.state_path("t")
+        for path in (state, state.rpartition("/")[0]):
+            nodes.zookeeper.delete(path)
+        before = len(nodes.zookeeper.log)
+        cluster.finish("t")
+        cluster.run_for(5.0)
+        refused = [entry for entry in nodes.zookeeper.log[before:] if "no node" in str(entry.result)]
+        assert len(refused) == 6  # after 0, 1 and 3 s, each time once to set the state and once to create it
+        assert len(nodes.of(TaskEnded)) == len(nodes.of(TaskQuarantined)) == 1
+        assert f"the end of task 't' cannot be written: no node at {state}" in nodes.notices()
+
+
 def test_a_delete_that_comes_in_between_is_carried_out() -> None:
     """The state cannot be set, but a deleted task needs none."""
     with open_nodes(1) as nodes:

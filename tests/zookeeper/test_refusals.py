@@ -120,6 +120,80 @@ class TestEnds:
             await eventually(session, lambda it: it.refusals)
             assert session.refusals == {"t": f"no auth at {path}"}
 
+    async def test_a_directory_of_states_that_is_missing(self, lab: CoordinatorLab) -> None:
+        """Neither set nor created, the state is refused like any other, and the end is not tried in a loop."""
+        await lab.submit("t")
+        path = lab.layout.state_path("t")
+        await lab.commit(Delete(path), Delete(path.rpartition("/")[0]))
+        async with lab.session() as (session, connection):
+            claim = await own_claim(session, "t")
+            session.finish(claim, COMPLETED)
+            await eventually(session, lambda it: not it.outstanding)
+            assert session.refusals == {"t": f"no node at {path}"}
+            assert session.is_leaving(claim)
+            await lab.commit(Create(path.rpartition("/")[0]))
+            await eventually(session, lambda it: not it.is_leaving(claim))
+            session.finish(claim, COMPLETED)
+            await eventually(session, lambda it: "t" not in it.view.tasks)
+            assert connection.number == 1
+
+    async def test_a_task_that_has_gone_unseen(self, lab: CoordinatorLab) -> None:
+        """A server hides the events of what may not be read. The refused end shows that the task is gone."""
+        await lab.submit("t")
+        path = lab.layout.task_path("t")
+        async with lab.session() as (session, connection):
+            claim = await own_claim(session, "t")
+            lab.zookeeper.forbidden.events.add(path)
+            await lab.commit(Delete(path))
+            assert "t" in session.view.tasks
+            session.finish(claim, COMPLETED)
+            await eventually(session, lambda it: not it.outstanding)
+            assert "t" not in session.view.tasks
+            assert (session.refusals, session.is_leaving(claim)) == ({}, False)
+            assert connection.number == 1
+
+    @pytest.mark.parametrize("what", ["finish", "hand_over", "release"])
+    async def test_an_own_claim_that_has_gone_unseen(self, lab: CoordinatorLab, what: str) -> None:
+        """No server loses this event. If it happens, the view is wrong, and everything is listed again."""
+        await lab.submit("t")
+        async with lab.session() as (session, connection):
+            claim = await own_claim(session, "t")
+            other = replace(claim, seq=claim.seq + 7, node=f"b.{'x' * 10}")
+            await lab.commit(Create(lab.layout.claim_path(other)))
+            path = lab.layout.claim_path(claim)
+            lab.zookeeper.forbidden.events.add(path)
+            await lab.commit(Delete(path))
+            if what == "finish":
+                session.finish(claim, COMPLETED)
+            elif what == "hand_over":
+                session.hand_over(claim, other)
+            else:
+                session.release(claim)
+            await eventually(session, lambda it: claim not in it.view.queue("t"))
+            assert connection.number == 2
+            assert "t" in session.view.tasks
+
+    @pytest.mark.parametrize("what", ["withdraw", "hand_over"])
+    async def test_another_claim_that_has_gone_unseen(self, lab: CoordinatorLab, what: str) -> None:
+        """The condition of a handover or a withdrawal fails, and the view must show why. Otherwise the node would ask
+        for the same again and again."""
+        await lab.submit("t")
+        async with lab.session() as (session, connection):
+            claim = await own_claim(session, "t")
+            other = replace(claim, seq=claim.seq + 7, node=f"b.{'x' * 10}")
+            await lab.commit(Create(lab.layout.claim_path(other)))
+            path = lab.layout.claim_path(other)
+            lab.zookeeper.forbidden.events.add(path)
+            await lab.commit(Delete(path))
+            if what == "withdraw":
+                session.withdraw(claim, other)
+            else:
+                session.hand_over(claim, other)
+            await eventually(session, lambda it: other not in it.view.queue("t"))
+            assert connection.number == 2
+            assert list(session.view.queue("t")) == [claim]
+            assert not session.is_leaving(claim)
+
     async def test_after_a_reconnect_it_is_tried_at_once(self, lab: CoordinatorLab) -> None:
         await lab.submit("t", "u")
         paths = [lab.layout.state_path(task) for task in "tu"]
