@@ -32,6 +32,9 @@ def test_a_bad_task_restarts_no_innocent_one(hidden: bool) -> None:
         path = nodes.layout.state_path("refused")
         assert f"the end of task 'refused' cannot be written: no auth at {path}" in nodes.notices()
         assert "cannot read task 'unreadable': no auth" in nodes.notices()
+        cluster.inflict("elect", out=0.5)  # every node lists everything again
+        cluster.run_for(20.0)
+        assert nodes.of(SessionEnded) == []
         joined = nodes.start()
         cluster.run_for(60.0)
         assert nodes.of(SessionEnded) == []

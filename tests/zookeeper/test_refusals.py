@@ -12,7 +12,8 @@ import trio
 from metafora_trio import Command, CommandName, Consumer, RunningTask, SessionLost, StateName, TaskState
 from metafora_trio.contract import Claim, ClaimKind, TaskRefused
 from metafora_trio.testing.conformance import eventually
-from metafora_trio_zookeeper._connection import Create, Delete
+from metafora_trio_zookeeper._connection import Create, Delete, SetData
+from metafora_trio_zookeeper._layout import TOMBSTONE
 from metafora_trio_zookeeper._session.refusals import Refusals
 from tests.support.virtual_time import use_virtual_time
 from tests.support.zookeeper.claims import own_claim
@@ -70,10 +71,15 @@ class TestReading:
         async with lab.session() as (session, connection):
             claims = [await own_claim(session, task) for task in "tu"]
             lab.zookeeper.forbidden.reading.add(lab.layout.task_path("t"))
+            for path in map(lab.layout.task_path, "tu"):
+                await lab.commit(SetData(path, TOMBSTONE, 0))
             connection.drop()
             await eventually(session, lambda it: not it.current)
             await eventually(session, lambda it: it.current)
             assert [session.view.head(task) for task in "tu"] == claims
+            assert session.view.tasks == {"t": False, "u": True}
+            lab.zookeeper.forbidden.reading.clear()
+            await eventually(session, lambda it: it.view.deleted("t"))
 
 
 class TestEnds:
