@@ -150,8 +150,8 @@ class Reply:
     Attributes:
         value: for `transact`, a tuple with the created path for each `Create` and None for each other operation; for
             `read`, a tuple with a `ReadResult` for each path, or None if there is no such znode, or the `RequestError`
-            with which this znode was refused; for `exists`, a tuple of `Stat | None`; for `children`, a list of names;
-            for `add_watch` and `heartbeat`, None.
+            with which this znode was refused; for `exists`, the same with a `Stat` for each path; for `children`, a
+            list of names; for `add_watch` and `heartbeat`, None.
         zxid: the transaction id in the reply's header.
     """
 
@@ -253,7 +253,8 @@ class Connection(Protocol):
         ...
 
     def exists(self, paths: Sequence[str], done: Done) -> None:
-        """Look up many znodes, in as many pipelined requests with small replies. Fails if any of them does."""
+        """Look up many znodes, in as many pipelined requests with small replies. One that may not be looked up does not
+        fail the others. (ZooKeeper 3.8.4 and later demand the permission to read it.)"""
         ...
 
     def children(self, path: str, done: Done) -> None:

@@ -112,8 +112,8 @@ class ConnectionBase(abc.ABC, Generic[RequestT]):
             self._post(self._deliver, request, self._loss())
 
     def _request_each(self, requests: Sequence[RequestT], done: Done) -> None:
-        """Send requests about one znode each. `done` gets a tuple of their values, None for those that do not exist;
-        or the first error, once all have been answered."""
+        """Send requests about one znode each. `done` gets a tuple of their values: None for those that do not exist,
+        and the error of those that were refused. If the connection breaks, it gets one error, once all have failed."""
         values: list[Any] = [None] * len(requests)
         errors: list[RequestError] = []
         left, zxid = len(requests), 0
@@ -123,8 +123,10 @@ class ConnectionBase(abc.ABC, Generic[RequestT]):
             left -= 1
             if isinstance(reply, Reply):
                 values[place], zxid = reply.value, max(zxid, reply.zxid)
-            elif reply.code is not ErrorCode.NO_NODE:
+            elif reply.code in (ErrorCode.CONNECTION_LOSS, ErrorCode.SESSION_EXPIRED):
                 errors.append(reply)
+            elif reply.code is not ErrorCode.NO_NODE:
+                values[place] = reply
             if not left:
                 done(errors[0] if errors else Reply(tuple(values), zxid))
 

@@ -48,9 +48,13 @@ class TaskRefused(MetaforaError):
 class Session(ABC):
     """One membership of one node, from joining to leaving the cluster or losing the session.
 
-    The body of `open_session` may use it. After the body has ended, or the session has, every request is ignored,
-    nothing is pending, leaving or outstanding, and `current` is false. All methods but `wait_changed` and `read` are
-    synchronous, never block, and are called in the Trio thread (except `report_blocked` and `abandon`).
+    The body of `open_session` may use it. After the body has ended, or the broker has ended the session, every request
+    is ignored, nothing is pending, leaving or outstanding, and `current` is false. A session may also be over although
+    the broker keeps it and its claims, for example because its lease has run out. As long as the body has not ended,
+    it follows the broker and gives up what it is asked to.
+
+    All methods but `wait_changed` and `read` are synchronous, never block, and are called in the Trio thread (except
+    `report_blocked` and `abandon`).
 
     The consumer asks for claims, handovers and ends only while the session is `current`. A session may drop such
     requests at other times, but it keeps `release` and `announce` and carries them out after the reconnect.

@@ -256,7 +256,7 @@ def claims_again_while_pending() -> Iterator[Change]:
 
 @mutant(rule="A resync looks up the tasks that may run here, because lists do not show tombstones.", source=_ZOOKEEPER)
 def tombstone_missed_by_a_resync() -> Iterator[Change]:
-    yield LiveView, "_changed_of", lambda self, tasks, looked_up: []
+    yield LiveView, "_changed_of", lambda self, tasks, looked_up: ([], [])
 
 
 @mutant(rule="Events that arrive during a resync are applied to the new view, also those of nodes.", source=_ZOOKEEPER)

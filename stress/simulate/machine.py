@@ -49,17 +49,8 @@ _OPTIONS: st.SearchStrategy[Mapping[str, float]] = st.one_of(
 )
 """The settings that differ from node to node."""
 _NOT_HEALED = {
-    "crash",
-    "pause",
-    "suspend",
-    "lose_reply",
-    "expire",
-    "elect",
-    "drift",
-    "linger",
-    "stall_connect",
-    "start_sequences",
-    "limit_timeout",
+    *("crash", "pause", "suspend", "lose_reply", "expire", "elect", "drift", "linger"),
+    *("remove_node", "stall_connect", "start_sequences", "limit_timeout"),
 }
 """Faults that `heal` does not end."""
 

@@ -261,6 +261,19 @@ class ZooKeeperMachine(RaceMachine):
         if then:
             self.do(then, task=task)
 
+    # ---- sessions that end although their claims stay
+
+    @precondition(lambda self: self.live(frozen=None))
+    @rule(choice=CHOICE, then=st.sampled_from(["", "", "elect"]), shield=st.booleans())
+    def remove_node(self, choice: int, then: str, shield: bool) -> None:
+        """Delete a node's znode, perhaps while one of the tasks does not stop, and perhaps break its connection."""
+        if shield and self.running():
+            self.do("linger", task=one_of(self.running(), choice), seconds=5.0, shield=True)
+        self.do("remove_node", node=self.pick(choice, frozen=None))
+        if then and self.zookeeper.leader:
+            self.do("run_for", seconds=self.script.session_timeout / 4)
+            self.do("elect", out=0.2)
+
     # ---- servers
 
     @precondition(lambda self: self.servers(linked=True))

@@ -165,16 +165,19 @@ class TestRequests:
         assert connection.sent == [(1, "a")]
 
     async def test_several_requests_have_one_answer(self, connection: ListConnection) -> None:
-        """A znode that does not exist is no failure. Another error is, and the last reply still counts."""
-        for last in (RequestError(LOSS), Reply("c", 7)):
+        """A znode that does not exist or is refused does not fail the others. A broken connection does, once the last
+        reply has come."""
+        refused = RequestError(ErrorCode.NO_AUTH)
+        for last in (RequestError(LOSS), Reply("d", 7)):
             connection.log.clear()
-            a, b, c = (Request(name) for name in "abc")
-            connection._request_each([a, b, c], connection.log.append)
+            a, b, c, d = (Request(name) for name in "abcd")
+            connection._request_each([a, b, c, d], connection.log.append)
             connection.answer(b, "b")
             connection._deliver(a, RequestError(ErrorCode.NO_NODE))
+            connection._deliver(c, refused)
             assert connection.log == []
-            connection._deliver(c, last)
-            assert connection.log == [last if last != Reply("c", 7) else Reply((None, "b", "c"), 7)]
+            connection._deliver(d, last)
+            assert connection.log == [last if last != Reply("d", 7) else Reply((None, "b", refused, "d"), 7)]
 
     async def test_no_requests_have_an_answer_too(self, connection: ListConnection) -> None:
         connection._request_each([], connection.log.append)

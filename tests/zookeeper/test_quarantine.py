@@ -4,70 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
 
 import pytest
 
 from metafora_trio import StateName
-from metafora_trio.events import Event, SessionEnded, TaskEnded, TaskQuarantined
-from metafora_trio.testing.simulation import SimulatedCluster
-from metafora_trio_zookeeper._layout import Layout
-from metafora_trio_zookeeper.testing.simulated import SimulatedZooKeeper, ZooKeeperBroker
-from stress.simulate.machine import quiet
-
-INNOCENT = [f"i{number:02}" for number in range(12)]
-
-
-class Nodes:
-    """Some nodes and all their events, with the number of times that each handler began and returned."""
-
-    def __init__(self, cluster: SimulatedCluster) -> None:
-        self.cluster = cluster
-        self.events: list[Event] = []
-        assert isinstance(cluster.broker, ZooKeeperBroker)
-        self.zookeeper: SimulatedZooKeeper = cluster.broker.zookeeper
-        self.layout = Layout("/m", 2)
-
-    def start(self, **options: Any) -> str:
-        return self.cluster.start(observers=[self.events.append], **options).name
-
-    def of(self, kind: type[Event]) -> list[Event]:
-        return [event for event in self.events if type(event) is kind]
-
-    def starts(self) -> Counter[str]:
-        return Counter(task for task, _ in self.cluster.monitor.started)
-
-    def notices(self) -> list[str]:
-        nodes = self.cluster.broker.contents().view.nodes.values()
-        return sorted(notice for node in nodes for notice in node.notices)
-
-    def submit(self, *tasks: str) -> None:
-        for task in tasks:
-            self.cluster.submit(task)
-        self.cluster.run_until_running(*tasks)
-
-    def forbid_reading(self, task: str, *, hidden: bool = True) -> None:
-        forbidden = self.zookeeper.forbidden
-        forbidden.reading.add(self.layout.task_path(task))
-        if hidden:
-            forbidden.events.add(self.layout.task_path(task))
-
-    def allow_everything(self) -> None:
-        forbidden = self.zookeeper.forbidden
-        for paths in (forbidden.reading, forbidden.events, forbidden.writing):
-            paths.clear()
-
-
-@contextmanager
-def open_nodes(count: int) -> Iterator[Nodes]:
-    with quiet(), SimulatedCluster(seed=1, broker=ZooKeeperBroker) as cluster:
-        nodes = Nodes(cluster)
-        for _ in range(count):
-            nodes.start()
-        cluster.run_for(3.0)
-        yield nodes
+from metafora_trio.events import SessionEnded, TaskEnded, TaskQuarantined
+from tests.support.zookeeper.nodes import INNOCENT, open_nodes
 
 
 @pytest.mark.parametrize("hidden", [True, False])
@@ -90,6 +32,9 @@ def test_a_bad_task_restarts_no_innocent_one(hidden: bool) -> None:
         path = nodes.layout.state_path("refused")
         assert f"the end of task 'refused' cannot be written: no auth at {path}" in nodes.notices()
         assert "cannot read task 'unreadable': no auth" in nodes.notices()
+        cluster.inflict("elect", out=0.5)  # every node lists everything again
+        cluster.run_for(20.0)
+        assert nodes.of(SessionEnded) == []
         joined = nodes.start()
         cluster.run_for(60.0)
         assert nodes.of(SessionEnded) == []
@@ -115,6 +60,23 @@ def test_it_is_reported_once_and_tried_less_and_less_often() -> None:
         gaps = [later.committed - earlier.committed for earlier, later in itertools.pairwise(refused)]
         assert [round(gap) for gap in gaps] == [1, 2, 4, 8, 16, 32, 60]
         assert len(nodes.of(TaskQuarantined)) == 1
+
+
+def test_an_end_without_a_directory_for_its_state_is_no_loop() -> None:
+    """Somebody has removed the directory. The end is refused like any other, and reported once."""
+    with open_nodes(2) as nodes:
+        cluster = nodes.cluster
+        nodes.submit("t")
+        state = nodes.layout.state_path("t")
+        for path in (state, state.rpartition("/")[0]):
+            nodes.zookeeper.delete(path)
+        before = len(nodes.zookeeper.log)
+        cluster.finish("t")
+        cluster.run_for(5.0)
+        refused = [entry for entry in nodes.zookeeper.log[before:] if "no node" in str(entry.result)]
+        assert len(refused) == 6  # after 0, 1 and 3 s, each time once to set the state and once to create it
+        assert len(nodes.of(TaskEnded)) == len(nodes.of(TaskQuarantined)) == 1
+        assert f"the end of task 't' cannot be written: no node at {state}" in nodes.notices()
 
 
 def test_a_delete_that_comes_in_between_is_carried_out() -> None:

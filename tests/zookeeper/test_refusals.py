@@ -12,7 +12,8 @@ import trio
 from metafora_trio import Command, CommandName, Consumer, RunningTask, SessionLost, StateName, TaskState
 from metafora_trio.contract import Claim, ClaimKind, TaskRefused
 from metafora_trio.testing.conformance import eventually
-from metafora_trio_zookeeper._connection import Create, Delete
+from metafora_trio_zookeeper._connection import Create, Delete, SetData
+from metafora_trio_zookeeper._layout import TOMBSTONE
 from metafora_trio_zookeeper._session.refusals import Refusals
 from tests.support.virtual_time import use_virtual_time
 from tests.support.zookeeper.claims import own_claim
@@ -70,10 +71,15 @@ class TestReading:
         async with lab.session() as (session, connection):
             claims = [await own_claim(session, task) for task in "tu"]
             lab.zookeeper.forbidden.reading.add(lab.layout.task_path("t"))
+            for path in map(lab.layout.task_path, "tu"):
+                await lab.commit(SetData(path, TOMBSTONE, 0))
             connection.drop()
             await eventually(session, lambda it: not it.current)
             await eventually(session, lambda it: it.current)
             assert [session.view.head(task) for task in "tu"] == claims
+            assert session.view.tasks == {"t": False, "u": True}
+            lab.zookeeper.forbidden.reading.clear()
+            await eventually(session, lambda it: it.view.deleted("t"))
 
 
 class TestEnds:
@@ -119,6 +125,80 @@ class TestEnds:
             session.finish(await own_claim(session, "t"), COMPLETED)
             await eventually(session, lambda it: it.refusals)
             assert session.refusals == {"t": f"no auth at {path}"}
+
+    async def test_a_directory_of_states_that_is_missing(self, lab: CoordinatorLab) -> None:
+        """Neither set nor created, the state is refused like any other, and the end is not tried in a loop."""
+        await lab.submit("t")
+        path = lab.layout.state_path("t")
+        await lab.commit(Delete(path), Delete(path.rpartition("/")[0]))
+        async with lab.session() as (session, connection):
+            claim = await own_claim(session, "t")
+            session.finish(claim, COMPLETED)
+            await eventually(session, lambda it: not it.outstanding)
+            assert session.refusals == {"t": f"no node at {path}"}
+            assert session.is_leaving(claim)
+            await lab.commit(Create(path.rpartition("/")[0]))
+            await eventually(session, lambda it: not it.is_leaving(claim))
+            session.finish(claim, COMPLETED)
+            await eventually(session, lambda it: "t" not in it.view.tasks)
+            assert connection.number == 1
+
+    async def test_a_task_that_has_gone_unseen(self, lab: CoordinatorLab) -> None:
+        """A server hides the events of what may not be read. The refused end shows that the task is gone."""
+        await lab.submit("t")
+        path = lab.layout.task_path("t")
+        async with lab.session() as (session, connection):
+            claim = await own_claim(session, "t")
+            lab.zookeeper.forbidden.events.add(path)
+            await lab.commit(Delete(path))
+            assert "t" in session.view.tasks
+            session.finish(claim, COMPLETED)
+            await eventually(session, lambda it: not it.outstanding)
+            assert "t" not in session.view.tasks
+            assert (session.refusals, session.is_leaving(claim)) == ({}, False)
+            assert connection.number == 1
+
+    @pytest.mark.parametrize("what", ["finish", "hand_over", "release"])
+    async def test_an_own_claim_that_has_gone_unseen(self, lab: CoordinatorLab, what: str) -> None:
+        """No server loses this event. If it happens, the view is wrong, and everything is listed again."""
+        await lab.submit("t")
+        async with lab.session() as (session, connection):
+            claim = await own_claim(session, "t")
+            other = replace(claim, seq=claim.seq + 7, node=f"b.{'x' * 10}")
+            await lab.commit(Create(lab.layout.claim_path(other)))
+            path = lab.layout.claim_path(claim)
+            lab.zookeeper.forbidden.events.add(path)
+            await lab.commit(Delete(path))
+            if what == "finish":
+                session.finish(claim, COMPLETED)
+            elif what == "hand_over":
+                session.hand_over(claim, other)
+            else:
+                session.release(claim)
+            await eventually(session, lambda it: claim not in it.view.queue("t"))
+            assert connection.number == 2
+            assert "t" in session.view.tasks
+
+    @pytest.mark.parametrize("what", ["withdraw", "hand_over"])
+    async def test_another_claim_that_has_gone_unseen(self, lab: CoordinatorLab, what: str) -> None:
+        """The condition of a handover or a withdrawal fails, and the view must show why. Otherwise the node would ask
+        for the same again and again."""
+        await lab.submit("t")
+        async with lab.session() as (session, connection):
+            claim = await own_claim(session, "t")
+            other = replace(claim, seq=claim.seq + 7, node=f"b.{'x' * 10}")
+            await lab.commit(Create(lab.layout.claim_path(other)))
+            path = lab.layout.claim_path(other)
+            lab.zookeeper.forbidden.events.add(path)
+            await lab.commit(Delete(path))
+            if what == "withdraw":
+                session.withdraw(claim, other)
+            else:
+                session.hand_over(claim, other)
+            await eventually(session, lambda it: other not in it.view.queue("t"))
+            assert connection.number == 2
+            assert list(session.view.queue("t")) == [claim]
+            assert not session.is_leaving(claim)
 
     async def test_after_a_reconnect_it_is_tried_at_once(self, lab: CoordinatorLab) -> None:
         await lab.submit("t", "u")

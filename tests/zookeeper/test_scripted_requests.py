@@ -8,7 +8,7 @@ import trio
 from metafora_trio import Command, CommandName, SessionLost, StateName, TaskState
 from metafora_trio.contract import ClaimKind
 from metafora_trio.testing.conformance import eventually
-from metafora_trio_zookeeper._connection import Create, Delete
+from metafora_trio_zookeeper._connection import Create, SetData
 from tests.support.virtual_time import use_virtual_time
 from tests.support.zookeeper.claims import own_claim
 from tests.support.zookeeper.scripted_cluster import ScriptedCluster
@@ -35,7 +35,7 @@ class TestRequests:
             assert connection.sent == ["transact", "read"]
 
     async def test_one_refused_unit_does_not_hold_up_the_others(self) -> None:
-        """A hundred tasks end in one transaction, but the claim of every tenth has been deleted by another client."""
+        """A hundred tasks end in one transaction, but every tenth has been changed by another client."""
         cluster = ScriptedCluster()
         tasks = [f"t{n}" for n in range(100)]
         await cluster.submit(*tasks)
@@ -43,7 +43,7 @@ class TestRequests:
             claims = [await own_claim(session, task) for task in tasks]
             connection.numb = True
             layout = cluster.layout
-            cluster.commit([Delete(layout.claim_path(claim)) for claim in claims[::10]])
+            cluster.commit([SetData(layout.task_path(claim.task), b'{"other": 1}') for claim in claims[::10]])
             await trio.sleep(0.01)
             connection.numb = False
             for claim in claims:

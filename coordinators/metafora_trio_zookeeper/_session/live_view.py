@@ -41,6 +41,7 @@ from metafora_trio_zookeeper._connection import (
     ReadResult,
     Reply,
     RequestError,
+    Stat,
 )
 from metafora_trio_zookeeper._layout import Layout, is_tombstone, known
 from metafora_trio_zookeeper._replies import Burst, Slot, is_broken
@@ -234,7 +235,7 @@ class LiveView(PendingChanges):
         identities = [name for name in names_of(nodes) if known(layout.parse_node(name), layout.nodes, name)]
         own_commands = self.queued_commands.relist(names_of(queued_commands) if queued_commands else [])
         burst = Burst(self._count_delivery)
-        held = self._changed_of(held, looked_up)
+        held, refused = self._changed_of(held, looked_up)
         records = read_many(connection, burst, map(layout.task_path, held))
         node_records = read_many(connection, burst, map(layout.node_path, identities))
         command_records = read_many(connection, burst, map(layout.node_command_path, own_commands))
@@ -263,9 +264,11 @@ class LiveView(PendingChanges):
             await self._checkpoint(epoch)
         for task, record in zip(held, results_of(records), strict=True):
             if isinstance(record, RequestError):
-                self.changed_tasks.refused(task)
+                refused.append(task)
             else:
                 self.note_record(task, record)
+        for task in refused:
+            self.changed_tasks.refused(task)
         for identity, node_record in zip(identities, results_of(node_records), strict=True):
             self._note_node(view, identity, node_record)
         self.queued_commands.restart(own_commands, results_of(command_records))
@@ -288,10 +291,12 @@ class LiveView(PendingChanges):
         self._current.value = True
         self.touch_everything()
 
-    def _changed_of(self, tasks: Sequence[str], looked_up: Slot) -> list[str]:
-        """Return those of some tasks whose znode has changed since they were submitted."""
+    def _changed_of(self, tasks: Sequence[str], looked_up: Slot) -> tuple[list[str], list[str]]:
+        """Return those of some tasks whose znode has changed since they were submitted, and those that were refused."""
         assert isinstance(looked_up.value, tuple)
-        return [task for task, stat in zip(tasks, looked_up.value, strict=True) if stat is not None and stat.version]
+        found = list(zip(tasks, looked_up.value, strict=True))
+        changed = [task for task, stat in found if isinstance(stat, Stat) and stat.version]
+        return changed, [task for task, stat in found if isinstance(stat, RequestError)]
 
     def read_tasks(self, tasks: Iterable[str], done: Done) -> None:
         """Read the records of some tasks."""

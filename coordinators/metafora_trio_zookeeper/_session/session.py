@@ -30,6 +30,7 @@ from metafora_trio.contract import (
     TaskRefused,
 )
 from metafora_trio_zookeeper._connection import (
+    Check,
     Connection,
     ConnectionState,
     Create,
@@ -55,6 +56,10 @@ __all__ = ["ZooKeeperSession"]
 
 _FLUSH_TIMEOUT = 2.0
 """Seconds to wait, when the session is left, until the claims given up are gone."""
+
+_REFUSED_RESYNC = 5.0
+"""Seconds until a refused resync is tried again. The session is over, but without a view it can give up no claim while
+a scope is still open."""
 
 _log = logging.getLogger("metafora_trio.zookeeper")
 
@@ -132,7 +137,8 @@ class ZooKeeperSession(Session):
 
     @property
     def current(self) -> bool:
-        return self._live.current and self._failure is None and not self._closing
+        # Also while the body of a session that is over still closes: it must give up what has closed.
+        return self._live.current and not self._closing
 
     @property
     def quiet(self) -> bool:
@@ -192,15 +198,15 @@ class ZooKeeperSession(Session):
     # ---- requests
 
     def claim(self, task: str) -> None:
-        if self.current:
+        if self.current and self._failure is None:
             self._writes.create_claim(task, ClaimKind.CLAIM)
 
     def bid(self, task: str) -> None:
-        if self.current:
+        if self.current and self._failure is None:
             self._writes.create_claim(task, ClaimKind.BID)
 
     def release(self, claim: Claim) -> None:
-        if self._failure is None and not self._closing:
+        if not self._closing:
             self._writes.release(claim)
 
     def withdraw(self, claim: Claim, head: Claim) -> None:
@@ -217,7 +223,7 @@ class ZooKeeperSession(Session):
 
     def announce(self, node: NodeInfo) -> None:
         self.node = node
-        if self._failure is None and not self._closing:
+        if not self._closing:
             self._writes.announce(node)
 
     def queued_commands(self) -> Sequence[QueuedCommand]:
@@ -243,7 +249,7 @@ class ZooKeeperSession(Session):
 
     def _on_unblocked(self) -> None:
         """Correct the node's record, now that the event loop runs again. Runs in the Trio thread."""
-        if self._failure is None and not self._closing:
+        if not self._closing:
             self._writes.announce_again()
 
     # ---- its life, for the coordinator
@@ -351,6 +357,7 @@ class ZooKeeperSession(Session):
     async def _follow(self) -> None:
         while True:
             await self._live.wait_connected()
+            number = self._connection.number
             try:
                 if not self._joined.is_set():
                     await ensure_namespace(self._connection, self._layout, self._now())
@@ -359,6 +366,9 @@ class ZooKeeperSession(Session):
             except RequestError as error:
                 if not is_broken(error):
                     self._refused(f"reading {self._layout.root}", error)
+                    await trio.sleep(_REFUSED_RESYNC)
+                    if self._connection.number == number:
+                        self._connection.drop()
             except CoordinatorUnavailable as error:
                 self.end(str(error), error)
             else:
@@ -383,4 +393,9 @@ class ZooKeeperSession(Session):
                 created(reply)
 
             self._connection.transact([Create(self._path, self.node.encode(), ephemeral=True)], on_created)
-        self._heartbeat.send(burst.slot())
+        if self._failure is not None:
+            # The heartbeat may be refused, because the session may be over for a lack of its znode.
+            self._connection.transact([Check(self._layout.root)], burst.slot())
+            self._heartbeat.send()
+        else:
+            self._heartbeat.send(burst.slot())

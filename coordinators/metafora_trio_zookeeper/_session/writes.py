@@ -3,6 +3,9 @@
 The events of a write come before its reply, so the view shows the outcome before the reply is here. The reply has only
 two cases left to handle. If a condition did not hold, the request is no longer in flight and its task is reported as
 changed. If an expected event did not come, the event stream is broken, and the connection is dropped to resync.
+
+A condition that did not hold must show in the view. Otherwise the same would be decided again at once, and so on. So a
+znode that is missing at the server is compared with the view: a task is noted as gone, a claim resyncs.
 """
 
 from __future__ import annotations
@@ -162,7 +165,15 @@ class Writes:
         """Give up a claim on the condition that another claim exists."""
         if self._live.current and not self._in_flight.is_leaving(claim):
             path = self._layout.claim_path
-            self._give_up(claim, (Check(path(other)), Delete(path(claim))), self._on_given_up)
+
+            def settle(unit: Unit, error: RequestError | None) -> None:
+                missing = error is not None and error.index == 0 and error.code is ErrorCode.NO_NODE
+                if missing and other in self._live.view.queue(other.task):
+                    self._break(f"no event for the deletion of {other}")
+                else:
+                    self._on_given_up(unit, error)
+
+            self._give_up(claim, (Check(path(other)), Delete(path(claim))), settle)
 
     def remove_stray(self, claim: Claim) -> None:
         """Delete a claim that belongs to no session. If that fails, it is logged."""
@@ -206,9 +217,14 @@ class Writes:
                 self._finish(claim, state, recorded=not recorded)
             elif error is not None and error.code is ErrorCode.BAD_VERSION:
                 self._on_changed(unit, claim, ops, error)
-            elif error is None or error.code in _CHANGED or error.index == len(ops) - 1:
+            elif error is None or error.index == len(ops) - 1:
                 self._on_given_up(unit, error)
-            elif self._in_flight.leaving.get(claim) is unit:
+            elif self._in_flight.leaving.get(claim) is not unit:
+                return
+            elif error.code is ErrorCode.NO_NODE and error.index == len(ops) - 2:
+                self._live.note_record(task, None)
+                self._on_given_up(unit, error)
+            else:
                 self._on_end_refused(claim, ops, error)
 
         self._give_up(claim, ops, settle)
@@ -252,7 +268,7 @@ class Writes:
         assert unit.claim is not None
         if self._in_flight.leaving.get(unit.claim) is not unit:
             return
-        if error is None:
+        if error is None or (error.code is ErrorCode.NO_NODE and error.index == len(unit.ops) - 1):
             self._break(f"no event for the deletion of its claim for task {unit.task!r}")
         elif error.code in _CHANGED:
             del self._in_flight.leaving[unit.claim]

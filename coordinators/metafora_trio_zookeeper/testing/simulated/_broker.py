@@ -49,6 +49,7 @@ class ZooKeeperBroker:
         faults: besides those documented at `SimulatedBroker.faults`: `isolate_server(server)` cuts a server off from
             the others, `lag_server(server, seconds)` delays all writes at a server, `kill_server(server)` kills it
             like SIGKILL, and `elect(out)` changes the leader, so that no client is served for `out` seconds.
+            `remove_node(node)` deletes the node's znode, as an operator can; its session and its claims stay.
             `stall_connect(node, seconds)` pauses a node as soon as it has sent the first message of its next
             connection. `start_sequences(number)` sets the first sequence number of all directories to be created.
             `partition` takes a `server` (None: all) and a `way` ("to" the servers, "from" them, or "both").
@@ -72,6 +73,7 @@ class ZooKeeperBroker:
             "delay": Fault(self._delay),
             "lose_reply": Fault(self._lose_reply),
             "expire": Fault(self._expire, NO_EARLY_EXPIRY),
+            "remove_node": Fault(self._remove_node),
             "stall_connect": Fault(self._stall_connect),
             "start_sequences": Fault(lambda number: self.zookeeper.start_sequences(number)),
             "isolate_server": Fault(lambda server: self.zookeeper.isolate_server(server)),
@@ -182,6 +184,10 @@ class ZooKeeperBroker:
     def _stall_connect(self, node: str, seconds: float) -> None:
         pause = partial(self._processes.pause, node, seconds)
         self.zookeeper.at_connect(self._processes.process_of(node), pause)
+
+    def _remove_node(self, node: str) -> None:
+        for identity in self._reader.sessions_of(node):
+            self.zookeeper.delete(self._layout.node_path(identity))
 
     def _expire(self, node: str) -> None:
         for identity, session in self._reader.sessions_of(node).items():

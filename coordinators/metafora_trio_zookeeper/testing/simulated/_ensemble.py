@@ -209,6 +209,10 @@ class SimulatedZooKeeper:
         """End a session even if its client is alive, as an operator or a second client with its id could."""
         self._quorum.expire(self.sessions[session_id])
 
+    def delete(self, path: str) -> None:
+        """Delete a znode by an operator's hand. Has no effect if it does not exist, or without a quorum."""
+        self._quorum.delete(path)
+
     # ---- for connections (`Servers`)
 
     @property

@@ -15,7 +15,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from metafora_trio_zookeeper._connection import ErrorCode, Reply, RequestError
+from metafora_trio_zookeeper._connection import Delete, ErrorCode, Reply, RequestError
 
 from ._network import Hello, Kind, Request, Welcome
 from ._server import HOP, Entry, Origin, Server
@@ -286,6 +286,12 @@ class Quorum:
             self._end(session, None)
         else:
             self._stalled.append(session)
+
+    def delete(self, path: str) -> None:
+        """Delete a znode by an operator's hand, if it exists and there is a quorum."""
+        if self.can_commit and path in self.tree:
+            outcome = carry_out(self.tree, [Delete(path)], session=0, zxid=self._next_zxid, now_ms=0)
+            self._commit(outcome, None, None)
 
     # ---- servers that fail and return
 

@@ -342,6 +342,8 @@ class Server:
                 client.watch(argument)
             case Kind.EXISTS:
                 node = self.tree.get(argument)
+                if node is not None and argument in self._leader.forbidden.reading:
+                    return RequestError(ErrorCode.NO_AUTH)
                 return RequestError(ErrorCode.NO_NODE) if node is None else Reply(node.stat(), self.zxid)
             case Kind.STAT:
                 path, watch = argument

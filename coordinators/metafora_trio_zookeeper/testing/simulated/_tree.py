@@ -70,7 +70,8 @@ class Forbidden:
     and set its data, and its parent's ACL who may create and delete it.
 
     Attributes:
-        reading: the znodes that may not be read. Their names are listed all the same.
+        reading: the znodes that may be neither read nor looked up. (Before 3.8.4 ZooKeeper allows the latter.) Their
+            names are listed all the same.
         events: the znodes whose events are not sent. ZooKeeper 3.8.4 and later do so for all that may not be read.
         writing: the znodes whose data may not be set and whose children may be neither created nor deleted.
     """
