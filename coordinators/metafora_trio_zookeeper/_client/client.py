@@ -217,11 +217,11 @@ class ZooKeeperClient(BrokerClient):
             failure = await requests.write(ops)
             if failure is None:
                 return
-            if failure is ErrorCode.NO_NODE:  # the namespace may have been removed
+            if failure.code is ErrorCode.NO_NODE:  # the namespace may have been removed
                 await self._make_namespace()
             stored = await requests.read(layout.task_path(task.id) for task in tasks)
             before, states = states, await requests.read(layout.state_path(task.id) for task in tasks)
-            lost = failure is ErrorCode.CONNECTION_LOSS
+            lost = failure.code is ErrorCode.CONNECTION_LOSS
             here = [_is_record_of(task, record) for task, record in zip(tasks, stored, strict=True)]
             # Somebody's submission of each of these tasks has ended since: perhaps this one, perhaps another.
             since = [lost and again and _is_newer(state, old) for old, state in zip(before, states, strict=True)]
@@ -263,7 +263,7 @@ class ZooKeeperClient(BrokerClient):
             failure = await self._requests.write([Check(self._layout.node_path(identity)), queued])
             if failure is None:
                 return
-            if failure is not ErrorCode.CONNECTION_LOSS:
+            if failure.code is not ErrorCode.CONNECTION_LOSS:
                 raise NodeNotFound(f"the session {identity!r} is over{unknown}")
             unknown = "; the answer to this command was lost"
         raise self._contested(f"sending a command to {identity}")

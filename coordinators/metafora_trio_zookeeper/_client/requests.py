@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -27,6 +27,9 @@ __all__ = ["ATTEMPTS", "FreshReads", "Requests"]
 
 ATTEMPTS = 10
 """The number of attempts at a change while other clients keep changing the same task."""
+
+_CHANGED = (ErrorCode.NODE_EXISTS, ErrorCode.NO_NODE, ErrorCode.BAD_VERSION)
+"""The reasons why a write is not carried out if somebody else has changed what it is about."""
 
 T = TypeVar("T")
 
@@ -103,13 +106,20 @@ class Requests:
         """Return the error to raise for a request that was refused."""
         return await translate(self._hosts, self._server, error)
 
-    async def write(self, ops: Sequence[WriteOp]) -> ErrorCode | None:
+    async def write(self, ops: Sequence[WriteOp], *, refusals: Collection[ErrorCode] = ()) -> RequestError | None:
         """Try a transaction once.
+
+        Args:
+            ops: the transaction.
+            refusals: further reasons to return, if ZooKeeper says which operation it refuses. All others are raised.
 
         Returns:
             None if it was carried out. Otherwise the reason: a znode exists, does not exist or has changed; or
             CONNECTION_LOSS if its outcome is unknown. In that case a barrier has been passed, so that a read from now
             on shows the outcome.
+
+        Raises:
+            CoordinatorUnavailable: no answer, or a refusal.
         """
         with self.limit():
             await self.wait_up()
@@ -118,10 +128,10 @@ class Requests:
             except RequestError as error:
                 if is_broken(error):
                     await self._pass_barrier()  # noqa: ASYNC120 - a cancel may discard the error
-                    return ErrorCode.CONNECTION_LOSS
-                if error.code not in (ErrorCode.NODE_EXISTS, ErrorCode.NO_NODE, ErrorCode.BAD_VERSION):
+                    return RequestError(ErrorCode.CONNECTION_LOSS)
+                if error.code not in _CHANGED and (error.index is None or error.code not in refusals):
                     raise await self.refused(error) from error
-                return error.code
+                return error
         return None
 
     async def _pass_barrier(self) -> None:
@@ -149,9 +159,9 @@ class Requests:
                     if not is_broken(error):
                         raise await self.refused(error) from error
                 else:
-                    return await self.permitted(reply.value)
+                    return await self._permitted(reply.value)
 
-    async def permitted(self, found: Iterable[ReadResult | RequestError | None]) -> list[ReadResult | None]:
+    async def _permitted(self, found: Iterable[ReadResult | RequestError | None]) -> list[ReadResult | None]:
         """Return what was read, or raise `CoordinatorUnavailable` if reading any of it was refused."""
         results = []
         for result in found:
