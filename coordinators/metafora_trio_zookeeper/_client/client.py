@@ -39,6 +39,7 @@ from metafora_trio_zookeeper._session.live_view import LiveView
 from .deletes import Deletes
 from .lookups import Lookups
 from .parallel import for_each_chunk
+from .record_reads import RecordReads
 from .requests import ATTEMPTS, FreshReads, Requests
 
 __all__ = ["ZooKeeperClient"]
@@ -92,8 +93,9 @@ class ZooKeeperClient(BrokerClient):
         self._hosts = hosts
         self._requests = Requests(layout, connect(), hosts=hosts, patience=patience)
         self._live = LiveView(self._requests.connection, layout, InFlight("", len), rng)
-        self._lookups = Lookups(self._requests, self._live)
-        self._deletes = Deletes(self._requests)
+        self._reads = RecordReads(layout)
+        self._lookups = Lookups(self._requests, self._reads, self._live)
+        self._deletes = Deletes(self._requests, self._reads)
         self._now = now
         self._made = False
         self._ended = AsyncBool()
@@ -207,7 +209,7 @@ class ZooKeeperClient(BrokerClient):
         layout, requests = self._layout, self._requests
         states: list[ReadResult | None] = [None] * len(tasks)
         if again:
-            states = await requests.read(layout.state_path(task.id) for task in tasks)
+            _, states = await self._read(tasks)
         for _ in range(ATTEMPTS):
             ops: list[WriteOp] = []
             for task, state in zip(tasks, states, strict=True):
@@ -219,8 +221,8 @@ class ZooKeeperClient(BrokerClient):
                 return
             if failure.code is ErrorCode.NO_NODE:  # the namespace may have been removed
                 await self._make_namespace()
-            stored = await requests.read(layout.task_path(task.id) for task in tasks)
-            before, states = states, await requests.read(layout.state_path(task.id) for task in tasks)
+            before = states
+            stored, states = await self._read(tasks)
             lost = failure.code is ErrorCode.CONNECTION_LOSS
             here = [_is_record_of(task, record) for task, record in zip(tasks, stored, strict=True)]
             # Somebody's submission of each of these tasks has ended since: perhaps this one, perhaps another.
@@ -243,6 +245,12 @@ class ZooKeeperClient(BrokerClient):
                         f"task {task.id!r} has ended ({known.state}): submit it with again=True{unknown}"
                     )
         raise self._contested("submitting tasks")
+
+    async def _read(self, tasks: Sequence[Task]) -> tuple[list[ReadResult | None], list[ReadResult | None]]:
+        """Return the tasks' own records, and those of their states."""
+        found = await self._reads.read([task.id for task in tasks], lambda _, paths: self._requests.read(paths))
+        records = list(found.values())
+        return [record.task for record in records], [record.state for record in records]
 
     async def delete(self, tasks: Sequence[str]) -> Sequence[str]:
         return await self._deletes.delete([check_task_id(task) for task in tasks])
@@ -278,8 +286,7 @@ class ZooKeeperClient(BrokerClient):
             # Find out first whether the namespace exists: without it, the view never becomes current.
             await FreshReads(self._requests).read(lambda connection, burst: None)
             self._wanted.value = True
-            with self._requests.limit():
-                await self._live.wait_current()
+            await self._requests.finish(self._live.wait_current, self._requests.deadline())
         else:
             await trio.lowlevel.checkpoint()
         return self._live.view

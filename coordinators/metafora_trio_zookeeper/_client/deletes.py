@@ -29,6 +29,7 @@ from metafora_trio_zookeeper._layout import MAX_OPS, TOMBSTONE, decode_state, is
 from metafora_trio_zookeeper._replies import Burst, Slot
 
 from .parallel import chunks_of, for_each_chunk
+from .record_reads import Found, RecordReads, Records
 from .requests import ATTEMPTS, FreshReads, Requests
 
 __all__ = ["Deletes"]
@@ -41,8 +42,6 @@ _REFUSALS = (ErrorCode.NO_AUTH, ErrorCode.NOT_EMPTY)
 """The refusals that concern one znode: its ACL, or a znode that somebody has made below it."""
 _CONTESTED = f"others kept changing it; gave up after {ATTEMPTS} attempts"
 _MOST_NAMES = 10
-
-_Found = ReadResult | RequestError | None
 
 
 @dataclass(slots=True)
@@ -70,10 +69,12 @@ class Deletes:
 
     Args:
         requests: the client's requests.
+        reads: reads the records of tasks.
     """
 
-    def __init__(self, requests: Requests) -> None:
+    def __init__(self, requests: Requests, reads: RecordReads) -> None:
         self._requests = requests
+        self._reads = reads
         self._layout = requests.layout
 
     async def delete(self, tasks: Sequence[str]) -> list[str]:
@@ -105,7 +106,7 @@ class Deletes:
         for _ in range(ATTEMPTS):
             left: dict[str, list[WriteOp]] = {}
             unread: dict[str, RequestError] = {}
-            for task, stored, state in await self._read(tasks):
+            for task, (stored, state) in (await self._read(tasks)).items():
                 if isinstance(stored, RequestError):
                     unread[task] = stored
                 if isinstance(state, RequestError):
@@ -164,20 +165,23 @@ class Deletes:
         # The operation's number in its transaction would mean nothing to a reader.
         outcome.problems[task] = str(await self._requests.refused(RequestError(error.code)))
 
-    async def _read(self, tasks: Sequence[str]) -> list[tuple[str, _Found, _Found]]:
-        """Return each task with its record and its state record."""
-        paths = [*map(self._layout.task_path, tasks), *map(self._layout.state_path, tasks)]
+    async def _read(self, tasks: Sequence[str]) -> dict[str, Records[Found]]:
+        """Return the records of each task."""
+        fresh = FreshReads(self._requests)
 
-        def send(connection: Connection, burst: Burst) -> Slot:
-            slot = burst.slot()
-            connection.read(paths, slot)
-            return slot
+        async def read(_: Sequence[str], paths: Sequence[str]) -> Sequence[Found]:
+            def send(connection: Connection, burst: Burst) -> Slot:
+                slot = burst.slot()
+                connection.read(paths, slot)
+                return slot
 
-        found = (await FreshReads(self._requests).read(send)).value
-        assert isinstance(found, tuple)
-        return list(zip(tasks, found[: len(tasks)], found[len(tasks) :], strict=True))
+            found = (await fresh.read(send)).value
+            assert isinstance(found, tuple)
+            return found
 
-    def _ops(self, task: str, stored: _Found, state: ReadResult | None) -> list[WriteOp]:
+        return await self._reads.read(tasks, read)
+
+    def _ops(self, task: str, stored: Found, state: ReadResult | None) -> list[WriteOp]:
         """Return the writes that delete what there is of a task. Each requires that it has not changed since."""
         task_path, state_path = self._layout.task_path(task), self._layout.state_path(task)
         if isinstance(stored, RequestError):

@@ -104,9 +104,14 @@ class Request:
 
 
 class Wire:
-    """One direction of a connection: makes each call that was put in, in order, `LATENCY` later."""
+    """One direction of a connection: makes each call that was put in, in order, `LATENCY` later.
+
+    Attributes:
+        held: whether the calls wait until this is set to false.
+    """
 
     def __init__(self) -> None:
+        self._held = False
         self._calls: deque[tuple[float, Callable[[], None]]] = deque()
         self._more = RepeatedEvent()
 
@@ -118,12 +123,21 @@ class Wire:
         self._calls.clear()
 
     @property
+    def held(self) -> bool:
+        return self._held
+
+    @held.setter
+    def held(self, held: bool) -> None:
+        self._held = held
+        self._more.set()
+
+    @property
     def arrived(self) -> int:
         return sum(due <= trio.current_time() for due, _ in self._calls)
 
     async def run(self) -> None:
         while True:
-            while self._calls:
+            while self._calls and not self.held:
                 if self.arrived:
                     self._calls.popleft()[1]()
                 else:
@@ -200,6 +214,10 @@ class ScriptedConnection(ConnectionBase[Request]):
             act(ops)
 
         self.after = once
+
+    def hold_replies(self, held: bool = True) -> None:
+        """Hold all messages to the client, as behind a reply that takes long on the link; or let them go on."""
+        self._down.held = held
 
     def silence(self) -> None:
         """Lose the messages on their way to the client, and all later ones until the connection breaks."""
