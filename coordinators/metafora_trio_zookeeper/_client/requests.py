@@ -70,6 +70,10 @@ class Requests:
             self._reason = f"the connection is {state.value}"
             self._up.value = False
 
+    def note_problem(self, problem: str) -> None:
+        """Note why there is no connection, for the error of a request that is not answered in time."""
+        self._reason = problem
+
     async def wait_up(self) -> None:
         """Wait until the client is connected. A checkpoint."""
         await self._up.wait_value(True)
