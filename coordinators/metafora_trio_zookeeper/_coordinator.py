@@ -44,7 +44,8 @@ class ZooKeeperCoordinator(Coordinator):
         session_timeout: T, in seconds: how long the servers keep a silent node's claims. The servers clamp it (by
             default to 2 to 20 ticks) and must grant at least 2 s; give all of them the same limits. The tasks of a node
             that is cut off are cancelled after T/2; a dead node is replaced after T. Use 10 s or more for many nodes.
-        connect_timeout: seconds after which unreachable servers are reported.
+        connect_timeout: seconds after which unreachable servers are reported. A client waits longer for an answer while
+            something arrives, as on a slow link.
         auth: (scheme, credential) pairs, such as ("digest", "user:password").
         acl: kazoo's ACLs for every znode created; None leaves them open to the world. All nodes must use the one with
             which the namespace was made, since nodes that cannot read each other's znodes do not see each other.

@@ -13,6 +13,7 @@ _VERSION_TIMEOUT = 1.0
 _HINTS = {
     ErrorCode.NO_AUTH: "; the ACL there does not permit it with these credentials",
     ErrorCode.NO_NODE: "; was the namespace removed?",
+    ErrorCode.NOT_EMPTY: "; there is a znode below, which Metafora has not made",
 }
 
 

@@ -88,7 +88,8 @@ class Client:
 
         Raises:
             TaskNotFound: there is no task for some of the ids; the message names them. All others have been deleted.
-            CoordinatorUnavailable: some of the tasks may have been deleted.
+            CoordinatorUnavailable: the broker did not answer; some of the tasks may have been deleted. Or it refuses
+                to delete some of them: the message names them, and all others that exist have been deleted.
         """
         missing = await self._broker.delete([check_task_id(id) for id in dict.fromkeys(ids)])
         if missing:

@@ -46,8 +46,9 @@ class BrokerClient(ABC):
     async def delete(self, tasks: Sequence[str]) -> Sequence[str]:
         """Put a tombstone into each task (`StoredTask.version` becomes 1), or remove the state of one that has ended.
 
-        Do so in batches; a task that does not exist must not keep the others from being deleted. A task itself stays
-        until its owner, or a node that claims it, finishes it. A second delete does nothing.
+        Do so in batches; a task that does not exist, or that the broker refuses to delete, must not keep the others
+        from being deleted. A task itself stays until its owner, or a node that claims it, finishes it. A second delete
+        does nothing.
 
         Args:
             tasks: different ids.
@@ -56,7 +57,8 @@ class BrokerClient(ABC):
             The ids that have neither a task nor a state. All others are deleted.
 
         Raises:
-            CoordinatorUnavailable: also if others kept changing a task; some tasks may have been deleted.
+            CoordinatorUnavailable: also if others kept changing a task, or if the broker refuses to delete it. Then the
+                message names it, and all others have been deleted. Otherwise some tasks may have been deleted.
         """
 
     @abstractmethod

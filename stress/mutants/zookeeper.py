@@ -349,10 +349,11 @@ def lost_submit_acknowledged() -> Iterator[Change]:
     """The end of the earlier submission is taken for the end of the new one."""
     right = Requests.write
 
-    async def write(self: Requests, ops: Sequence[WriteOp]) -> ErrorCode | None:
-        failure = await right(self, ops)
+    async def write(self: Requests, ops: Sequence[WriteOp], **options: Any) -> RequestError | None:
+        failure = await right(self, ops, **options)
         again = any(isinstance(op, SetData) and op.path.startswith(f"{self.layout.states}/") for op in ops)
-        return None if again and failure is ErrorCode.CONNECTION_LOSS else failure
+        lost = failure is not None and failure.code is ErrorCode.CONNECTION_LOSS
+        return None if again and lost else failure
 
     yield Requests, "write", write
 

@@ -21,6 +21,8 @@ from tests.support.zookeeper.scripted_cluster import ScriptedCluster
 ENDED = TaskSnapshot(None, TaskState(StateName.COMPLETED))
 COST_OF_ONE = {"transact": 1, "read": 2}
 """The barrier, the layout record, and the records of the task."""
+MOST_READS = 16 + 16 + 8
+"""The reads of 1,000 tasks: batches of 64, the first ones of fewer while the sizes are unknown, and layout records."""
 CLAIM = "~a.xxxxxxxxxx~c~"
 
 
@@ -84,7 +86,7 @@ async def test_a_wait_for_many_ends_reads_them_in_batches_and_lists_nothing() ->
             await trio.sleep(10)
         assert sorted(ended) == sorted(ids)
         assert requests["children"] == 0
-        assert requests["read"] <= 16 + 8  # batches, and layout records
+        assert requests["read"] <= MOST_READS
         assert requests["transact"] <= 8  # barriers, which the reads behind the first ones need no more
 
 
@@ -99,7 +101,7 @@ async def test_the_ended_tasks_are_listed_in_batches() -> None:
         with counted(cluster) as requests:
             assert len(await client.tasks(finished=True)) == 1000
         assert requests["children"] == 4
-        assert requests["read"] <= 16 + 8  # batches, and layout records
+        assert requests["read"] <= MOST_READS
         assert requests["transact"] <= 8
 
 
@@ -116,7 +118,7 @@ async def test_deletes_are_batched() -> None:
             cluster.end(id)
         with counted(cluster) as requests:
             assert await client.delete(ids) == []
-        assert requests["read"] <= 2 * 32  # batches, and layout records
+        assert requests["read"] <= 2 * 32 + 16  # batches, and layout records; the first batches are small
         assert requests["transact"] <= 8 + 2 * 32  # the failed attempts, and then a barrier and a write a batch
         assert await client.finished() == []
 
@@ -136,9 +138,64 @@ async def test_a_task_that_keeps_changing_delays_only_itself() -> None:
                 cluster.commit([SetData(state, TaskState(StateName.COMPLETED).encode())])
 
         cluster.connections[-1].before = be_faster
-        with pytest.raises(CoordinatorUnavailable, match="'t7': others kept changing it; gave up after 10 attempts"):
+        with pytest.raises(
+            CoordinatorUnavailable, match=r"not deleted: 't7' \(others kept changing it; gave up after 10 attempts\)"
+        ):
             await client.delete(ids)
         assert await client.finished() == ["t7"]
+
+
+async def test_a_task_that_may_not_be_deleted_keeps_no_other() -> None:
+    """Neither the tasks of its batch nor those of later batches. The error names it, and says why."""
+    cluster = ScriptedCluster(buckets=2)
+    ids = [f"t{n:03}" for n in range(600)]
+    async with cluster.coordinator.open_client() as client:
+        await client.submit([Task(id) for id in ids], again=False)
+        for id in ids[:300]:
+            cluster.end(id)
+        cluster.forbidden.update(map(cluster.layout.state_path, ["t100", "t101"]))
+        cluster.forbidden.add(cluster.layout.task_path("t400"))
+        cluster.commit([Create(f"{cluster.layout.state_path('t200')}/made by hand")])
+        with pytest.raises(CoordinatorUnavailable) as caught, counted(cluster) as requests:
+            await client.delete([*ids, "none"])
+        refuses = "ZooKeeper at scripted:2181 refuses"
+        assert str(caught.value) == (
+            f"not deleted: 't100', 't101', 't400' ({refuses}: no auth; the ACL there does not permit it with these "
+            f"credentials); 't200' ({refuses}: not empty; there is a znode below, which Metafora has not made)"
+        )
+        assert sorted(await client.finished()) == ["t100", "t101", "t200"]
+        left = {id for id in ids[300:] if cluster.tree[cluster.layout.task_path(id)].data != TOMBSTONE}
+        assert left == {"t400"}
+        assert requests["transact"] <= 5 + 2 * 8 + 4  # the first attempts, those after a read, and one a refused task
+
+
+async def test_of_many_tasks_that_may_not_be_deleted_ten_are_named() -> None:
+    cluster = ScriptedCluster(buckets=2)
+    ids = [f"t{n:03}" for n in range(300)]
+    async with cluster.coordinator.open_client() as client:
+        await client.submit([Task(id) for id in ids], again=False)
+        cluster.forbidden.add("/m/tasks/")
+        with pytest.raises(
+            CoordinatorUnavailable, match=r"^not deleted: ('t00\d', ){9}'t009' and 290 more \(.* no auth"
+        ):
+            await client.delete(ids)
+
+
+async def test_a_task_that_may_not_be_read_keeps_no_other_from_being_deleted() -> None:
+    """A task can be deleted unread, as long as nobody has changed it. An end cannot: it may be a later one's."""
+    cluster = ScriptedCluster(buckets=2)
+    layout = cluster.layout
+    async with cluster.coordinator.open_client() as client:
+        await client.submit([Task(id) for id in "abcdef"], again=False)
+        for id in "abc":
+            cluster.end(id)
+        cluster.commit([SetData(layout.task_path("f"), b'{"by": "hand"}')])
+        cluster.unreadable.update([layout.state_path("b"), layout.task_path("e"), layout.task_path("f")])
+        with pytest.raises(CoordinatorUnavailable, match=r"^not deleted: 'b', 'f' \(ZooKeeper .* no auth"):
+            await client.delete([*"abcdef", "none"])
+        assert await client.finished() == ["b"]
+        left = {id for id in "def" if cluster.tree[layout.task_path(id)].data != TOMBSTONE}
+        assert left == {"f"}
 
 
 async def test_a_batch_whose_reply_was_lost_is_deleted_once() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -87,6 +88,19 @@ async def test_a_reply_is_seen_to_arrive_before_it_is_whole(proxy: TcpProxy, nam
         wait_until(lambda: connection.received > seen)
         await recorder.wait(lambda: recorder.log[-1] is True)
         assert connection.received - before > 1_000_000
+        await ask(connection.transact, [Delete(root)])
+
+
+async def test_a_long_reply_does_not_cost_the_connection(proxy: TcpProxy, namespace: str) -> None:
+    """The answer to kazoo's ping waits behind it, twice as long as kazoo waits for that answer."""
+    root = f"/{namespace}"
+    async with connect(proxy.address, session_timeout=2.0) as (connection, recorder):
+        await ask(connection.transact, [Create(root, b"x" * 600_000)])
+        proxy.limit(250_000)
+        connection.read([root], lambda answer: recorder.add(isinstance(answer, Reply)))
+        await recorder.wait(lambda: recorder.log[-1] is not CONNECTED)
+        assert recorder.log == [CONNECTED, True]
+        proxy.limit(math.inf)
         await ask(connection.transact, [Delete(root)])
 
 

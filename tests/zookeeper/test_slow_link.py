@@ -1,4 +1,4 @@
-"""A node behind a slow link, whose tasks have large properties, on a real server."""
+"""A node and a client behind a slow link, with tasks that have large properties, on a real server."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import trio
 from metafora_trio import NodeInfo, Task
 from metafora_trio.testing.conformance import eventually
 from metafora_trio_zookeeper import ZooKeeperCoordinator
+from metafora_trio_zookeeper._client.client import ZooKeeperClient
 from metafora_trio_zookeeper.testing.real import Ensemble, ProxyLoop, TcpProxy
 from tests.support.zookeeper.sessions import connection_of
 
@@ -26,16 +27,22 @@ def proxy(proxies: ProxyLoop, standalone: Ensemble) -> Iterator[TcpProxy]:
     proxy.close()
 
 
+async def _submit(near: ZooKeeperCoordinator) -> list[str]:
+    """Submit the tasks; return their ids."""
+    tasks = [f"t{n}" for n in range(TASKS)]
+    async with near.open_client() as client:
+        for task in tasks:
+            await client.submit([Task(task, {"large": "x" * SIZE})], again=False)
+    return tasks
+
+
 async def test_large_tasks_are_all_read_and_a_reconnect_reads_none_of_them(
     standalone: Ensemble, proxy: TcpProxy, namespace: str
 ) -> None:
     """The session is not lost, since the answers to its heartbeats never wait long behind the records."""
     near = ZooKeeperCoordinator(standalone.hosts, namespace=f"/{namespace}")
     far = ZooKeeperCoordinator(proxy.address, namespace=f"/{namespace}", session_timeout=TIMEOUT)
-    tasks = [f"t{n}" for n in range(TASKS)]
-    async with near.open_client() as client:
-        for task in tasks:
-            await client.submit([Task(task, {"large": "x" * SIZE})], again=False)
+    tasks = await _submit(near)
     proxy.limit(RATE)
     read: set[str] = set()
     async with far.open_session(NodeInfo("far")) as session:
@@ -64,3 +71,16 @@ async def test_large_tasks_are_all_read_and_a_reconnect_reads_none_of_them(
         for claim in list(session.view.claims()):
             session.finish(claim, None)
         await eventually(session, lambda it: not it.view.tasks and not it.outstanding)
+
+
+async def test_a_client_looks_large_tasks_up(standalone: Ensemble, proxy: TcpProxy, namespace: str) -> None:
+    """Its connection lasts, although it sends no heartbeats and a reply may take longer than a ping is waited for."""
+    near = ZooKeeperCoordinator(standalone.hosts, namespace=f"/{namespace}")
+    far = ZooKeeperCoordinator(proxy.address, namespace=f"/{namespace}", session_timeout=TIMEOUT)
+    tasks = await _submit(near)
+    async with far.open_client() as client:
+        assert isinstance(client, ZooKeeperClient)
+        proxy.limit(RATE)
+        snapshots = await client.look_up(tasks)
+        assert [snapshot.task and len(snapshot.task.props["large"]) for snapshot in snapshots] == [SIZE] * TASKS
+        assert client._requests.connection.number == 1

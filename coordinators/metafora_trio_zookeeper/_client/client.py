@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Callable, Iterator, Sequence
 from operator import or_
@@ -17,7 +18,17 @@ from metafora_trio import (
     TaskExists,
     TaskFinished,
 )
-from metafora_trio.contract import AsyncBool, BrokerClient, Changes, ClusterView, TaskSnapshot, TaskState, check_task_id
+from metafora_trio.contract import (
+    AsyncBool,
+    BrokerClient,
+    Changes,
+    ClusterView,
+    RepeatedEvent,
+    TaskSnapshot,
+    TaskState,
+    check_task_id,
+    open_service_nursery,
+)
 from metafora_trio_zookeeper._connection import (
     Check,
     Connection,
@@ -39,12 +50,17 @@ from metafora_trio_zookeeper._session.live_view import LiveView
 from .deletes import Deletes
 from .lookups import Lookups
 from .parallel import for_each_chunk
+from .record_reads import RecordReads
 from .requests import ATTEMPTS, FreshReads, Requests
 
 __all__ = ["ZooKeeperClient"]
 
+_log = logging.getLogger("metafora_trio.zookeeper")
+
 _IN_FLIGHT = 2
 """The number of transactions of one submit in flight. It is low because every node gets an event for each task."""
+_FIRST_DELAY, _LONGEST_DELAY = 0.1, 2.0
+"""Seconds between two attempts to connect again."""
 _RUNNABLE = TaskState().encode()
 _EXTRA_BYTES = 256
 """Bytes that a submitted task adds to a request, besides its id and properties."""
@@ -92,12 +108,18 @@ class ZooKeeperClient(BrokerClient):
         self._hosts = hosts
         self._requests = Requests(layout, connect(), hosts=hosts, patience=patience)
         self._live = LiveView(self._requests.connection, layout, InFlight("", len), rng)
-        self._lookups = Lookups(self._requests, self._live)
-        self._deletes = Deletes(self._requests)
+        self._reads = RecordReads(layout)
+        self._lookups = Lookups(self._requests, self._reads, self._live)
+        self._deletes = Deletes(self._requests, self._reads)
         self._now = now
+        self._rng = rng
+        self._delay = _FIRST_DELAY
+        self._prepared = False
         self._made = False
         self._ended = AsyncBool()
         self._wanted = AsyncBool()
+        self._followed = RepeatedEvent()
+        self._problem: CoordinatorUnavailable | None = None
 
     # ---- its life, for the coordinator
 
@@ -105,9 +127,10 @@ class ZooKeeperClient(BrokerClient):
         """Stay connected until cancelled.
 
         Raises:
-            CoordinatorUnavailable: ZooKeeper does not accept the credentials.
+            CoordinatorUnavailable: ZooKeeper does not accept the credentials, and `prepare` has not returned. After
+                that, connecting is tried again, because the reason may pass.
         """
-        async with trio.open_nursery() as nursery:
+        async with open_service_nursery() as nursery:
             nursery.start_soon(self._follow)
             nursery.start_soon(self._live.changed_tasks.run)
             while True:
@@ -117,10 +140,29 @@ class ZooKeeperClient(BrokerClient):
                     await self._ended.wait_value(True)
                 finally:
                     await connection.aclose()
-                if connection.state is ConnectionState.AUTH_FAILED:
-                    raise CoordinatorUnavailable(f"ZooKeeper at {self._hosts} does not accept the credentials")
                 self._ended.value = False
-                self._requests.connection = self._live.connection = self._connect()
+                self._requests.connection = self._live.connection = await self._connect_again(connection.state)
+
+    async def _connect_again(self, ended: ConnectionState) -> Connection:
+        """Make a connection in place of one that has ended in the state `ended`."""
+        if ended is ConnectionState.AUTH_FAILED:
+            await self._pause(f"ZooKeeper at {self._hosts} does not accept the credentials")
+        else:
+            self._delay = _FIRST_DELAY
+        while True:
+            try:
+                return self._connect()
+            except CoordinatorUnavailable as problem:  # such as a certificate file that is being replaced
+                await self._pause(str(problem))
+
+    async def _pause(self, problem: str) -> None:
+        """Wait before connecting is tried again. Each wait is longer than the one before."""
+        if not self._prepared:
+            raise CoordinatorUnavailable(problem)
+        _log.warning("a client cannot connect and will try again: %s", problem)
+        self._requests.note_problem(problem)
+        await trio.sleep(self._delay * self._rng.uniform(0.5, 1.5))
+        self._delay = min(2 * self._delay, _LONGEST_DELAY)
 
     async def prepare(self) -> None:
         """Wait for a connection, and check the layout record if there is one."""
@@ -128,6 +170,7 @@ class ZooKeeperClient(BrokerClient):
         if root is not None and root.data:
             self._layout.check_record(root.data)
             self._made = True
+        self._prepared = True
 
     async def _make_namespace(self) -> None:
         """Create the namespace if it does not exist."""
@@ -153,19 +196,29 @@ class ZooKeeperClient(BrokerClient):
                 if await find_namespace(self._requests.connection, self._layout):
                     await self._live.sync(self._barrier)
                 else:
-                    self._namespace_gone()
+                    self._stop_following(self._requests.no_namespace())
             except RequestError as error:
                 if error.code is ErrorCode.NO_NODE:
-                    self._namespace_gone()
+                    self._stop_following(self._requests.no_namespace())
                 elif not is_broken(error):
-                    raise await self._requests.refused(error) from error
+                    self._stop_following(await self._requests.refused(error))
+            except CoordinatorUnavailable as error:
+                self._stop_following(error)
+            self._followed.set()
 
-    def _namespace_gone(self) -> None:
-        """Follow nothing until `open_view` finds the namespace again. Wake those who wait for changes: they call
-        `open_view`, which tells them."""
+    def _stop_following(self, problem: CoordinatorUnavailable) -> None:
+        """Follow nothing until `open_view` is called again. Wake those who wait for changes: they call it, and it
+        raises the problem if it has not passed."""
+        self._problem = problem
+        self._made = False  # the next submit checks the layout record
         self._wanted.value = False
         self._live.touch_everything()
         self._requests.connection.drop()  # so that nothing is watched, and that the next sync starts with a connect
+
+    async def _wait_followed(self) -> None:
+        """Wait until the view is current, or cannot be."""
+        while not self._live.current and self._problem is None:
+            await self._followed.wait()
 
     def _barrier(self, burst: Burst) -> None:
         self._requests.connection.transact([Check(self._layout.root)], burst.slot())
@@ -207,7 +260,7 @@ class ZooKeeperClient(BrokerClient):
         layout, requests = self._layout, self._requests
         states: list[ReadResult | None] = [None] * len(tasks)
         if again:
-            states = await requests.read(layout.state_path(task.id) for task in tasks)
+            _, states = await self._read(tasks)
         for _ in range(ATTEMPTS):
             ops: list[WriteOp] = []
             for task, state in zip(tasks, states, strict=True):
@@ -217,11 +270,11 @@ class ZooKeeperClient(BrokerClient):
             failure = await requests.write(ops)
             if failure is None:
                 return
-            if failure is ErrorCode.NO_NODE:  # the namespace may have been removed
+            if failure.code is ErrorCode.NO_NODE:  # the namespace may have been removed
                 await self._make_namespace()
-            stored = await requests.read(layout.task_path(task.id) for task in tasks)
-            before, states = states, await requests.read(layout.state_path(task.id) for task in tasks)
-            lost = failure is ErrorCode.CONNECTION_LOSS
+            before = states
+            stored, states = await self._read(tasks)
+            lost = failure.code is ErrorCode.CONNECTION_LOSS
             here = [_is_record_of(task, record) for task, record in zip(tasks, stored, strict=True)]
             # Somebody's submission of each of these tasks has ended since: perhaps this one, perhaps another.
             since = [lost and again and _is_newer(state, old) for old, state in zip(before, states, strict=True)]
@@ -244,6 +297,12 @@ class ZooKeeperClient(BrokerClient):
                     )
         raise self._contested("submitting tasks")
 
+    async def _read(self, tasks: Sequence[Task]) -> tuple[list[ReadResult | None], list[ReadResult | None]]:
+        """Return the tasks' own records, and those of their states."""
+        found = await self._reads.read([task.id for task in tasks], lambda _, paths: self._requests.read(paths))
+        records = list(found.values())
+        return [record.task for record in records], [record.state for record in records]
+
     async def delete(self, tasks: Sequence[str]) -> Sequence[str]:
         return await self._deletes.delete([check_task_id(task) for task in tasks])
 
@@ -263,7 +322,7 @@ class ZooKeeperClient(BrokerClient):
             failure = await self._requests.write([Check(self._layout.node_path(identity)), queued])
             if failure is None:
                 return
-            if failure is not ErrorCode.CONNECTION_LOSS:
+            if failure.code is not ErrorCode.CONNECTION_LOSS:
                 raise NodeNotFound(f"the session {identity!r} is over{unknown}")
             unknown = "; the answer to this command was lost"
         raise self._contested(f"sending a command to {identity}")
@@ -277,9 +336,11 @@ class ZooKeeperClient(BrokerClient):
         if not self._live.current:
             # Find out first whether the namespace exists: without it, the view never becomes current.
             await FreshReads(self._requests).read(lambda connection, burst: None)
+            self._problem = None  # it may have passed: try again
             self._wanted.value = True
-            with self._requests.limit():
-                await self._live.wait_current()
+            await self._requests.finish(self._wait_followed, self._requests.deadline())
+            if (problem := self._problem) is not None:
+                raise type(problem)(str(problem)) from problem  # each caller gets an error of its own
         else:
             await trio.lowlevel.checkpoint()
         return self._live.view

@@ -7,18 +7,16 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from metafora_trio import Claim, InvalidTask
 from metafora_trio.contract import StoredTask, TaskSnapshot
-from metafora_trio_zookeeper._connection import Connection, ReadResult, Reply, RequestError
-from metafora_trio_zookeeper._layout import MAX_OPS, decode_record, decode_state
+from metafora_trio_zookeeper._connection import Connection, Reply, RequestError
+from metafora_trio_zookeeper._layout import decode_record, decode_state
 from metafora_trio_zookeeper._replies import Burst, Slot
 from metafora_trio_zookeeper._session.live_view import LiveView
 
-from .parallel import chunks_of, for_each_chunk
+from .parallel import for_each_chunk
+from .record_reads import MOST_AT_ONCE, Found, RecordReads, Records
 from .requests import FreshReads, Requests
 
 __all__ = ["Lookups"]
-
-_IN_FLIGHT = 4
-"""The number of requests in flight: enough to keep a server busy."""
 
 _Queues = Mapping[str, Sequence[Claim]]
 
@@ -32,7 +30,7 @@ class _Reading:
     """
 
     def __init__(self) -> None:
-        self.records: Sequence[ReadResult | RequestError | None] = ()
+        self.records: Sequence[Found] = ()
         self.queues: _Queues | None = None
 
 
@@ -41,11 +39,13 @@ class Lookups:
 
     Args:
         requests: the client's requests.
+        reads: reads the records of tasks.
         live: the client's view, which may not be open.
     """
 
-    def __init__(self, requests: Requests, live: LiveView) -> None:
+    def __init__(self, requests: Requests, reads: RecordReads, live: LiveView) -> None:
         self._requests = requests
+        self._reads = reads
         self._layout = requests.layout
         self._live = live
 
@@ -55,23 +55,21 @@ class Lookups:
         The queues come from the view if the client has one. If it has none, list the claims in the buckets of those
         tasks that still exist. Such a list shows the claims of many other tasks, too.
         """
-        fresh, found = FreshReads(self._requests), dict[str, TaskSnapshot]()
+        fresh, queues = FreshReads(self._requests), dict[str, Sequence[Claim]]()
 
-        async def read(chunk: Sequence[str]) -> None:
-            reading = await fresh.read(lambda connection, burst: self._send_reads(connection, burst, chunk))
-            stored, states = reading.records[: len(chunk)], reading.records[len(chunk) :]
-            queues = reading.queues
-            if queues is None:
-                queues = await self._list_queues(
-                    fresh, [task for task, record in zip(chunk, stored, strict=True) if record is not None]
-                )
-            for task, record, state in zip(chunk, stored, states, strict=True):
-                found[task] = _snapshot(task, record, state, () if record is None else queues.get(task, ()))
+        async def read(chunk: Sequence[str], paths: Sequence[str]) -> Sequence[Found]:
+            reading = await fresh.read(lambda connection, burst: self._send_reads(connection, burst, chunk, paths))
+            if reading.queues is not None:
+                queues.update(reading.queues)
+            else:
+                present = [task for task, record in zip(chunk, reading.records, strict=False) if record is not None]
+                queues.update(await self._list_queues(fresh, present))
+            return reading.records
 
-        await for_each_chunk(chunks_of(list(dict.fromkeys(tasks)), MAX_OPS // 2), read, at_once=_IN_FLIGHT)
-        return [found[task] for task in tasks]
+        found = await self._reads.read(list(dict.fromkeys(tasks)), read, at_once=MOST_AT_ONCE)
+        return [_snapshot(task, found[task], queues.get(task, ())) for task in tasks]
 
-    def _send_reads(self, connection: Connection, burst: Burst, tasks: Sequence[str]) -> _Reading:
+    def _send_reads(self, connection: Connection, burst: Burst, tasks: Sequence[str], paths: Sequence[str]) -> _Reading:
         reading, slot = _Reading(), burst.slot()
 
         def on_read(reply: Reply | RequestError) -> None:
@@ -82,7 +80,6 @@ class Lookups:
                     reading.queues = {task: tuple(self._live.view.queue(task)) for task in tasks}
             slot(reply)
 
-        paths = [*map(self._layout.task_path, tasks), *map(self._layout.state_path, tasks)]
         connection.read(paths, on_read)
         return reading
 
@@ -119,7 +116,7 @@ class Lookups:
             present = set(tasks)
             ended.extend(name for name in states if name not in present and layout.parse_task(bucket, name))
 
-        await for_each_chunk(layout.buckets, list_bucket, at_once=_IN_FLIGHT)
+        await for_each_chunk(layout.buckets, list_bucket, at_once=MOST_AT_ONCE)
         return ended
 
 
@@ -134,11 +131,9 @@ def _names(slot: Slot) -> list[str]:
     return slot.value
 
 
-_Found = ReadResult | RequestError | None
-
-
-def _snapshot(task: str, stored: _Found, state: _Found, queue: Sequence[Claim]) -> TaskSnapshot:
+def _snapshot(task: str, found: Records[Found], queue: Sequence[Claim]) -> TaskSnapshot:
     """Decode what was read about a task. A record that cannot be read becomes a problem of the snapshot."""
+    stored, state = found
     record, known, task_problem, state_problem = None, None, "", ""
     if isinstance(stored, RequestError):
         record, task_problem = StoredTask({}), f"reading the task is refused: {stored}"
@@ -154,4 +149,4 @@ def _snapshot(task: str, stored: _Found, state: _Found, queue: Sequence[Claim]) 
             known = decode_state(task, state)
         except InvalidTask as error:
             state_problem = str(error)
-    return TaskSnapshot(record, known, tuple(queue), task_problem, state_problem)
+    return TaskSnapshot(record, known, () if stored is None else tuple(queue), task_problem, state_problem)

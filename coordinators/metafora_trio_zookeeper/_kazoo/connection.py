@@ -111,6 +111,7 @@ class KazooConnection(ConnectionBase[Request]):
         self._handler = TrioHandler(
             admit=lambda request: admit(self._client, request),
             idle=self._inbox.wake,
+            alive=lambda: wire.note_life(),
             ended=lambda: self._inbox.post(self._on_thread_ended, None, None),
             connect_timeout=self._connect_timeout,
             patience=session_timeout,

@@ -84,6 +84,7 @@ class TrioHandler:
         admit: puts a request into kazoo's own queue; called in kazoo's thread.
         idle: called in kazoo's thread when what it has read should be passed on: before the loop sleeps, and
             occasionally while it is busy.
+        alive: called in kazoo's thread when something was received, even if it is only a part of a long reply.
         ended: called in kazoo's thread, as the last thing, when its loop has ended.
         connect_timeout: seconds to wait for one server's TCP (and TLS) handshake, and at first also for its answer to
             the session's first message. The latter wait grows with each failure, up to `patience`. Otherwise an
@@ -106,6 +107,7 @@ class TrioHandler:
         *,
         admit: Callable[[Any], None],
         idle: Callable[[], None],
+        alive: Callable[[], None],
         ended: Callable[[], None],
         connect_timeout: float,
         patience: float,
@@ -113,6 +115,7 @@ class TrioHandler:
     ) -> None:
         self._admit = admit
         self._idle = idle
+        self._alive = alive
         self._ended = ended
         self._connect_timeout = connect_timeout
         self._patience = connect_timeout
@@ -127,6 +130,7 @@ class TrioHandler:
         self._address: Any = None
         self._connected_at = 0.0
         self._closed = False
+        self._received_before = 0
         self.number = 0
         self.received = 0
         self.server = ""
@@ -247,6 +251,9 @@ class TrioHandler:
         elif self._turn % _LOOK_AROUND == 0:
             # Poll now and then. Otherwise an endless stream of requests would starve both receiving and sending.
             self._sleep(sock, sock.has_frame, 0.0)
+        if self.received != self._received_before:
+            self._received_before = self.received
+            self._alive()
         ready: list[Any] = [sock] if sock.has_frame() else []
         if self._wake.queued > 0:
             ready.append(self._wake)

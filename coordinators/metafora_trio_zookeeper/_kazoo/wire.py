@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any
 
 from kazoo.client import KazooClient
@@ -61,6 +62,14 @@ class Wire(ConnectionHandler):  # type: ignore[misc]  # kazoo is untyped
         self._answered(request, header.err, header.zxid, buffer, offset)
         return None
 
+    def note_life(self) -> None:
+        """Do not take the server for dead although it has not answered the last ping yet.
+
+        kazoo only knows whole frames. The answer to a ping may have to wait behind a reply that takes long on the link,
+        and without this, that reply would be requested again and again, on one connection after another.
+        """
+        self.ping_outstanding.clear()
+
     def _read_watch_event(self, buffer: bytes, offset: int) -> None:
         # Take all events that follow, since they come in bursts and a turn of kazoo's loop costs more than an event.
         frame: bytes | None = buffer[offset - _HEADER_SIZE :]
@@ -104,5 +113,10 @@ def check_kazoo() -> list[str]:
         if found != parameters:
             wrong.append(f"{owner.__name__}.{name} takes {found}, expected {parameters}")
     client = KazooClient()
-    names = ("_connection", "_conn_retry", "_pending", "_stopped", "last_zxid")
-    return wrong + [f"KazooClient has no {name}" for name in names if not hasattr(client, name)]
+    names = ("_connection", "_conn_retry", "_pending", "_stopped", "last_zxid", "_connection.ping_outstanding.clear")
+    for name in names:
+        try:
+            attrgetter(name)(client)
+        except AttributeError:
+            wrong.append(f"KazooClient has no {name}")
+    return wrong

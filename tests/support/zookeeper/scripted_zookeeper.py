@@ -49,19 +49,22 @@ class ScriptedZooKeeper:
         session_timeout: the session timeout it grants, in seconds.
         has_quorum: whether writes are answered.
         refusing: whether new connections are refused.
+        refusing_credentials: whether new connections end because their credentials are not accepted.
         unimplemented: the requests it does not know, by the name of the method.
         forbidden: the paths below which all writes are refused.
         unreadable: the paths that may not be read. Their events are sent all the same.
+        unlisted: the paths whose children may not be listed.
         log: the outcome of each transaction, refused ones included.
     """
 
     def __init__(self, session_timeout: float = 4.0) -> None:
         self.session_timeout = session_timeout
         self.has_quorum = True
-        self.refusing = False
+        self.refusing = self.refusing_credentials = False
         self.unimplemented: set[str] = set()
         self.forbidden: set[str] = set()
         self.unreadable: set[str] = set()
+        self.unlisted: set[str] = set()
         self.tree = Tree()
         self.log: list[Outcome] = []
         self.connections: list[ScriptedConnection] = []
@@ -104,9 +107,14 @@ class Request:
 
 
 class Wire:
-    """One direction of a connection: makes each call that was put in, in order, `LATENCY` later."""
+    """One direction of a connection: makes each call that was put in, in order, `LATENCY` later.
+
+    Attributes:
+        held: whether the calls wait until this is set to false.
+    """
 
     def __init__(self) -> None:
+        self._held = False
         self._calls: deque[tuple[float, Callable[[], None]]] = deque()
         self._more = RepeatedEvent()
 
@@ -118,12 +126,21 @@ class Wire:
         self._calls.clear()
 
     @property
+    def held(self) -> bool:
+        return self._held
+
+    @held.setter
+    def held(self, held: bool) -> None:
+        self._held = held
+        self._more.set()
+
+    @property
     def arrived(self) -> int:
         return sum(due <= trio.current_time() for due, _ in self._calls)
 
     async def run(self) -> None:
         while True:
-            while self._calls:
+            while self._calls and not self.held:
                 if self.arrived:
                     self._calls.popleft()[1]()
                 else:
@@ -201,6 +218,10 @@ class ScriptedConnection(ConnectionBase[Request]):
 
         self.after = once
 
+    def hold_replies(self, held: bool = True) -> None:
+        """Hold all messages to the client, as behind a reply that takes long on the link; or let them go on."""
+        self._down.held = held
+
     def silence(self) -> None:
         """Lose the messages on their way to the client, and all later ones until the connection breaks."""
         self._down.clear()
@@ -245,6 +266,8 @@ class ScriptedConnection(ConnectionBase[Request]):
         def listing() -> Reply:
             if path not in self._tree:
                 raise RequestError(ErrorCode.NO_NODE)
+            if path in self._zookeeper.unlisted:
+                raise RequestError(ErrorCode.NO_AUTH)
             return Reply(sorted(self._tree[path].children), 0)
 
         self._send("children", listing, done)
@@ -298,7 +321,9 @@ class ScriptedConnection(ConnectionBase[Request]):
     async def _keep_connected(self) -> None:
         while self.state in (CONNECTED, DISCONNECTED):
             await trio.sleep(RECONNECT)
-            if self.state is DISCONNECTED and not self._zookeeper.refusing:
+            if self.state is DISCONNECTED and self._zookeeper.refusing_credentials:
+                self._set_state(ConnectionState.AUTH_FAILED)
+            elif self.state is DISCONNECTED and not self._zookeeper.refusing:
                 self._choose_replica()
                 number, timeout = self.number + 1, self._zookeeper.session_timeout
                 established = Established(trio.current_time(), number, f"scripted:{number}", timeout, self._session)
