@@ -20,9 +20,16 @@ TIMEOUT = 2.0
 """All records take 2 s on the link, twice as long as a lease lasts without an answer to a heartbeat."""
 
 
+@pytest.fixture(scope="module")
+def roomy_server() -> Iterator[Ensemble]:
+    """A server with memory for many copies of the records: it keeps the last transactions and the last replies."""
+    with Ensemble(1, jvm_heap="512m") as ensemble:
+        yield ensemble
+
+
 @pytest.fixture
-def proxy(proxies: ProxyLoop, standalone: Ensemble) -> Iterator[TcpProxy]:
-    proxy = proxies.open("127.0.0.1", standalone.servers[0].client_port)
+def proxy(proxies: ProxyLoop, roomy_server: Ensemble) -> Iterator[TcpProxy]:
+    proxy = proxies.open("127.0.0.1", roomy_server.servers[0].client_port)
     yield proxy
     proxy.close()
 
@@ -37,10 +44,10 @@ async def _submit(near: ZooKeeperCoordinator) -> list[str]:
 
 
 async def test_large_tasks_are_all_read_and_a_reconnect_reads_none_of_them(
-    standalone: Ensemble, proxy: TcpProxy, namespace: str
+    roomy_server: Ensemble, proxy: TcpProxy, namespace: str
 ) -> None:
     """The session is not lost, since the answers to its heartbeats never wait long behind the records."""
-    near = ZooKeeperCoordinator(standalone.hosts, namespace=f"/{namespace}")
+    near = ZooKeeperCoordinator(roomy_server.hosts, namespace=f"/{namespace}")
     far = ZooKeeperCoordinator(proxy.address, namespace=f"/{namespace}", session_timeout=TIMEOUT)
     tasks = await _submit(near)
     proxy.limit(RATE)
@@ -73,9 +80,9 @@ async def test_large_tasks_are_all_read_and_a_reconnect_reads_none_of_them(
         await eventually(session, lambda it: not it.view.tasks and not it.outstanding)
 
 
-async def test_a_client_looks_large_tasks_up(standalone: Ensemble, proxy: TcpProxy, namespace: str) -> None:
+async def test_a_client_looks_large_tasks_up(roomy_server: Ensemble, proxy: TcpProxy, namespace: str) -> None:
     """Its connection lasts, although it sends no heartbeats and a reply may take longer than a ping is waited for."""
-    near = ZooKeeperCoordinator(standalone.hosts, namespace=f"/{namespace}")
+    near = ZooKeeperCoordinator(roomy_server.hosts, namespace=f"/{namespace}")
     far = ZooKeeperCoordinator(proxy.address, namespace=f"/{namespace}", session_timeout=TIMEOUT)
     tasks = await _submit(near)
     async with far.open_client() as client:
