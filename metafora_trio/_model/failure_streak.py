@@ -48,7 +48,7 @@ class FailureStreak:
         self.trial: str | None = None
         self.trial_at = -math.inf
         self._pause = 0.0
-        self._longest = 0.0  # the longest failure of the streak
+        self._longest = 0.0  # the longest failure of the streak, while there is one
         self._times: deque[float] = deque()  # when the failures that count were
         self._well = 0  # the number of tasks that run well, as of the last look
         self._started: dict[str, float] = {}  # some running tasks, by when they began
@@ -109,7 +109,6 @@ class FailureStreak:
     def succeed(self) -> None:
         """Note that a task has been completed or has lasted."""
         self.trial = None
-        self._longest = 0.0
         self._times.clear()
 
     def stop(self, task: str) -> None:

@@ -180,6 +180,41 @@ def test_tasks_that_have_not_lasted_longer_than_the_failures_say_nothing() -> No
     assert streak.suspended
 
 
+def test_the_longest_failure_decides_what_is_much_longer() -> None:
+    streak = FailureStreak(3)
+    streak.start("t", 0.0)
+    for seconds in (1.0, 0.1, 0.1):
+        streak.fail("bad", seconds, 19.9)
+    assert streak.suspended
+
+
+def test_a_few_seconds_say_nothing() -> None:
+    """However short the failures are, a task runs well after five seconds."""
+    streak = FailureStreak(3)
+    streak.start("t", 0.0)
+    for _ in range(3):
+        streak.fail("bad", 0.0, 4.9)
+    assert streak.suspended
+
+
+def test_a_success_ends_the_longest_failure_too() -> None:
+    streak = FailureStreak(3)
+    streak.fail("slow", 50.0, 0.0)
+    streak.succeed()
+    streak.start("well", 0.0)
+    for _ in range(3):
+        streak.fail("bad", 0.1, 5.0)
+    assert not streak.suspended
+
+
+def test_a_task_that_began_with_the_first_failure_can_last() -> None:
+    streak = suspended()
+    streak.take("t")
+    streak.start("t", 0.0)
+    streak.look(60.0)
+    assert streak.failures == 0
+
+
 def test_only_some_of_many_running_tasks_are_followed() -> None:
     """A node may run thousands of tasks, and their memory counts."""
     streak = FailureStreak(3)
@@ -246,6 +281,7 @@ def test_never_suspended_without_a_limit(tasks: list[str]) -> None:
         streak.fail(task, 0.1, 0.0)
         assert streak.may_take(0.0)
         assert streak.may_run(task)
+    assert streak.failures == 0  # nothing is kept
 
 
 class Streaks(RuleBasedStateMachine):
