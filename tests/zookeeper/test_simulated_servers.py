@@ -203,6 +203,27 @@ def test_sessions_that_a_leader_could_not_end_without_quorum_end_when_it_has_one
     lab.until_state(peer, EXPIRED)
 
 
+def test_a_session_that_ends_while_its_client_is_being_welcomed_is_not_kept_open(lab: Lab) -> None:
+    """Once the quorum is back, a write, the client's return and the end of its session are decided in one instant."""
+    leader = lab.zookeeper.leader
+    assert leader is not None
+    writer, peer = lab.peer(at=leader), lab.peer(2.0, at=leader)
+    session = lab.zookeeper.sessions[peer.connection.session_id]
+    lab.zookeeper.cut(peer.process)
+    lab.zookeeper.isolate_server(leader)
+    lab.world.run_for(0.1)
+    lab.world.run_for(session.deadline - lab.world.now - 0.4)
+    writer.send(writer.connection.transact, [SetData("/", b"")])
+    lab.zookeeper.heal(peer.process, leader)
+    lab.until(lambda: lab.zookeeper.servers_of(peer.process) == [leader])
+    lab.world.run_for(session.deadline - lab.world.now)
+    assert (lab.zookeeper.servers_of(peer.process), peer.connection.state) == ([leader], DISCONNECTED)
+    lab.zookeeper.heal_servers()
+    lab.zookeeper.heal(peer.process)
+    lab.world.run_for(1.0)
+    assert (session.ended, peer.connection.state) == (True, EXPIRED)
+
+
 def test_after_a_change_of_leader_sessions_live_on_with_full_timeouts(lab: Lab) -> None:
     peer, dead = lab.peer(4.0), lab.peer(4.0)
     for each, path in ((peer, "/a"), (dead, "/b")):

@@ -169,7 +169,7 @@ class Channel:
     Attributes:
         process: the client's process.
         server: the server's number.
-        session: the id of the session, once it is established here; 0 before.
+        session: the id of the session that is established here, or is to be; 0 for one that does not exist yet.
         timeout: the session timeout granted here, in seconds.
         client_open, server_open: whether that end is open.
     """

@@ -298,8 +298,8 @@ class Server:
             channel.close_server_end()
 
     def drop_session(self, session: int) -> None:
-        """Close a session's connections to this server."""
-        for channel in [channel for channel in self._clients if channel.session == session]:
+        """Close a session's connections to this server, and those that are being made for it."""
+        for channel in [channel for channel in (*self._clients, *self._greeting) if channel.session == session]:
             self._drop(channel)
 
     def stop_serving(self) -> None:
@@ -317,7 +317,7 @@ class Server:
             return
         if hello.session:
             self.drop_session(hello.session)
-        self._greeting[channel] = None
+        self._greeting[channel], channel.session = None, hello.session
         self._leader.forward(Origin(self, channel, hello))
 
     def _drop(self, channel: Channel) -> None:
