@@ -24,6 +24,7 @@ from metafora_trio_zookeeper._connection import (
 )
 from metafora_trio_zookeeper._layout import TOMBSTONE
 from metafora_trio_zookeeper._session.changed_tasks import ChangedTasks
+from metafora_trio_zookeeper._session.record_sizes import RecordSizes
 from tests.support.virtual_time import use_virtual_time
 from tests.support.zookeeper.claims import own_claim
 from tests.support.zookeeper.coordinator_lab import CoordinatorLab, lab_of
@@ -31,6 +32,7 @@ from tests.support.zookeeper.scripted_cluster import ScriptedCluster
 
 COMPLETED = TaskState(StateName.COMPLETED)
 OTHER = b'{"of":"an operator"}'
+LARGE = b'{"large":"' + b"x" * 400_000 + b'"}'
 
 
 @pytest.fixture
@@ -231,7 +233,25 @@ class TestTombstones:
             for task in tasks:
                 cluster.commit([SetData(cluster.layout.task_path(task), TOMBSTONE, 0)])
             await until(lambda: all(session.view.tasks.values()))
-            assert connection.sent.count("read") - reads < 40
+            assert connection.sent.count("read") - reads < 60
+
+    async def test_large_properties_that_an_operator_sets_come_one_at_a_time(self, cluster: ScriptedCluster) -> None:
+        """On a slow link, heartbeats would wait behind many. A reconnect reads none of them."""
+        tasks = [f"t{number}" for number in range(40)]
+        await cluster.submit(*tasks)
+        async with cluster.session() as (session, connection):
+            claims = [await own_claim(session, task) for task in tasks]
+            reads = connection.sent.count("read")
+            for task in tasks:
+                cluster.commit([SetData(cluster.layout.task_path(task), LARGE)])
+            await until(lambda: connection.sent.count("read") >= reads + len(tasks))
+            reads = connection.sent.count("read")
+            connection.cut()
+            await eventually(session, lambda it: not it.current)
+            await eventually(session, lambda it: it.current)
+            assert connection.sent.count("read") == reads + 1  # the record of the node
+            session.finish(claims[0], COMPLETED)
+            await eventually(session, lambda it: "t0" not in it.view.tasks)
 
 
 class TestReads:
@@ -244,7 +264,7 @@ class TestReads:
         def read(tasks: Sequence[str], done: Done) -> None:
             asked.append((list(tasks), done))
 
-        changed = ChangedTasks(read, lambda task, record: records.append((task, record)))
+        changed = ChangedTasks(read, lambda task, record: records.append((task, record)), RecordSizes())
         for task in "abc":
             changed.add(task)
         changed.forget("c")
@@ -275,7 +295,9 @@ class TestReads:
     async def test_one_that_is_gone_is_not_read(self, autojump_clock: trio.testing.MockClock) -> None:
         """Neither one that waits for its turn, nor one whose read was refused. That would go on for ever."""
         asked: list[tuple[list[str], Done]] = []
-        changed = ChangedTasks(lambda tasks, done: asked.append((list(tasks), done)), lambda task, record: None)
+        changed = ChangedTasks(
+            lambda tasks, done: asked.append((list(tasks), done)), lambda task, record: None, RecordSizes()
+        )
         changed.add("a")
         changed.add("b")
         changed.add("c")

@@ -14,11 +14,13 @@ from metafora_trio.contract import AsyncBool
 from metafora_trio_zookeeper._connection import Done, ReadResult, Reply, RequestError
 from metafora_trio_zookeeper._replies import is_broken
 
+from .record_sizes import RecordSizes
+
 __all__ = ["ChangedTasks"]
 
 _AT_ONCE = 32
-"""The most tasks that one request reads. While it is answered, further ones gather, so that a client that deletes many
-tasks costs few requests. Properties may be large, so it is no more."""
+"""The most tasks that one request reads, if the latest were small. While it is answered, further ones gather, so that a
+client that deletes many tasks costs few requests. Properties may be large, so it is no more."""
 _FIRST, _LONGEST = 1.0, 60.0
 """First and longest time, in seconds, until a read that was refused is tried again. The time doubles."""
 
@@ -29,13 +31,18 @@ class ChangedTasks:
     Args:
         read: reads the records of some tasks.
         on_record: called with each task and its record, in wire order.
+        sizes: how many records to ask for, judged by these reads alone: nearly all are tombstones, unlike other reads.
     """
 
     def __init__(
-        self, read: Callable[[Sequence[str], Done], None], on_record: Callable[[str, ReadResult | None], None]
+        self,
+        read: Callable[[Sequence[str], Done], None],
+        on_record: Callable[[str, ReadResult | None], None],
+        sizes: RecordSizes,
     ) -> None:
         self._read = read
         self._on_record = on_record
+        self._sizes = sizes
         self._waiting: dict[str, None] = {}
         self._refused: dict[str, None] = {}
         self._some_refused = AsyncBool()
@@ -70,7 +77,7 @@ class ChangedTasks:
 
     def _send(self) -> None:
         if self._waiting and not self._in_flight:
-            tasks = list(itertools.islice(self._waiting, _AT_ONCE))
+            tasks = list(itertools.islice(self._waiting, min(_AT_ONCE, self._sizes.per_read)))
             for task in tasks:
                 del self._waiting[task]
             self._in_flight = True
@@ -87,5 +94,7 @@ class ChangedTasks:
                 self.refused(task)
             else:
                 self._refused.pop(task, None)
+                if record is not None:
+                    self._sizes.add(len(record.data))
                 self._on_record(task, record)
         self._send()
