@@ -58,6 +58,9 @@ __all__ = ["LiveView"]
 
 _CHUNK = 500
 """Events to apply between two checkpoints: about 3 ms."""
+_PATIENCE = 6
+"""A read that is lost after the session timeout divided by this was too large for the link. By then, a connection on
+which nothing arrives is given up."""
 _MOST_JITTER = 2.0
 """Seconds over which resyncs are spread, since a change of leader makes every node list at the same time."""
 
@@ -94,7 +97,12 @@ class LiveView(PendingChanges):
     ) -> None:
         super().__init__()
         self.view = ClusterView()
-        self.records = ReadAhead(self.read_tasks, self._on_record, sizes or RecordSizes())
+        self.records = ReadAhead(
+            self.read_tasks,
+            self._on_record,
+            sizes or RecordSizes(),
+            patience=lambda: self.connection.session_timeout / _PATIENCE,
+        )
         self.deliveries = 0
         self.connection = connection
         self._layout = layout
