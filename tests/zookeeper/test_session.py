@@ -11,7 +11,7 @@ import trio
 from metafora_trio import BrokerTooOld, CoordinatorUnavailable, StateName, TaskState
 from metafora_trio.testing.conformance import eventually
 from metafora_trio.testing.conformance._subject import get_claim
-from metafora_trio_zookeeper._connection import Connection, Create, Delete, SetData
+from metafora_trio_zookeeper._connection import Connection, Create, Delete, SetData, WriteOp
 from metafora_trio_zookeeper._layout import TOMBSTONE
 from tests.support.virtual_time import use_virtual_time
 from tests.support.zookeeper.claims import own_claim
@@ -168,7 +168,8 @@ class TestReconnect:
     @pytest.mark.parametrize("kind", ["task", "claim"])
     @pytest.mark.parametrize("change", ["appears", "vanishes"])
     async def test_the_audit_finds_lost_events(self, kind: str, change: str) -> None:
-        """No real server loses these events. A bucket that differs from the view makes the session resync."""
+        """No real server loses these events. Claims that differ from the view make the session resync; tasks are looked
+        up one by one, because a server hides the events of those that may not be read."""
         cluster = ScriptedCluster()
         layout = cluster.layout
         await cluster.submit("t", "u")
@@ -181,14 +182,17 @@ class TestReconnect:
             paths = (layout.task_path("t"), layout.task_path("new"))
             if kind == "claim":
                 paths = (layout.claim_path(other), layout.claim_path(replace(other, seq=other.seq + 1)))
-            made = Create(paths[1], ephemeral=kind == "claim")
-            cluster.commit([made if change == "appears" else Delete(paths[0])], owner=99)
+            made: list[WriteOp] = [Create(paths[1], ephemeral=kind == "claim")]
+            if kind == "task":
+                made.append(SetData(paths[1], TOMBSTONE))
+            cluster.commit(made if change == "appears" else [Delete(paths[0])], owner=99)
             await trio.sleep(0.1)
             connection.numb = False
             assert connection.number == 1
             await trio.sleep(2 * 4 * 5 + 1)
-            assert connection.number == 2
+            assert connection.number == (2 if kind == "claim" else 1)
             assert len(session.view.tasks) + len(list(session.view.claims())) == (5 if change == "appears" else 3)
+            assert session.view.deleted("new") == (kind == "task" and change == "appears")
 
     async def test_the_audit_finds_nothing_if_nothing_was_lost(self) -> None:
         cluster = ScriptedCluster()
