@@ -24,7 +24,6 @@ from metafora_trio_zookeeper._connection import (
 )
 from metafora_trio_zookeeper._layout import TOMBSTONE
 from metafora_trio_zookeeper._session.changed_tasks import ChangedTasks
-from metafora_trio_zookeeper._session.record_sizes import RecordSizes
 from tests.support.virtual_time import use_virtual_time
 from tests.support.zookeeper.claims import own_claim
 from tests.support.zookeeper.coordinator_lab import CoordinatorLab, lab_of
@@ -264,7 +263,7 @@ class TestReads:
         def read(tasks: Sequence[str], done: Done) -> None:
             asked.append((list(tasks), done))
 
-        changed = ChangedTasks(read, lambda task, record: records.append((task, record)), RecordSizes())
+        changed = ChangedTasks(read, lambda task, record: records.append((task, record)))
         for task in "abc":
             changed.add(task)
         changed.forget("c")
@@ -295,9 +294,7 @@ class TestReads:
     async def test_one_that_is_gone_is_not_read(self, autojump_clock: trio.testing.MockClock) -> None:
         """Neither one that waits for its turn, nor one whose read was refused. That would go on for ever."""
         asked: list[tuple[list[str], Done]] = []
-        changed = ChangedTasks(
-            lambda tasks, done: asked.append((list(tasks), done)), lambda task, record: None, RecordSizes()
-        )
+        changed = ChangedTasks(lambda tasks, done: asked.append((list(tasks), done)), lambda task, record: None)
         changed.add("a")
         changed.add("b")
         changed.add("c")

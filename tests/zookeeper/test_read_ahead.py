@@ -39,7 +39,7 @@ class Reader:
             lambda tasks, done: self.requests.append((tasks, done)),
             lambda task, record: self.arrived.append((task, record)),
             sizes or RecordSizes(),
-            patience=lambda: PATIENCE,
+            lambda: 6 * PATIENCE,
             now=lambda: self.now,
         )
 

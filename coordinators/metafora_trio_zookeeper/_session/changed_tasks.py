@@ -31,18 +31,15 @@ class ChangedTasks:
     Args:
         read: reads the records of some tasks.
         on_record: called with each task and its record, in wire order.
-        sizes: how many records to ask for, judged by these reads alone: nearly all are tombstones, unlike other reads.
     """
 
     def __init__(
-        self,
-        read: Callable[[Sequence[str], Done], None],
-        on_record: Callable[[str, ReadResult | None], None],
-        sizes: RecordSizes,
+        self, read: Callable[[Sequence[str], Done], None], on_record: Callable[[str, ReadResult | None], None]
     ) -> None:
+        # Of these reads alone, since nearly all are of tombstones, unlike other reads.
+        self._sizes = RecordSizes()
         self._read = read
         self._on_record = on_record
-        self._sizes = sizes
         self._waiting: dict[str, None] = {}
         self._refused: dict[str, None] = {}
         self._some_refused = AsyncBool()
@@ -89,12 +86,16 @@ class ChangedTasks:
             self._waiting.clear()  # the resync after the reconnect reads what matters
             return
         found = reply.value if isinstance(reply, Reply) else [reply] * len(tasks)
+        self._note_sizes(found)
         for task, record in zip(tasks, found, strict=True):
             if isinstance(record, RequestError):
                 self.refused(task)
             else:
                 self._refused.pop(task, None)
-                if record is not None:
-                    self._sizes.add(len(record.data))
                 self._on_record(task, record)
         self._send()
+
+    def _note_sizes(self, records: Sequence[ReadResult | RequestError | None]) -> None:
+        for record in records:
+            if isinstance(record, ReadResult):
+                self._sizes.add(len(record.data))

@@ -58,9 +58,6 @@ __all__ = ["LiveView"]
 
 _CHUNK = 500
 """Events to apply between two checkpoints: about 3 ms."""
-_PATIENCE = 6
-"""A read that is lost after the session timeout divided by this was too large for the link. By then, a connection on
-which nothing arrives is given up."""
 _MOST_JITTER = 2.0
 """Seconds over which resyncs are spread, since a change of leader makes every node list at the same time."""
 
@@ -98,17 +95,14 @@ class LiveView(PendingChanges):
         super().__init__()
         self.view = ClusterView()
         self.records = ReadAhead(
-            self.read_tasks,
-            self._on_record,
-            sizes or RecordSizes(),
-            patience=lambda: self.connection.session_timeout / _PATIENCE,
+            self.read_tasks, self._on_record, sizes or RecordSizes(), lambda: self.connection.session_timeout
         )
         self.deliveries = 0
         self.connection = connection
         self._layout = layout
         self._in_flight = in_flight
         self.queued_commands = QueuedCommands(layout, in_flight.identity, self._read_one, self.touch_nodes)
-        self.changed_tasks = ChangedTasks(self.read_tasks, self._on_changed, RecordSizes())
+        self.changed_tasks = ChangedTasks(self.read_tasks, self._on_changed)
         self.versions: dict[str, int] = {}
         self._rng = rng
         self.task_counts: Counter[str] = Counter()

@@ -19,6 +19,10 @@ from .record_sizes import RecordSizes
 
 __all__ = ["ReadAhead", "Record"]
 
+_PATIENCE = 6
+"""A read that is lost after the session timeout divided by this may have been too large for the link. By then, a
+connection on which nothing arrives is given up."""
+
 Record = ReadResult | RequestError | None
 """A task's record, None if there is no such task, or the reason why it cannot be read."""
 
@@ -33,7 +37,7 @@ class ReadAhead:
         read: sends a request that reads the records of some tasks.
         arrived: called with each task and its record, in the step in which the record matches the events delivered.
         sizes: how many records to ask for.
-        patience: returns how many seconds a read must have been under way, if it is lost, to say something about sizes.
+        session_timeout: returns it, in seconds.
         now: returns the time.
     """
 
@@ -42,14 +46,14 @@ class ReadAhead:
         read: Callable[[Sequence[str], Done], None],
         arrived: Callable[[str, Record], None],
         sizes: RecordSizes,
+        session_timeout: Callable[[], float],
         *,
-        patience: Callable[[], float],
         now: Callable[[], float] = trio.current_time,
     ) -> None:
         self._send = read
         self._arrived = arrived
         self._sizes = sizes
-        self._patience = patience
+        self._session_timeout = session_timeout
         self._now = now
         self._read: dict[str, Record] = {}
         # The tasks that are wanted or under way, each with an event if a caller of `take` waits for it.
@@ -88,7 +92,7 @@ class ReadAhead:
                     self._sizes.add(len(record.data))
                 self._keep(task, record)
         elif is_broken(reply):
-            if self._now() - asked >= self._patience():
+            if self._now() - asked >= self._session_timeout() / _PATIENCE:
                 self._sizes.lost(len(tasks))
             for task in tasks:
                 self._cancel(task)
