@@ -23,9 +23,11 @@ from metafora_trio_zookeeper._connection import (
     WriteOp,
 )
 from metafora_trio_zookeeper._replies import Burst
+from metafora_trio_zookeeper._session import live_view
 from metafora_trio_zookeeper._session.batch import Unit
 from metafora_trio_zookeeper._session.heartbeat import Heartbeat
 from metafora_trio_zookeeper._session.in_flight import InFlight
+from metafora_trio_zookeeper._session.lists import Changed
 from metafora_trio_zookeeper._session.live_view import LiveView
 from metafora_trio_zookeeper._session.session import ZooKeeperSession
 from metafora_trio_zookeeper._session.writes import Writes
@@ -256,7 +258,7 @@ def claims_again_while_pending() -> Iterator[Change]:
 
 @mutant(rule="A resync looks up the tasks that may run here, because lists do not show tombstones.", source=_ZOOKEEPER)
 def tombstone_missed_by_a_resync() -> Iterator[Change]:
-    yield LiveView, "_changed_of", lambda self, tasks, looked_up: ([], [])
+    yield live_view, "changed_of", lambda tasks, looked_up: Changed([], {}, [])
 
 
 @mutant(rule="Events that arrive during a resync are applied to the new view, also those of nodes.", source=_ZOOKEEPER)

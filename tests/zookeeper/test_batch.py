@@ -114,6 +114,24 @@ async def test_units_added_together_share_a_transaction(autojump_clock: trio.tes
     assert outcomes == [(f"/{n}", None, None) for n in range(300)]
 
 
+async def test_nothing_is_sent_in_the_step_of_a_loss(autojump_clock: trio.testing.MockClock) -> None:
+    """The replies fail before the batch is closed. What it sent then would only fail, too."""
+    server, outcomes, batch, reads = make()
+    await run_with(batch)
+    for n in range(600):
+        batch.add(outcomes.unit(f"/{n}", read=True))
+    await trio.testing.wait_all_tasks_blocked()
+    for _, done in list(server.waiting):
+        done(RequestError(ErrorCode.CONNECTION_LOSS))
+    batch.close()
+    await trio.testing.wait_all_tasks_blocked()
+    assert (len(server.transactions), len(reads)) == (2, 2)
+    batch.add(outcomes.unit("/new"))
+    batch.open()
+    await trio.testing.wait_all_tasks_blocked()
+    assert server.transactions[2:] == [["/new"]]
+
+
 async def test_the_refused_unit_is_settled_and_the_others_sent_again(autojump_clock: trio.testing.MockClock) -> None:
     server, outcomes, batch, _ = make()
     await run_with(batch)

@@ -31,6 +31,7 @@ from tests.support.zookeeper.scripted_cluster import ScriptedCluster
 
 COMPLETED = TaskState(StateName.COMPLETED)
 OTHER = b'{"of":"an operator"}'
+LARGE = b'{"large":"' + b"x" * 400_000 + b'"}'
 
 
 @pytest.fixture
@@ -231,7 +232,25 @@ class TestTombstones:
             for task in tasks:
                 cluster.commit([SetData(cluster.layout.task_path(task), TOMBSTONE, 0)])
             await until(lambda: all(session.view.tasks.values()))
-            assert connection.sent.count("read") - reads < 40
+            assert connection.sent.count("read") - reads < 60
+
+    async def test_large_properties_that_an_operator_sets_come_one_at_a_time(self, cluster: ScriptedCluster) -> None:
+        """On a slow link, heartbeats would wait behind many. A reconnect reads none of them."""
+        tasks = [f"t{number}" for number in range(40)]
+        await cluster.submit(*tasks)
+        async with cluster.session() as (session, connection):
+            claims = [await own_claim(session, task) for task in tasks]
+            reads = connection.sent.count("read")
+            for task in tasks:
+                cluster.commit([SetData(cluster.layout.task_path(task), LARGE)])
+            await until(lambda: connection.sent.count("read") >= reads + len(tasks))
+            reads = connection.sent.count("read")
+            connection.cut()
+            await eventually(session, lambda it: not it.current)
+            await eventually(session, lambda it: it.current)
+            assert connection.sent.count("read") == reads + 1  # the record of the node
+            session.finish(claims[0], COMPLETED)
+            await eventually(session, lambda it: "t0" not in it.view.tasks)
 
 
 class TestReads:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
+import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,6 +21,8 @@ from metafora_trio_zookeeper._session.record_sizes import (
 )
 
 SMALL, LARGE = 200, 400_000
+PATIENCE = 0.7
+"""Seconds from which a lost read says something about the sizes."""
 NO_AUTH = ErrorCode.NO_AUTH
 
 
@@ -27,6 +30,7 @@ class Reader:
     """A `ReadAhead` and the requests that it has sent. Records have the sizes that the test gives their tasks."""
 
     def __init__(self, sizes: RecordSizes | None = None) -> None:
+        self.now = 100.0
         self.size: dict[str, int] = {}
         self.forbidden: set[str] = set()
         self.requests: deque[tuple[Sequence[str], Done]] = deque()
@@ -35,6 +39,8 @@ class Reader:
             lambda tasks, done: self.requests.append((tasks, done)),
             lambda task, record: self.arrived.append((task, record)),
             sizes or RecordSizes(),
+            lambda: 6 * PATIENCE,
+            now=lambda: self.now,
         )
 
     def want(self, tasks: Sequence[str], size: int) -> None:
@@ -55,6 +61,12 @@ class Reader:
             done(RequestError(NO_AUTH))
         else:
             done(Reply(tuple(ReadResult(bytes(self.size[task]), 0, 0, 0) for task in tasks), 1))
+
+    def lose_all(self, *, after: float) -> None:
+        """Let some seconds pass, and break the connection."""
+        self.now += after
+        while self.requests:
+            self.requests.popleft()[1](RequestError(ErrorCode.CONNECTION_LOSS))
 
     def answer_all(self) -> list[int]:
         """Answer all requests. Return how many records were under way before each answer."""
@@ -131,11 +143,22 @@ class TestLimits:
             reader.answer_all()
             reader.want(names(300, "large"), LARGE)
             under_way.append(len(reader.under_way))
-            for _, done in list(reader.requests):
-                done(RequestError(ErrorCode.CONNECTION_LOSS))
+            reader.lose_all(after=PATIENCE + 0.1)
         assert under_way[0] == MAX_RECORDS_UNDER_WAY
         assert under_way == sorted(under_way, reverse=True)
         assert under_way[-1] < 15
+
+    @pytest.mark.parametrize("count, after", [(300, PATIENCE - 0.1), (1, 60.0)])
+    def test_an_ordinary_reconnect_teaches_nothing(self, count: int, after: float) -> None:
+        """Neither a read that was lost soon, nor a single one, which cannot get any smaller."""
+        sizes = RecordSizes()
+        reader = Reader(sizes)
+        reader.want(names(1000), SMALL)
+        reader.answer_all()
+        reader.want(names(count, "u"), SMALL)
+        reader.lose_all(after=after)
+        assert sizes.under_way == MAX_RECORDS_UNDER_WAY
+        assert sizes.per_read == MAX_RECORDS_A_READ
 
 
 class TestRecords:

@@ -21,6 +21,8 @@ from tests.support.zookeeper.coordinator_lab import CoordinatorLab, lab_of
 from tests.support.zookeeper.scripted_cluster import ScriptedCluster
 
 COMPLETED = TaskState(StateName.COMPLETED)
+AUDIT = 2 * 4 * 5.0 + 1
+"""Seconds until the audit has compared all directories of this namespace."""
 
 
 @pytest.fixture
@@ -80,6 +82,23 @@ class TestReading:
             assert session.view.tasks == {"t": False, "u": True}
             lab.zookeeper.forbidden.reading.clear()
             await eventually(session, lambda it: it.view.deleted("t"))
+
+    async def test_the_audit_drops_no_connection_for_it(self, lab: CoordinatorLab) -> None:
+        """A server hides that such a task comes and goes, so the view differs from the list. That is no lost event."""
+        await lab.submit("t")
+        path = lab.layout.task_path("hidden")
+        forbidden = lab.zookeeper.forbidden
+        forbidden.reading.add(path)
+        forbidden.events.add(path)
+        async with lab.session() as (session, connection):
+            await lab.commit(Create(path))
+            assert session.view.tasks == {"t": False}
+            await trio.sleep(AUDIT)
+            assert session.view.tasks == {"t": False, "hidden": False}
+            await lab.commit(Delete(path))
+            await trio.sleep(AUDIT)
+            assert session.view.tasks == {"t": False}
+            assert connection.number == 1
 
 
 class TestEnds:

@@ -146,7 +146,10 @@ class Batch:
         if isinstance(reply, Reply):
             for unit in units:
                 unit.settle(unit, None)
-        elif not is_broken(reply):
+        elif is_broken(reply):
+            self._wake.value = True  # not in this step: the batch is about to be closed
+            return
+        else:
             self._refused(units, reply)
         self._pump()
 

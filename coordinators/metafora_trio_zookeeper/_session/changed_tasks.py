@@ -14,11 +14,13 @@ from metafora_trio.contract import AsyncBool
 from metafora_trio_zookeeper._connection import Done, ReadResult, Reply, RequestError
 from metafora_trio_zookeeper._replies import is_broken
 
+from .record_sizes import RecordSizes
+
 __all__ = ["ChangedTasks"]
 
 _AT_ONCE = 32
-"""The most tasks that one request reads. While it is answered, further ones gather, so that a client that deletes many
-tasks costs few requests. Properties may be large, so it is no more."""
+"""The most tasks that one request reads, if the latest were small. While it is answered, further ones gather, so that a
+client that deletes many tasks costs few requests. Properties may be large, so it is no more."""
 _FIRST, _LONGEST = 1.0, 60.0
 """First and longest time, in seconds, until a read that was refused is tried again. The time doubles for each task."""
 
@@ -34,6 +36,8 @@ class ChangedTasks:
     def __init__(
         self, read: Callable[[Sequence[str], Done], None], on_record: Callable[[str, ReadResult | None], bool]
     ) -> None:
+        # Of these reads alone, since nearly all are of tombstones, unlike other reads.
+        self._sizes = RecordSizes()
         self._read = read
         self._on_record = on_record
         self._waiting: dict[str, None] = {}
@@ -73,7 +77,7 @@ class ChangedTasks:
 
     def _send(self) -> None:
         if self._waiting and not self._in_flight:
-            tasks = list(itertools.islice(self._waiting, _AT_ONCE))
+            tasks = list(itertools.islice(self._waiting, min(_AT_ONCE, self._sizes.per_read)))
             for task in tasks:
                 del self._waiting[task]
             self._in_flight = True
@@ -85,9 +89,15 @@ class ChangedTasks:
             self._waiting.clear()  # the resync after the reconnect reads what matters
             return
         found = reply.value if isinstance(reply, Reply) else [reply] * len(tasks)
+        self._note_sizes(found)
         for task, record in zip(tasks, found, strict=True):
             if isinstance(record, RequestError):
                 self.refused(task)
             elif self._on_record(task, record):
                 self._refused.pop(task, None)
         self._send()
+
+    def _note_sizes(self, records: Sequence[ReadResult | RequestError | None]) -> None:
+        for record in records:
+            if isinstance(record, ReadResult):
+                self._sizes.add(len(record.data))

@@ -1,15 +1,45 @@
-"""The lists and reads of a resync, as parts of one burst."""
+"""The lists, lookups and reads of a resync, as parts of one burst."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
-from metafora_trio_zookeeper._connection import Connection, ReadResult, RequestError
-from metafora_trio_zookeeper._layout import MAX_OPS
+from metafora_trio_zookeeper._connection import Connection, ReadResult, RequestError, Stat
+from metafora_trio_zookeeper._layout import MAX_OPS, TOMBSTONE
 from metafora_trio_zookeeper._replies import Burst, Slot
 
-__all__ = ["list_names", "names_of", "read_many", "results_of"]
+__all__ = ["Changed", "changed_of", "list_names", "names_of", "read_many", "results_of"]
+
+
+class Changed(NamedTuple):
+    """The tasks whose znode has changed since they were submitted.
+
+    Attributes:
+        deleted: those that are as large as a tombstone, and so probably have one. To read them takes few bytes.
+        versions: the versions of all others: an operator has set other properties, of any size.
+        refused: the tasks that may not be looked up.
+    """
+
+    deleted: list[str]
+    versions: dict[str, int]
+    refused: list[str]
+
+
+def changed_of(tasks: Sequence[str], looked_up: Slot) -> Changed:
+    """Return those of some tasks that have changed, once the burst in which they were looked up has been answered."""
+    assert isinstance(looked_up.value, tuple)
+    changed = Changed([], {}, [])
+    for task, stat in zip(tasks, looked_up.value, strict=True):
+        if isinstance(stat, RequestError):
+            changed.refused.append(task)
+        elif isinstance(stat, Stat) and stat.version:
+            if stat.size == len(TOMBSTONE):
+                changed.deleted.append(task)
+            else:
+                changed.versions[task] = stat.version
+    return changed
 
 
 def list_names(connection: Connection, burst: Burst, path: str) -> Slot:

@@ -41,14 +41,13 @@ from metafora_trio_zookeeper._connection import (
     ReadResult,
     Reply,
     RequestError,
-    Stat,
 )
 from metafora_trio_zookeeper._layout import Layout, is_tombstone, known
-from metafora_trio_zookeeper._replies import Burst, Slot, is_broken
+from metafora_trio_zookeeper._replies import Burst, is_broken
 
 from .changed_tasks import ChangedTasks
 from .in_flight import InFlight
-from .lists import list_names, names_of, read_many, results_of
+from .lists import changed_of, list_names, names_of, read_many, results_of
 from .node_record import check_readable, decode_node
 from .pending_changes import PendingChanges
 from .queued_commands import QueuedCommands
@@ -95,7 +94,9 @@ class LiveView(PendingChanges):
     ) -> None:
         super().__init__()
         self.view = ClusterView()
-        self.records = ReadAhead(self.read_tasks, self._on_record, sizes or RecordSizes())
+        self.records = ReadAhead(
+            self.read_tasks, self._on_record, sizes or RecordSizes(), lambda: self.connection.session_timeout
+        )
         self.deliveries = 0
         self.connection = connection
         self._layout = layout
@@ -226,8 +227,8 @@ class LiveView(PendingChanges):
         queued_commands = list_names(connection, burst, layout.node_commands) if self._in_flight.identity else None
         claims = [(bucket, list_names(connection, burst, f"{layout.claims}/{bucket}")) for bucket in layout.buckets]
         tasks = [(bucket, list_names(connection, burst, f"{layout.tasks}/{bucket}")) for bucket in layout.buckets]
-        # Lists do not show tombstones. Look up the tasks that may be running here, and read those that have changed, to
-        # miss none of theirs. (Reading all would take too long where records are large and the link is slow.)
+        # Lists do not show tombstones. Look up the tasks that may be running here, and read those that may have one, to
+        # miss none of theirs. (Reading more would take too long where records are large and the link is slow.)
         held = list(self.view.claims_of(self._in_flight.identity))
         connection.exists([layout.task_path(task) for task in held], looked_up := burst.slot())
         await burst.wait()
@@ -235,8 +236,8 @@ class LiveView(PendingChanges):
         identities = [name for name in names_of(nodes) if known(layout.parse_node(name), layout.nodes, name)]
         own_commands = self.queued_commands.relist(names_of(queued_commands) if queued_commands else [])
         burst = Burst(self._count_delivery)
-        held, refused = self._changed_of(held, looked_up)
-        records = read_many(connection, burst, map(layout.task_path, held))
+        changed = changed_of(held, looked_up)
+        records = read_many(connection, burst, map(layout.task_path, changed.deleted))
         node_records = read_many(connection, burst, map(layout.node_path, identities))
         command_records = read_many(connection, burst, map(layout.node_command_path, own_commands))
         await burst.wait()
@@ -247,7 +248,7 @@ class LiveView(PendingChanges):
 
         # Not in the callbacks, and one bucket at a time, because 100,000 names take most of a second.
         view = self._building = ClusterView()
-        self.versions.clear()
+        self.versions = changed.versions
         self.claim_counts.clear()
         self.task_counts.clear()
         for bucket, slot in claims:
@@ -262,12 +263,12 @@ class LiveView(PendingChanges):
                     view.apply(TaskAdded(task))
                     self.task_counts[bucket] += 1
             await self._checkpoint(epoch)
-        for task, record in zip(held, results_of(records), strict=True):
+        for task, record in zip(changed.deleted, results_of(records), strict=True):
             if isinstance(record, RequestError):
-                refused.append(task)
+                changed.refused.append(task)
             else:
                 self.note_record(task, record)
-        for task in refused:
+        for task in changed.refused:
             self.changed_tasks.refused(task)
         for identity, node_record in zip(identities, results_of(node_records), strict=True):
             self._note_node(view, identity, node_record)
@@ -290,13 +291,6 @@ class LiveView(PendingChanges):
         self._synced = True
         self._current.value = True
         self.touch_everything()
-
-    def _changed_of(self, tasks: Sequence[str], looked_up: Slot) -> tuple[list[str], list[str]]:
-        """Return those of some tasks whose znode has changed since they were submitted, and those that were refused."""
-        assert isinstance(looked_up.value, tuple)
-        found = list(zip(tasks, looked_up.value, strict=True))
-        changed = [task for task, stat in found if isinstance(stat, Stat) and stat.version]
-        return changed, [task for task, stat in found if isinstance(stat, RequestError)]
 
     def read_tasks(self, tasks: Iterable[str], done: Done) -> None:
         """Read the records of some tasks."""

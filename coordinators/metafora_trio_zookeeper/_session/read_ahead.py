@@ -19,6 +19,10 @@ from .record_sizes import RecordSizes
 
 __all__ = ["ReadAhead", "Record"]
 
+_PATIENCE = 6
+"""A read that is lost after the session timeout divided by this may have been too large for the link. By then, a
+connection on which nothing arrives is given up."""
+
 Record = ReadResult | RequestError | None
 """A task's record, None if there is no such task, or the reason why it cannot be read."""
 
@@ -33,6 +37,8 @@ class ReadAhead:
         read: sends a request that reads the records of some tasks.
         arrived: called with each task and its record, in the step in which the record matches the events delivered.
         sizes: how many records to ask for.
+        session_timeout: returns it, in seconds.
+        now: returns the time.
     """
 
     def __init__(
@@ -40,10 +46,15 @@ class ReadAhead:
         read: Callable[[Sequence[str], Done], None],
         arrived: Callable[[str, Record], None],
         sizes: RecordSizes,
+        session_timeout: Callable[[], float],
+        *,
+        now: Callable[[], float] = trio.current_time,
     ) -> None:
         self._send = read
         self._arrived = arrived
         self._sizes = sizes
+        self._session_timeout = session_timeout
+        self._now = now
         self._read: dict[str, Record] = {}
         # The tasks that are wanted or under way, each with an event if a caller of `take` waits for it.
         self._expected: dict[str, trio.Event | None] = {}
@@ -62,7 +73,7 @@ class ReadAhead:
         """Send reads, up to the limits. Call it only while connected."""
         while tasks := self._next():
             self._under_way += len(tasks)
-            self._send(tasks, partial(self._answered, tasks))
+            self._send(tasks, partial(self._answered, tasks, self._now()))
 
     def _next(self) -> list[str]:
         """Remove and return the tasks to read in the next request; none if it must wait for replies."""
@@ -73,7 +84,7 @@ class ReadAhead:
             return [self._alone.popleft()]
         return [self._wanted.popitem(last=False)[0] for _ in range(count)]
 
-    def _answered(self, tasks: Sequence[str], reply: Reply | RequestError) -> None:
+    def _answered(self, tasks: Sequence[str], asked: float, reply: Reply | RequestError) -> None:
         self._under_way -= len(tasks)
         if isinstance(reply, Reply):
             for task, record in zip(tasks, reply.value, strict=True):
@@ -81,7 +92,8 @@ class ReadAhead:
                     self._sizes.add(len(record.data))
                 self._keep(task, record)
         elif is_broken(reply):
-            self._sizes.lost(len(tasks))
+            if self._now() - asked >= self._session_timeout() / _PATIENCE:
+                self._sizes.lost(len(tasks))
             for task in tasks:
                 self._cancel(task)
             return  # what is still wanted is cleared after the reconnect

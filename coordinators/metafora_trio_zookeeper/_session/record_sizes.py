@@ -8,8 +8,8 @@ slow link in a small part of a session timeout. Two limits see to that:
   grow from one record to many within a few replies, if these are small.
 * The **most** bytes that it can be, if all records under way are as large as the largest of late. Otherwise, many small
   records followed by many large ones would be asked for all at once, again and again. If that happens before any large
-  one is known, the session may be lost. So a read that is not answered counts as one of too many large records, and
-  each attempt asks for fewer than the last.
+  one is known, the session may be lost. So a read that is not answered for long counts as one of too many large
+  records, and each attempt asks for fewer than the last. (One that an ordinary reconnect breaks off teaches nothing.)
 
 With small records the numbers are high on purpose: a reply wakes the event loop, which costs as much as many records.
 """
@@ -48,8 +48,10 @@ class RecordSizes:
         self._largest = max(size, self._largest * _FORGETTING)
 
     def lost(self, count: int) -> None:
-        """Note that the connection broke before a read of `count` records was answered: perhaps half are enough."""
-        self._largest = max(self._largest, min(MAX_REQUEST_BYTES, 2 * MOST_BYTES_UNDER_WAY / count))
+        """Note that the connection broke although a read of `count` records had time to be answered: perhaps half are
+        enough. A single one says nothing, since there is no smaller read."""
+        if count > 1:
+            self._largest = max(self._largest, min(MAX_REQUEST_BYTES, 2 * MOST_BYTES_UNDER_WAY / count))
 
     @property
     def per_read(self) -> int:

@@ -30,13 +30,9 @@ from metafora_trio.contract import (
     TaskRefused,
 )
 from metafora_trio_zookeeper._connection import (
-    Check,
     Connection,
     ConnectionState,
-    Create,
-    ErrorCode,
     EventType,
-    Reply,
     RequestError,
     SetData,
 )
@@ -45,6 +41,7 @@ from metafora_trio_zookeeper._namespace import ensure_namespace
 from metafora_trio_zookeeper._replies import Burst, is_broken
 
 from .audit import run_audit
+from .barrier import Barrier
 from .heartbeat import Heartbeat
 from .in_flight import InFlight
 from .live_view import LiveView
@@ -127,6 +124,14 @@ class ZooKeeperSession(Session):
             over=self._on_over,
             deliveries=lambda: self._live.deliveries,
             suspended=suspended,
+        )
+        self._barriers = Barrier(
+            connection,
+            layout,
+            self._path,
+            self._heartbeat,
+            refused=self._refused,
+            mismatch=lambda error: self.end(str(error), error),
         )
         self._token = trio.lowlevel.current_trio_token()
         self._joined = trio.Event()
@@ -380,22 +385,7 @@ class ZooKeeperSession(Session):
                         self._joined.set()
 
     def _barrier(self, burst: Burst) -> None:
-        if not self._joined.is_set():
-            created = burst.slot()
-
-            def on_created(reply: Reply | RequestError) -> None:
-                if isinstance(reply, RequestError) and reply.code is ErrorCode.NODE_EXISTS:
-                    # An earlier attempt of ours arrived and its reply was lost, since no other session has this mark.
-                    created(Reply(None, 0))
-                    return
-                if isinstance(reply, RequestError) and not is_broken(reply):
-                    self._refused(f"creating {self._path}", reply)
-                created(reply)
-
-            self._connection.transact([Create(self._path, self.node.encode(), ephemeral=True)], on_created)
-        if self._failure is not None:
-            # The heartbeat may be refused, because the session may be over for a lack of its znode.
-            self._connection.transact([Check(self._layout.root)], burst.slot())
-            self._heartbeat.send()
+        if self._joined.is_set():
+            self._barriers.resync(burst, over=self._failure is not None)
         else:
-            self._heartbeat.send(burst.slot())
+            self._barriers.join(burst, self.node.encode())
