@@ -17,6 +17,7 @@ import trio
 from metafora_trio import Coordinator, CoordinatorUnavailable, NodeInfo, SessionLost
 from metafora_trio.contract import MIN_SESSION_TIMEOUT, Diagnosis, check_node_name, open_service_nursery
 from metafora_trio_zookeeper._admin.diagnose import diagnose
+from metafora_trio_zookeeper._admin.removal import remove_namespace
 from metafora_trio_zookeeper._client.client import ZooKeeperClient
 from metafora_trio_zookeeper._session.heartbeat import suspended_seconds
 from metafora_trio_zookeeper._session.record_sizes import RecordSizes
@@ -25,7 +26,6 @@ from metafora_trio_zookeeper._session.session import ZooKeeperSession
 from ._connection import Connection, RequestError
 from ._errors import translate
 from ._layout import Layout, describe_acl
-from ._namespace import remove_namespace
 
 __all__ = ["ZooKeeperCoordinator"]
 

@@ -1,26 +1,18 @@
-"""Creation and removal of a namespace: its directories and its layout record, each in one transaction."""
+"""Creation of a namespace: its directories and its layout record, in one transaction."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-
-import trio
 
 from metafora_trio import CoordinatorUnavailable
 
-from ._connection import Check, Connection, Create, Delete, ErrorCode, ReadResult, RequestError, SetData, WriteOp
-from ._errors import translate
-from ._layout import MAX_OPS, Layout
-from ._plain_connection import children_of, open_connection
-from ._replies import Burst, ask, read_one
+from ._connection import Check, Connection, Create, ErrorCode, ReadResult, RequestError, SetData, WriteOp
+from ._layout import Layout
+from ._replies import Burst, ask
 
-__all__ = ["ensure_namespace", "find_namespace", "remove_namespace"]
+__all__ = ["ensure_namespace", "find_namespace"]
 
 _log = logging.getLogger("metafora_trio.zookeeper")
-
-_LOOK = 0.2
-"""Seconds between two checks that the last node has gone."""
 
 
 async def find_namespace(connection: Connection, layout: Layout) -> bool:
@@ -117,47 +109,3 @@ async def _make_parents(connection: Connection, root: str) -> None:
         except RequestError as error:
             if error.code is not ErrorCode.NODE_EXISTS:
                 raise
-
-
-async def remove_namespace(connect: Callable[[], Connection], layout: Layout, *, hosts: str, patience: float) -> None:
-    """Remove a namespace with everything in it. First wait for nodes to go: a killed one's session ends later.
-
-    Args:
-        connect: makes a connection.
-        layout: the namespace.
-        hosts: for messages.
-        patience: seconds to wait for a server, and again for the last node to go.
-
-    Raises:
-        CoordinatorUnavailable: no server was reached, nodes are alive, or others are using the namespace.
-    """
-    async with open_connection(connect, hosts=hosts, patience=patience) as connection:
-        try:
-            if await read_one(connection, layout.root) is None:
-                return
-            await _wait_deserted(connection, layout, patience)
-            directories = [path for path in layout.directories() if path.count("/") > layout.root.count("/") + 1]
-            directories += [layout.nodes, layout.node_commands]
-            names = await children_of(connection, directories)
-            inside = [f"{path}/{name}" for path, below in zip(directories, names, strict=True) for name in below]
-            for first in range(0, len(inside), MAX_OPS):
-                ops = [Delete(path) for path in inside[first : first + MAX_OPS]]
-                await ask(lambda done, ops=ops: connection.transact(ops, done))  # type: ignore[misc]
-            # In one transaction: a node that joins just now finds all directories, or none and creates them again.
-            ends = [Delete(path) for path in [*reversed(layout.directories()), layout.root]]
-            await ask(lambda done: connection.transact(ends, done))
-        except RequestError as error:
-            if error.code in (ErrorCode.NO_NODE, ErrorCode.NOT_EMPTY):
-                raise CoordinatorUnavailable(f"{layout.root} is being used by others, and was not removed") from error
-            raise await translate(hosts, connection.server, error) from error
-
-
-async def _wait_deserted(connection: Connection, layout: Layout, patience: float) -> None:
-    nodes: list[str] = []
-    with trio.move_on_after(patience):
-        while True:
-            ((nodes),) = await children_of(connection, [layout.nodes])
-            if not nodes:
-                return
-            await trio.sleep(_LOOK)
-    raise CoordinatorUnavailable(f"{layout.root} was not removed: nodes still joined: {', '.join(nodes[:5])}")

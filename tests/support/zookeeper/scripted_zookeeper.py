@@ -172,6 +172,8 @@ class ScriptedConnection(ConnectionBase[Request]):
         self._position = 0
         self._next_position: int | None = None
         self._watches: set[str] = set()
+        self._acts: dict[int, Callable[[], None]] = {}
+        self._served = 0
         self._up, self._down = Wire(), Wire()
 
     @property
@@ -221,6 +223,10 @@ class ScriptedConnection(ConnectionBase[Request]):
     def hold_replies(self, held: bool = True) -> None:
         """Hold all messages to the client, as behind a reply that takes long on the link; or let them go on."""
         self._down.held = held
+
+    def before_request(self, number: int, act: Callable[[], None]) -> None:
+        """Have `act` called before the servers take the request of that number, counted from 1."""
+        self._acts[number] = act
 
     def silence(self) -> None:
         """Lose the messages on their way to the client, and all later ones until the connection breaks."""
@@ -342,6 +348,9 @@ class ScriptedConnection(ConnectionBase[Request]):
 
     def _serve(self, request: Request) -> None:
         answer: Reply | RequestError
+        self._served += 1
+        if act := self._acts.pop(self._served, None):
+            act()
         if request.name in ("transact", "heartbeat") and not self._zookeeper.has_quorum:
             return
         try:
