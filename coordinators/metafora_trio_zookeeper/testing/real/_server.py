@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -22,6 +24,7 @@ _MAIN = "org.apache.zookeeper.server.quorum.QuorumPeerMain"
 # Small and quick to start, because many servers run on one test machine.
 _JVM = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xss256k", "-Xshare:auto", "-XX:-UsePerfData")
 _SECONDS_TO_ANSWER = 1.0
+_SECONDS_TO_STOP = 10.0
 
 
 @dataclass(eq=False)
@@ -94,8 +97,16 @@ class Server:
             self.process.wait()
 
     def pause(self) -> None:
-        """Pause it with SIGSTOP: its connections stay open, but it does not answer."""
-        self._signal(signal.SIGSTOP)
+        """Pause it with SIGSTOP: its connections stay open, but it does not answer. Blocks until it has stopped.
+
+        The signal stops each of its threads at a moment of its own, so a busy machine may answer a little longer.
+        """
+        process = self._signal(signal.SIGSTOP)
+        end = time.monotonic() + _SECONDS_TO_STOP
+        while os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOHANG) is None and process.poll() is None:
+            if time.monotonic() > end:
+                raise TimeoutError(f"server {self.id} has not stopped {_SECONDS_TO_STOP:g} s after SIGSTOP")
+            time.sleep(0.001)
 
     def resume(self) -> None:
         """Resume it with SIGCONT."""
@@ -118,7 +129,8 @@ class Server:
         status = self.status()
         return None if status is None else status.mode
 
-    def _signal(self, number: signal.Signals) -> None:
+    def _signal(self, number: signal.Signals) -> subprocess.Popen[bytes]:
         if self.process is None or self.process.poll() is not None:
             raise ProcessLookupError(f"server {self.id} is not running")
         self.process.send_signal(number)
+        return self.process
