@@ -101,6 +101,29 @@ class TestReading:
             assert connection.number == 1
 
 
+class TestClaims:
+    @pytest.mark.parametrize("losing", [True, False])
+    async def test_another_claim_that_may_not_be_read(self, lab: CoordinatorLab, losing: bool) -> None:
+        """Somebody has made it by hand. This node gives its own up all the same, and keeps its session."""
+        await lab.submit("t")
+        async with lab.session() as (session, _):
+            session.release(await own_claim(session, "t"))
+            await eventually(session, lambda it: "t" in it.view.unclaimed)
+            own = await own_claim(session, "t")
+            number = 0 if losing else 2**31 - 2
+            path = lab.layout.claim_path(Claim(number, "t", f"ghost.{'x' * 10}", ClaimKind.BID))
+            await lab.commit(Create(path))
+            await eventually(session, lambda it: len(it.view.queue("t")) == 2)
+            (other,) = set(session.view.queue("t")) - {own}
+            lab.zookeeper.forbidden.reading.add(path)
+            if losing:
+                session.withdraw(own, other)
+            else:
+                session.hand_over(own, other)
+            await eventually(session, lambda it: list(it.view.queue("t")) == [other] and not it.outstanding)
+            assert session.current
+
+
 class TestEnds:
     async def test_a_znode_below_the_task(self, lab: CoordinatorLab) -> None:
         """Nobody but a human creates one. The claim stays until the task can be removed."""

@@ -187,7 +187,7 @@ class Channel:
         self.process = process
         self.server = server
         self.session = 0
-        self.timeout = 0.0
+        self.timeout: float = 0.0
         self.client_open: bool = True
         self.server_open: bool = True
         self._link = link
