@@ -7,7 +7,7 @@ on purpose must call `void`; the monitor then checks only the promises that do n
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 
 import trio
@@ -43,6 +43,7 @@ class Monitor:
         ended: (task, token) of every run that ended by itself.
         lost: the identities of sessions that stop or have stopped tasks because they were lost. One may still be open
             at the broker, and gives up each claim as its scope closes.
+        sessions: how many sessions each node has had at the broker, by its name, as far as the broker reports them.
         violations: the violations found so far.
         changes: counts starts, stops and kills.
         rejected: how many writes with an old token the fenced store has refused.
@@ -56,6 +57,7 @@ class Monitor:
         self.started: set[tuple[str, int]] = set()
         self.ended: set[tuple[str, int]] = set()
         self.lost: set[str] = set()
+        self.sessions: Counter[str] = Counter()
         self.violations: list[str] = []
         self.changes: int = 0
         self.rejected: int = 0

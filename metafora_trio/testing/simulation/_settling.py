@@ -42,10 +42,11 @@ class Cluster(Protocol):
 def settle(cluster: Cluster, check: SettledCheck) -> None:
     """See `SimulatedCluster.settle`."""
     cluster.broker.recover()
+    answered_by = cluster.world.now + 2 * cluster.session_timeout + 10
     _must(
         cluster,
         lambda: check.is_answered(cluster.changes),
-        2 * cluster.session_timeout + 10,
+        lambda: answered_by,
         lambda: f"not answered in time: {check.unanswered()}",
     )
     bound = 2 * cluster.session_timeout + cluster.broker.expiry_delay + 5 + cluster.expectations.left_alone
@@ -55,19 +56,24 @@ def settle(cluster: Cluster, check: SettledCheck) -> None:
             node.balancer.relent()
     if any(node.balancer is not None for node in cluster.nodes.values() if node.running):
         bound += _ASKED_AGAIN
-    bound += _held_back(cluster)
     if any(node.leaving for node in cluster.nodes.values()) and _is_limited(cluster):
         bound += _DRAIN_TIMEOUT
     if all(node.leaving for node in cluster.nodes.values() if node.running):
         # No node is left to hand over to, so they must let go. Then a new node takes the tasks.
-        _must(cluster, lambda: not check.running(), bound, lambda: f"drained, but not left in time: {check.running()}")
+        left_by = cluster.world.now + bound
+        _must(
+            cluster,
+            lambda: not check.running(),
+            lambda: left_by + _held_back(cluster),
+            lambda: f"drained, but not left in time: {check.running()}",
+        )
         cluster.start()
     end = cluster.world.now + bound
     while True:
         _must(
             cluster,
             lambda: check.is_settled(cluster.changes),
-            end - cluster.world.now,
+            lambda: end + _held_back(cluster),
             lambda: f"not settled in time: {check.problems() or 'still changing'}",
         )
         settled = _moves(cluster)
@@ -76,8 +82,12 @@ def settle(cluster: Cluster, check: SettledCheck) -> None:
 
 
 def _held_back(cluster: Cluster) -> float:
-    """Return the maximum number of seconds for which a node gets no tasks because it has kept losing its sessions."""
-    sessions = max((node.consumer.statistics().sessions for node in cluster.nodes.values() if node.running), default=0)
+    """Return the maximum number of seconds for which a node gets no tasks because it has kept losing its sessions.
+
+    The other nodes also count the sessions in which it was lost before it had joined.
+    """
+    seen, live = cluster.monitor.sessions, [node for node in cluster.nodes.values() if node.running]
+    sessions = max((max(node.consumer.statistics().sessions, seen[node.name]) for node in live), default=0)
     return min(2.0**sessions, _LONGEST_PROBATION) if sessions > 2 else 0.0
 
 
@@ -91,8 +101,11 @@ def _moves(cluster: Cluster) -> tuple[int, int]:
     return cluster.monitor.changes, cluster.changes
 
 
-def _must(cluster: Cluster, predicate: Callable[[], object], within: float, problem: Callable[[], str]) -> None:
-    """Let time pass until `predicate` is true. If it takes more than `within` seconds, a promise is broken."""
-    if not cluster.run_until(predicate, max(0.0, within)):
-        cluster.monitor.violation(problem())
-        cluster.monitor.check()
+def _must(
+    cluster: Cluster, predicate: Callable[[], object], end: Callable[[], float], problem: Callable[[], str]
+) -> None:
+    """Let time pass until `predicate` is true. If it is not by `end`, which may move meanwhile, a promise is broken."""
+    while not cluster.run_until(predicate, max(0.0, end() - cluster.world.now)):
+        if cluster.world.now >= end():
+            cluster.monitor.violation(problem())
+            cluster.monitor.check()

@@ -82,6 +82,8 @@ class LogChecker:
                     self._monitor.claim_gone(claim.task, claim.node, claim.seq)
             elif directory == layout.tasks and event is EventType.DELETED:
                 removed.append(name)
+            elif above == layout.nodes and event is EventType.CREATED:
+                self._monitor.sessions[node_name(name)] += 1
             elif above == layout.nodes and event is EventType.DELETED:
                 self._check_left(entry, name)
         for task in removed:
