@@ -41,11 +41,19 @@ class Cluster(Protocol):
 
 def settle(cluster: Cluster, check: SettledCheck) -> None:
     """See `SimulatedCluster.settle`."""
+    longest = 0.0
+
+    def held_back() -> float:
+        nonlocal longest  # a node whose probation is over still needs the time after it
+        longest = max(longest, _held_back(cluster))
+        return longest
+
     cluster.broker.recover()
+    answered_by = cluster.world.now + 2 * cluster.session_timeout + 10
     _must(
         cluster,
         lambda: check.is_answered(cluster.changes),
-        2 * cluster.session_timeout + 10,
+        lambda: answered_by,
         lambda: f"not answered in time: {check.unanswered()}",
     )
     bound = 2 * cluster.session_timeout + cluster.broker.expiry_delay + 5 + cluster.expectations.left_alone
@@ -55,19 +63,24 @@ def settle(cluster: Cluster, check: SettledCheck) -> None:
             node.balancer.relent()
     if any(node.balancer is not None for node in cluster.nodes.values() if node.running):
         bound += _ASKED_AGAIN
-    bound += _held_back(cluster)
     if any(node.leaving for node in cluster.nodes.values()) and _is_limited(cluster):
         bound += _DRAIN_TIMEOUT
     if all(node.leaving for node in cluster.nodes.values() if node.running):
         # No node is left to hand over to, so they must let go. Then a new node takes the tasks.
-        _must(cluster, lambda: not check.running(), bound, lambda: f"drained, but not left in time: {check.running()}")
+        left_by = cluster.world.now + bound
+        _must(
+            cluster,
+            lambda: not check.running(),
+            lambda: left_by + held_back(),
+            lambda: f"drained, but not left in time: {check.running()}",
+        )
         cluster.start()
     end = cluster.world.now + bound
     while True:
         _must(
             cluster,
             lambda: check.is_settled(cluster.changes),
-            end - cluster.world.now,
+            lambda: end + held_back(),
             lambda: f"not settled in time: {check.problems() or 'still changing'}",
         )
         settled = _moves(cluster)
@@ -78,11 +91,11 @@ def settle(cluster: Cluster, check: SettledCheck) -> None:
 def _held_back(cluster: Cluster) -> float:
     """Return the maximum number of seconds for which a node gets no tasks because it has kept losing its sessions.
 
-    Joins that failed count, too, as others saw a session end. One more may be lost yet, and each may count twice.
+    Joins that failed count, too, as others saw a session end. Each may count twice.
     """
     consumers = (node.consumer for node in cluster.nodes.values() if node.running)
     losses = max((consumer._experience.probation.most_losses for consumer in consumers), default=0)
-    return min(2.0 ** (2 * losses + 2), _LONGEST_PROBATION) if losses else 0.0
+    return min(2.0 ** (2 * losses), _LONGEST_PROBATION) if losses else 0.0
 
 
 def _is_limited(cluster: Cluster) -> bool:
@@ -95,8 +108,11 @@ def _moves(cluster: Cluster) -> tuple[int, int]:
     return cluster.monitor.changes, cluster.changes
 
 
-def _must(cluster: Cluster, predicate: Callable[[], object], within: float, problem: Callable[[], str]) -> None:
-    """Let time pass until `predicate` is true. If it takes more than `within` seconds, a promise is broken."""
-    if not cluster.run_until(predicate, max(0.0, within)):
-        cluster.monitor.violation(problem())
-        cluster.monitor.check()
+def _must(
+    cluster: Cluster, predicate: Callable[[], object], end: Callable[[], float], problem: Callable[[], str]
+) -> None:
+    """Let time pass until `predicate` is true. If it is not by `end`, which may move meanwhile, a promise is broken."""
+    while not cluster.run_until(predicate, max(0.0, end() - cluster.world.now)):
+        if cluster.world.now >= end():
+            cluster.monitor.violation(problem())
+            cluster.monitor.check()
