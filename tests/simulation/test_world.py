@@ -99,7 +99,7 @@ def test_a_frozen_process_runs_nothing_and_its_clock_keeps_running(world: World)
 
 
 def test_the_clock_of_a_suspended_process_stands_still(world: World) -> None:
-    """What was due in three seconds when its machine was suspended is due in three seconds when it wakes."""
+    """A timer that has three seconds left when its machine is suspended has three seconds left when it wakes."""
     seen: list[tuple[float, float]] = []
 
     async def sleep() -> None:

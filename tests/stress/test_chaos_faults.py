@@ -121,7 +121,7 @@ def test_blocked_event_loops_have_a_scene_of_their_own(seed: int) -> None:
     found = draw(seed, poison=True)
 
     (blocking,) = (fault for fault in found if fault.kind is FaultKind.BLOCKING)
-    last = blocking.end + 1.5 * 4.0  # of a block that begins at the end
+    last = blocking.end + 1.5 * 4.0  # if a block begins just before the end
     others = [fault for fault in found if KINDS[fault.kind].fault]
     assert all(other.end < blocking.at or other.at > last + calm(4.0) - 1 for other in others)
 

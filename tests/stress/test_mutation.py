@@ -43,7 +43,7 @@ def test_a_survivor_is_recognized_by_its_lines() -> None:
 
 
 def test_new_survivors_and_those_that_are_gone() -> None:
-    """What is accepted in modules that were not mutated is not expected."""
+    """Survivors that are accepted in other modules are not expected."""
     accepted = {OTHER: "a reason", ELSEWHERE: "a reason"}
     assert compare([FOUND, OTHER], accepted, ["one.py"]) == ([FOUND], [])
     assert compare([FOUND, FOUND], accepted, ["one.py"]) == ([FOUND], [OTHER])

@@ -264,7 +264,7 @@ def test_a_unit_that_is_too_large_alone_goes_alone(size: int) -> None:
 async def test_nothing_is_sent_while_closed_and_nothing_old_after_that(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """What was decided on one connection must not take effect on the next, also not the halves of a refused one."""
+    """A decision made on one connection must not take effect on the next. Neither must the halves of a refused one."""
     server, outcomes = Server(), Outcomes()
     batch = Batch(server, lambda tasks: None)
     await run_with(batch)

@@ -1,4 +1,4 @@
-"""What a session still does while the event loop is blocked, on a real server. The tests block the loop themselves."""
+"""A session while the event loop is blocked, on a real server: it stays, or it is given up. The tests block the loop."""
 
 from __future__ import annotations
 

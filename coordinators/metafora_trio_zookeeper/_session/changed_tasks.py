@@ -36,7 +36,7 @@ class ChangedTasks:
     def __init__(
         self, read: Callable[[Sequence[str], Done], None], on_record: Callable[[str, ReadResult | None], bool]
     ) -> None:
-        # Of these reads alone, since nearly all are of tombstones, unlike other reads.
+        # These reads have sizes of their own: nearly all are of tombstones, unlike other reads.
         self._sizes = RecordSizes()
         self._read = read
         self._on_record = on_record

@@ -106,7 +106,7 @@ class Server:
         while os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOHANG) is None and process.poll() is None:
             if time.monotonic() > end:
                 raise TimeoutError(f"server {self.id} has not stopped {_SECONDS_TO_STOP:g} s after SIGSTOP")
-            time.sleep(0.001)
+            time.sleep(0.001)  # poll, because `waitid` cannot be given a time to wait
 
     def resume(self) -> None:
         """Resume it with SIGCONT."""

@@ -334,30 +334,32 @@ class Server:
             case Kind.READ:
                 return Reply(tuple(map(self._read, argument)), self.zxid)
             case Kind.CHILDREN:
-                node = self.tree.get(argument)
-                if node is not None and argument in self._leader.forbidden.reading:
-                    return RequestError(ErrorCode.NO_AUTH)
-                return RequestError(ErrorCode.NO_NODE) if node is None else Reply(sorted(node.children), self.zxid)
+                node = self._find(argument)
+                return node if isinstance(node, RequestError) else Reply(sorted(node.children), self.zxid)
             case Kind.ADD_WATCH:
                 client.watch(argument)
             case Kind.EXISTS:
-                node = self.tree.get(argument)
-                if node is not None and argument in self._leader.forbidden.reading:
-                    return RequestError(ErrorCode.NO_AUTH)
-                return RequestError(ErrorCode.NO_NODE) if node is None else Reply(node.stat(), self.zxid)
+                node = self._find(argument)
+                return node if isinstance(node, RequestError) else Reply(node.stat(), self.zxid)
             case Kind.STAT:
                 path, watch = argument
                 if watch:
                     client.watch_once(path)
-                node = self.tree.get(path)
-                return RequestError(ErrorCode.NO_NODE) if node is None else Reply(node, self.zxid)
+                found = self.tree.get(path)
+                return RequestError(ErrorCode.NO_NODE) if found is None else Reply(found, self.zxid)
         return Reply(None, self.zxid)
 
     def _read(self, path: str) -> ReadResult | RequestError | None:
+        node = self._find(path)
+        if isinstance(node, RequestError):
+            return None if node.code is ErrorCode.NO_NODE else node
+        return node.result()
+
+    def _find(self, path: str) -> Znode | RequestError:
         node = self.tree.get(path)
-        if node is not None and path in self._leader.forbidden.reading:
-            return RequestError(ErrorCode.NO_AUTH)
-        return None if node is None else node.result()
+        if node is None:
+            return RequestError(ErrorCode.NO_NODE)
+        return RequestError(ErrorCode.NO_AUTH) if path in self._leader.forbidden.reading else node
 
     # ---- reports of live sessions
 
