@@ -1,4 +1,4 @@
-"""A session while the event loop is blocked, on a real server: it stays, or it is given up. The tests block the loop."""
+"""A session while the event loop is blocked, on a real server: it stays or is given up. The tests block the loop."""
 
 from __future__ import annotations
 

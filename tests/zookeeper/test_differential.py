@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from metafora_trio_zookeeper._connection import Check, Create, WriteOp
 from metafora_trio_zookeeper.testing.real import Ensemble
 from metafora_trio_zookeeper.testing.simulated import _quorum as quorum
-from metafora_trio_zookeeper.testing.simulated._server import _Client
+from metafora_trio_zookeeper.testing.simulated._client import Client
 from metafora_trio_zookeeper.testing.simulated._tree import Outcome, Tree, Znode, _Draft, end_session, parent_of
 from stress.differential.command import differ, draw_program, main, run_model, run_real
 from stress.differential.programs import KINDS, Step, Trace, compare, count
@@ -108,7 +108,7 @@ def _ephemerals_have_children(patch: pytest.MonkeyPatch) -> None:
 
 
 def _a_one_shot_watch_leaves_the_recursive_one(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(_Client, "watch_once", lambda self, path: None)
+    patch.setattr(Client, "watch_once", lambda self, path: None)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ writes. An event is sent when its transaction is applied here, and so before any
 
 from __future__ import annotations
 
-import enum
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from typing import NamedTuple, Protocol
 
 from metafora_trio_zookeeper._connection import ErrorCode, EventType, ReadResult, Reply, RequestError
 
+from ._client import Client
 from ._network import Answer, Channel, Event, Hello, Kind, Request, Up, Welcome
 from ._tree import Forbidden, Tree, Znode, parent_of
 
@@ -95,46 +95,6 @@ class Leader(Protocol):
         ...
 
 
-class _Mode(enum.Enum):
-    ONCE = enum.auto()
-    RECURSIVE = enum.auto()
-
-
-class _Client:
-    """The server's end of one established connection.
-
-    ZooKeeper 3.8.0 keeps two tables of watches, and in each of them a single mode per connection and path. So a
-    one-shot watch replaces a recursive one (ZOOKEEPER-4466).
-    """
-
-    def __init__(self) -> None:
-        # The requests from the oldest unanswered write on.
-        self.queue: deque[Request] = deque()
-        self._data: dict[str, _Mode] = {}
-        self._child: dict[str, _Mode] = {}
-
-    def watch(self, path: str) -> None:
-        self._data[path] = self._child[path] = _Mode.RECURSIVE
-
-    def watch_once(self, path: str) -> None:
-        self._data[path] = _Mode.ONCE
-
-    def sees(self, event: EventType, ancestors: Sequence[str]) -> bool:
-        """Return whether to send this client an event at `ancestors[0]`; the other paths are those above it."""
-        seen = bool(self._data) and _trigger(self._data, ancestors)
-        if event is EventType.DELETED and self._child:
-            seen = _trigger(self._child, ancestors) or seen
-        return seen
-
-
-def _trigger(table: dict[str, _Mode], ancestors: Sequence[str]) -> bool:
-    seen = False
-    if table.get(ancestors[0]) is _Mode.ONCE:
-        del table[ancestors[0]]
-        seen = True
-    return seen or any(table.get(path) is _Mode.RECURSIVE for path in ancestors)
-
-
 class Server:
     """See the module.
 
@@ -165,7 +125,7 @@ class Server:
         self._leader = leader
         self._position = 0
         self._planned = math.inf
-        self._clients: dict[Channel, _Client] = {}
+        self._clients: dict[Channel, Client] = {}
         # Connections whose session is not established yet.
         self._greeting: dict[Channel, None] = {}
         # For each session that sent something, when that is reported to the leader if possible, and its timeout here.
@@ -293,7 +253,7 @@ class Server:
         channel.send_down(welcome)
         if welcome.session:
             channel.session, channel.timeout = welcome
-            self._clients[channel] = _Client()
+            self._clients[channel] = Client()
         else:
             channel.close_server_end()
 
@@ -325,10 +285,10 @@ class Server:
         self._greeting.pop(channel, None)
         channel.close_server_end()
 
-    def _answer(self, channel: Channel, client: _Client, request: Request) -> None:
+    def _answer(self, channel: Channel, client: Client, request: Request) -> None:
         channel.send_down(Answer(request, self._look(client, request), self.zxid))
 
-    def _look(self, client: _Client, request: Request) -> Reply | RequestError:
+    def _look(self, client: Client, request: Request) -> Reply | RequestError:
         argument = request.argument
         match request.kind:
             case Kind.READ:
