@@ -22,7 +22,7 @@ from metafora_trio._node.session_run import SessionRun
 from metafora_trio._node.situation import Situation
 from metafora_trio._node.task_run import TaskRun
 from metafora_trio._node.task_runner import TaskRunner
-from metafora_trio.contract import ClaimKind, ClusterView
+from metafora_trio.contract import ClaimKind, ClusterView, TaskRefused
 
 from .mutant import Change, mutant
 
@@ -80,7 +80,7 @@ def claim_on_its_way_out_starts() -> Iterator[Change]:
 @mutant(rule="A scope opens only for a task that exists.", source=_QUEUE)
 def ended_task_opens() -> Iterator[Change]:
     """A node that had bid for a task that has ended finds its bid at the head of the queue, and starts the task."""
-    right = reconcile._without_run
+    right, right_read = reconcile._without_run, TaskRunner._read
 
     def without_run(task: str, at: NodeSituation, first: Claim) -> Iterator[Action]:
         if task in at.view.tasks or first != at.view.head(task) or at.is_leaving(first) or at.draining:
@@ -89,7 +89,10 @@ def ended_task_opens() -> Iterator[Change]:
             yield Start(first)
 
     async def read(self: TaskRunner, run: TaskRun) -> StoredTask | None:
-        stored, at = await self._session.read(run.id), self._situation
+        try:
+            stored, at = await self._session.read(run.id), self._situation
+        except TaskRefused:
+            return await right_read(self, run)
         if not self._session.current or at.view.head(run.id) != run.claim or at.is_leaving(run.claim):
             return None
         return stored or StoredTask({})
@@ -102,8 +105,13 @@ def lease_is_only_an_event() -> Iterator[Change]:
     """Part of a mutant: the end of the lease stops the tasks that run at that moment, but none that open later. Alone
     this breaks nothing, because the session of any broker cancels everything at the end of the lease."""
 
+    right_read = TaskRunner._read
+
     async def read(self: TaskRunner, run: TaskRun) -> StoredTask | None:
-        stored = await self._session.read(run.id)
+        try:
+            stored = await self._session.read(run.id)
+        except TaskRefused:
+            return await right_read(self, run)
         return stored if self._session.current and may_open(run.id, run.claim, self._situation) else None
 
     async def watch_lease(self: Membership) -> None:
