@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -103,10 +104,11 @@ class Server:
         """
         process = self._signal(signal.SIGSTOP)
         end = time.monotonic() + _SECONDS_TO_STOP
-        while os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOHANG) is None and process.poll() is None:
-            if time.monotonic() > end:
-                raise TimeoutError(f"server {self.id} has not stopped {_SECONDS_TO_STOP:g} s after SIGSTOP")
-            time.sleep(0.001)  # poll, because `waitid` cannot be given a time to wait
+        with contextlib.suppress(ChildProcessError):  # it has been killed meanwhile
+            while os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOHANG) is None and process.poll() is None:
+                if time.monotonic() > end:
+                    raise TimeoutError(f"server {self.id} has not stopped {_SECONDS_TO_STOP:g} s after SIGSTOP")
+                time.sleep(0.001)  # poll, because `waitid` cannot be given a time to wait
 
     def resume(self) -> None:
         """Resume it with SIGCONT."""
