@@ -72,7 +72,7 @@ class WatchedHandler:
             raise
         finally:
             run.ended = ended
-            self._part_ended(run)
+            self._part_ended(task, run)
 
     async def _wait(self, task: RunningTask, run: WatchedRun) -> None:
         run.parts += 1
@@ -80,8 +80,6 @@ class WatchedHandler:
         try:
             await run.end.wait()
         except trio.Cancelled:
-            if task.stop_reason is StopReason.SESSION_LOST:
-                self._monitor.lost.add(task.node)  # before the scope has closed, because others of the node may have
             self._report(run, self._unexplained(task))
             if task.stop_reason is StopReason.SESSION_LOST:
                 # Before the task has stopped: the node may give up other claims while this one still closes.
@@ -99,7 +97,7 @@ class WatchedHandler:
             await self._linger(task, run, _CHILD_OUTLIVES)  # noqa: ASYNC102 - shielded within
             raise
         finally:
-            self._part_ended(run)
+            self._part_ended(task, run)
 
     async def _linger(self, task: RunningTask, run: WatchedRun, longer: float = 0.0) -> None:
         """Take as long to end as `lingering` says. Called while the task is being cancelled."""
@@ -116,9 +114,11 @@ class WatchedHandler:
         with trio.CancelScope(shield=True):
             await trio.sleep(seconds)
 
-    def _part_ended(self, run: WatchedRun) -> None:
+    def _part_ended(self, task: RunningTask, run: WatchedRun) -> None:
         run.parts -= 1
         if not run.parts:
+            if not task.lease.remaining():  # whatever else it was told to stop for before
+                self._monitor.lost.add(task.node)
             self._monitor.stop(run, ended=run.ended)
 
     def _report(self, run: WatchedRun, problem: str) -> None:
