@@ -83,6 +83,7 @@ class Machine(RuleBasedStateMachine):
         warm=st.sampled_from([0.0, 2.5, 6.0]),
         first_number=st.sampled_from([0, 0, 250, 2**31 - 5000]),
         longest=st.sampled_from([(), (), (LEAST_GRANTED,), (0.8, LEAST_GRANTED), (0.5,) * 3]),
+        refused=st.sampled_from([False] * 7 + [True]),
     )
     def begin(
         self,
@@ -95,6 +96,7 @@ class Machine(RuleBasedStateMachine):
         warm: float,
         first_number: int,
         longest: Sequence[float],
+        refused: bool,
     ) -> None:
         self.script = Script(seed, session_timeout, (), self.broker)
         self.cluster = self.script.open()
@@ -114,6 +116,11 @@ class Machine(RuleBasedStateMachine):
             self.do("delay", node="n1", seconds=slow)
         if warm:
             self.do("run_for", seconds=warm)
+        if refused and self.running() and self.offers("refuse"):
+            # Before anything else could be a reason for a node to leave.
+            self.do("refuse", task=self.running()[0], what="ending")
+            self.do("finish", task=self.running()[0])
+            self.do("run_for", seconds=0.5)
 
     def do(self, do: str, **args: Any) -> None:
         step = Step(do, args)

@@ -75,17 +75,16 @@ class ZooKeeperBroker:
             "expire": Fault(self._expire, NO_EARLY_EXPIRY),
             "remove_node": Fault(self._remove_node),
             "stall_connect": Fault(self._stall_connect),
-            "start_sequences": Fault(lambda number: self.zookeeper.start_sequences(number)),
             "isolate_server": Fault(lambda server: self.zookeeper.isolate_server(server)),
             "lag_server": Fault(lambda server, seconds: self.zookeeper.lag_server(server, seconds)),
             "kill_server": Fault(lambda server: self.zookeeper.kill_server(server)),
             "elect": Fault(self.zookeeper.elect),
         }
-        # A refusal about one task disturbs nothing else, and other limits do not either, so these are no excuse for the
-        # end of a session.
+        # These end no session: a refusal concerns one task only, and other numbers and limits change nothing at once.
         self.faults: Mapping[str, Fault] = {
             **{name: self._disturbing(fault) for name, fault in faults.items()},
             "refuse": Fault(self._refuse),
+            "start_sequences": Fault(lambda number: self.zookeeper.start_sequences(number)),
             "limit_timeout": Fault(lambda server, longest: self.zookeeper.limit_timeout(server, longest)),
         }
         self.remedies: Mapping[str, Callable[..., None]] = {
