@@ -19,6 +19,8 @@ _CALM = 3.0
 _ASKED_AGAIN = 10.0
 """The maximum number of seconds after which a balancer that has refused a task is asked again."""
 _LONGEST_PROBATION = 60.0
+_LONGEST_SUSPENSION = 360.0
+"""The longest pause until a suspended node tries a task, and the time that this task must last, in seconds."""
 _DRAIN_TIMEOUT = 30.0
 """The default of `Consumer`: seconds for which a draining node keeps the tasks that no other node takes."""
 
@@ -44,7 +46,7 @@ def settle(cluster: Cluster, check: SettledCheck) -> None:
     longest = 0.0
 
     def held_back() -> float:
-        nonlocal longest  # a node whose probation is over still needs the time after it
+        nonlocal longest  # a node whose probation or suspension is over still needs the time after it
         longest = max(longest, _held_back(cluster))
         return longest
 
@@ -89,13 +91,16 @@ def settle(cluster: Cluster, check: SettledCheck) -> None:
 
 
 def _held_back(cluster: Cluster) -> float:
-    """Return the maximum number of seconds for which a node gets no tasks because it has kept losing its sessions.
+    """Return the maximum number of seconds for which a node gets no tasks because it has kept losing its sessions, or
+    only one because tasks have kept failing there.
 
-    Joins that failed count, too, as others saw a session end. Each may count twice.
+    Joins that failed count as lost, too, as others saw a session end. Each may count twice.
     """
-    consumers = (node.consumer for node in cluster.nodes.values() if node.running)
-    losses = max((consumer._experience.probation.most_losses for consumer in consumers), default=0)
-    return min(2.0 ** (2 * losses), _LONGEST_PROBATION) if losses else 0.0
+    learned = [node.consumer._experience for node in cluster.nodes.values() if node.running]
+    losses = max((experience.probation.most_losses for experience in learned), default=0)
+    probation = min(2.0 ** (2 * losses), _LONGEST_PROBATION) if losses else 0.0
+    suspended = any(experience.failures.suspended for experience in learned)
+    return max(probation, _LONGEST_SUSPENSION if suspended else 0.0)
 
 
 def _is_limited(cluster: Cluster) -> bool:
