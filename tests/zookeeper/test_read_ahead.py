@@ -210,7 +210,7 @@ class TestRecords:
         assert await reader.ahead.take("t") is None
 
     async def test_after_a_reconnect_nothing_is_wanted(self, autojump_clock: trio.testing.MockClock) -> None:
-        """The replies of the old connection are all lost before. Whoever waits has to ask again."""
+        """All replies of the old connection are lost before that, so each reader has to ask again."""
         reader, taken = Reader(), list[tuple[Record] | None]()
         reader.want(names(500), LARGE)
 
