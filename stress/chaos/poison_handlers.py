@@ -97,4 +97,4 @@ async def _block(
                 node = process.rpartition(".")[0]
                 record = FaultRecord(FaultKind.BLOCKED, node, now, now + round(seconds * 1e9), note=task.id)
                 append_record(folder, record)
-            time.sleep(seconds)  # noqa: ASYNC251 - blocking is the point
+            time.sleep(seconds)  # noqa: ASYNC251 - this poison blocks the event loop

@@ -47,19 +47,25 @@ async def test_it_ends_three_nodes_and_not_all(autojump_clock: MockClock) -> Non
             node.scope.cancel()
 
 
+async def find_a_lethal_task(cluster: Cluster) -> Node:
+    """Let a task end three nodes while a fourth looks on, and then run on a fifth. Return the fourth."""
+    nodes: dict[str, Node] = {}
+    handler = crashes_with("bad", nodes, cluster)
+    for name in ("a", "b", "c"):
+        node = await cluster.start(name, handler, settle=0.0)
+        nodes[node.identity] = node
+    await cluster.submit("bad")
+    onlooker = await cluster.start("d", settle=0.0, capacity=0)
+    await cluster.wait_until(lambda: all(node.ended.is_set() for node in nodes.values()))
+    heir = await cluster.start("e", settle=0.0)
+    await cluster.wait_until(lambda: heir.tasks == {"bad"})
+    return onlooker
+
+
 async def test_it_is_cleared_once_it_lasts(autojump_clock: MockClock) -> None:
     """When the task runs for a minute after all, nothing is left of the suspicion."""
     async with open_cluster(session_timeout=T) as cluster:
-        nodes: dict[str, Node] = {}
-        handler = crashes_with("bad", nodes, cluster)
-        for name in ("a", "b", "c"):
-            node = await cluster.start(name, handler, settle=0.0)
-            nodes[node.identity] = node
-        await cluster.submit("bad")
-        d = await cluster.start("d", settle=0.0, capacity=0)
-        await cluster.wait_until(lambda: all(node.ended.is_set() for node in nodes.values()))
-        e = await cluster.start("e", settle=0.0)
-        await cluster.wait_until(lambda: e.tasks == {"bad"})
+        d = await find_a_lethal_task(cluster)
         assert (await cluster.client.nodes())[0].node.notices
         await trio.sleep(70)
         assert all(not status.node.notices for status in await cluster.client.nodes())
@@ -84,16 +90,7 @@ async def test_two_nodes_are_not_enough(autojump_clock: MockClock) -> None:
 async def test_it_is_cleared_after_a_new_session(autojump_clock: MockClock) -> None:
     """A node that has joined again while the task runs elsewhere sees that it lasts, and takes its suspicion back."""
     async with open_cluster(session_timeout=T) as cluster:
-        nodes: dict[str, Node] = {}
-        handler = crashes_with("bad", nodes, cluster)
-        for name in ("a", "b", "c"):
-            node = await cluster.start(name, handler, settle=0.0)
-            nodes[node.identity] = node
-        await cluster.submit("bad")
-        d = await cluster.start("d", settle=0.0, capacity=0)
-        await cluster.wait_until(lambda: all(node.ended.is_set() for node in nodes.values()))
-        e = await cluster.start("e", settle=0.0)
-        await cluster.wait_until(lambda: e.tasks == {"bad"})
+        d = await find_a_lethal_task(cluster)
         cluster.coordinator.expire(d.identity)
         await trio.sleep(10)
         (shown,) = [status.node for status in await cluster.client.nodes() if status.node.identity == d.identity]

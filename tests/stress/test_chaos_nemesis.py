@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -41,7 +40,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
     with ThreadPoolExecutor(1) as starter:
         server = Server(1, 1, 1, 1, tmp_path, starter)
         # It lives until `kill`. The minute limits its life if the test process dies first.
-        server.process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+        server.process = subprocess.Popen(["sleep", "60"])
         yield server
         server.kill()
 
@@ -106,7 +105,7 @@ class SlowProxies:
     """A loop of proxies that is too busy to run."""
 
     def call(self, function: Callable[[], None]) -> None:
-        time.sleep(0.3)
+        time.sleep(0.3)  # `watch_links` calls this in a thread and measures how long it takes
         function()
 
 

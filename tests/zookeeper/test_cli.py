@@ -30,7 +30,7 @@ import trio
 async def handler(task):
     print("running", task.id, flush=True)
     if task.props.get("blocks") == task.node.partition(".")[0]:
-        time.sleep(60)
+        time.sleep(60)  # blocks the event loop for longer than any test waits
     if task.props.get("fail"):
         raise ValueError("as it was told")
     await trio.sleep(task.props.get("seconds", float("inf")))

@@ -124,6 +124,20 @@ class TestClaims:
             assert session.current
 
 
+async def rival_of(claim: Claim, lab: CoordinatorLab) -> Claim:
+    """Make another claim for the same task, behind this one."""
+    other = replace(claim, seq=claim.seq + 7, node=f"b.{'x' * 10}")
+    await lab.commit(Create(lab.layout.claim_path(other)))
+    return other
+
+
+async def delete_unseen(claim: Claim, lab: CoordinatorLab) -> None:
+    """Delete a claim, and send nobody the event."""
+    path = lab.layout.claim_path(claim)
+    lab.zookeeper.forbidden.events.add(path)
+    await lab.commit(Delete(path))
+
+
 class TestEnds:
     async def test_a_znode_below_the_task(self, lab: CoordinatorLab) -> None:
         """Nobody but a human creates one. The claim stays until the task can be removed."""
@@ -206,11 +220,8 @@ class TestEnds:
         await lab.submit("t")
         async with lab.session() as (session, connection):
             claim = await own_claim(session, "t")
-            other = replace(claim, seq=claim.seq + 7, node=f"b.{'x' * 10}")
-            await lab.commit(Create(lab.layout.claim_path(other)))
-            path = lab.layout.claim_path(claim)
-            lab.zookeeper.forbidden.events.add(path)
-            await lab.commit(Delete(path))
+            other = await rival_of(claim, lab)
+            await delete_unseen(claim, lab)
             if what == "finish":
                 session.finish(claim, COMPLETED)
             elif what == "hand_over":
@@ -228,11 +239,8 @@ class TestEnds:
         await lab.submit("t")
         async with lab.session() as (session, connection):
             claim = await own_claim(session, "t")
-            other = replace(claim, seq=claim.seq + 7, node=f"b.{'x' * 10}")
-            await lab.commit(Create(lab.layout.claim_path(other)))
-            path = lab.layout.claim_path(other)
-            lab.zookeeper.forbidden.events.add(path)
-            await lab.commit(Delete(path))
+            other = await rival_of(claim, lab)
+            await delete_unseen(other, lab)
             if what == "withdraw":
                 session.withdraw(claim, other)
             else:
